@@ -1,0 +1,46 @@
+"""The errors that end a command, and the exit code that each one means.
+
+0 ok, 1 regression found, 2 the user must do something, 3 the run is incomplete, 130 interrupted. A traceback is shown
+only for a defect of crosstok itself (or with ``--debug``).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CrosstokError(Exception):
+    """Base of all errors that are shown as one line instead of a traceback."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UserError(CrosstokError):
+    """Something that the user can put right: ``message`` says what and where, ``hint`` how."""
+
+
+class RunIncomplete(CrosstokError):  # noqa: N818  (a state of the run rather than a fault; named so in the design)
+    """The run ended before every cell was measured; starting it again continues it."""
+
+    exit_code = 3
+
+
+class RegressionFound(CrosstokError):  # noqa: N818  (an outcome of the gate)
+    """A rule of the regression gate failed."""
+
+    exit_code = 1
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Return the error for a misspelt name, with the closest known name or the whole list as its hint."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
+    return UserError(f"Unknown {kind} {name!r}.", hint=hint)

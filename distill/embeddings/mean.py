@@ -1,0 +1,28 @@
+"""Every new token gets the mean of all rows of the source.
+
+Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models": the logit of the mean output row is the
+mean of the logits, so a new token never takes more probability than the tokens have on average in log space, which
+a zero or random row does wherever most logits are far below 0.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from distill.embeddings.approximation import Approximated, Approximation, Missing
+from distill.embeddings.initialiser import Kind
+
+
+class Mean(Approximation):
+    """The mean row."""
+
+    name: ClassVar[str] = "mean"
+
+    def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
+        """Return the mean row, once per token."""
+        count = len(missing.tokens)
+        return (
+            {kind: self.trained(matrix).mean(dim=0).expand(count, -1) for kind, matrix in matrices.items()},
+            ["approximated"] * count,
+        )

@@ -1,0 +1,48 @@
+"""A new row is a mean of the rows of the shared tokens that are nearest to the new token in a donor's space.
+
+mergekit's ``common_interpolation``. Among the donor rows of the shared tokens the k nearest to the new token's donor
+row are taken, by Euclidean distance or by cosine distance (1 - cos), and the source's rows of these tokens are averaged
+with weights ``1/distance``, normalised. A shared row at distance 0 takes all the weight.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from crosstok.errors import UserError
+from distill.embeddings.donor import Donated
+
+_BLOCK = 1024  # tokens per distance matrix
+
+
+class Nearest(Donated):
+    """Interpolation between the nearest shared tokens."""
+
+    name: ClassVar[str] = "nearest"
+
+    k: int = Field(default=8, ge=1)
+    """Neighbours per new row."""
+    distance: Literal["euclidean", "cosine"] = "cosine"
+    """What near means."""
+
+    def combine(self, atoms: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the k nearest atoms and their weights, which add up to 1. Raises UserError if there are fewer."""
+        if self.k > len(atoms):
+            raise UserError(
+                f"nearest is to use k = {self.k} shared tokens, but only {len(atoms)} are shared with {self.donor}.",
+                hint=f"Set k to at most {len(atoms)}.",
+            )
+        parts = [self._nearest(atoms, block) for block in torch.split(wanted, _BLOCK)]
+        return torch.cat([indices for indices, _ in parts]), torch.cat([weights for _, weights in parts])
+
+    def _nearest(self, atoms: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        if self.distance == "cosine":
+            unit = torch.nn.functional.normalize
+            distances = (1 - unit(wanted, dim=1) @ unit(atoms, dim=1).T).clamp(min=0)
+        else:
+            distances = torch.cdist(wanted, atoms, compute_mode="donot_use_mm_for_euclid_dist")
+        near, indices = distances.topk(self.k, dim=1, largest=False)
+        inverse = 1 / near.clamp(min=1e-12)  # a distance of 0 outweighs every other by far
+        return indices, inverse / inverse.sum(dim=1, keepdim=True)

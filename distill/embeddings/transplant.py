@@ -1,0 +1,128 @@
+"""Puts a new vocabulary into a model: rows made, matrices replaced, ties and configuration kept consistent.
+
+Whether input and output share one matrix is read off the tensors, not off the configuration, and holds afterwards. Rows
+are the stored ones: Gemma's factor on its input embeddings and Gemma 2's cap on its logits are applied by the model
+later and stay as they are. A model that is given its own tokenizer back is left bit for bit as it was, padding rows
+included.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from crosstok.errors import UserError
+from distill.embeddings.initialiser import Initialiser, Kind, Rows
+from distill.tokenbytes import TokenBytes
+from distill.weights import is_tied
+
+log = logging.getLogger(__name__)
+
+
+def special_rows(
+    source: TokenBytes, target: TokenBytes, source_roles: Mapping[str, int], target_roles: Mapping[str, int]
+) -> dict[int, int]:
+    """Map special target ids to the source ids that play the same part.
+
+    The same string is the same token. A string that the source lacks is matched by role (``bos``, ``eos``, ``eot``,
+    ``pad``, …); where one token has several roles the first of ``target_roles`` that the source has decides.
+    """
+    ids = {name: token for token, name in source.specials.items()}
+    rows = {token: ids[name] for token, name in target.specials.items() if name in ids}
+    for role, token in target_roles.items():
+        if token not in rows and role in source_roles:
+            rows[token] = source_roles[role]
+    return rows
+
+
+def special_ids(model: PreTrainedModel, specials: Mapping[int, int]) -> None:
+    """Rewrite the special ids in the configurations of ``model`` from the source's to the target's, in place.
+
+    ``specials`` maps target ids to source ids. An id without a counterpart becomes None, a list loses it.
+    """
+    here = {source: target for target, source in sorted(specials.items(), reverse=True)}
+    configs = {id(config): config for config in (model.config, model.config.get_text_config(), model.generation_config)}
+    for config in configs.values():  # a text-only model is its own text configuration, which must be rewritten once
+        for role in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+            value = getattr(config, role, None)
+            if isinstance(value, int):
+                setattr(config, role, here.get(value))
+            elif isinstance(value, list):
+                setattr(config, role, [here[token] for token in value if token in here])
+
+
+def transplant(
+    model: PreTrainedModel,
+    initialiser: Initialiser,
+    source: TokenBytes,
+    target: TokenBytes,
+    specials: Mapping[int, int],
+    *,
+    multiple: int = 1,
+) -> Rows:
+    """Give ``model`` the vocabulary of ``target`` in place and return the new rows with their origins.
+
+    ``specials`` maps target ids to source ids (see :func:`special_rows`). ``multiple`` pads the matrices with zero rows
+    to a multiple of itself; readers mask them. Raises UserError for a model that has per-token parameters besides its
+    two matrices.
+    """
+    tied = is_tied(model)
+    matrices = _matrices(model, tied=tied)
+    if source.fingerprint == target.fingerprint and multiple == 1:
+        identity = initialiser.rows(matrices, source, target, specials)
+        return Rows(matrices, identity.origins)
+    rows = initialiser.rows(matrices, source, target, specials)
+    log.info("initialised %d rows: %s", target.size, rows.counts())
+    padded = {kind: _pad(matrix, multiple) for kind, matrix in rows.matrices.items()}
+    inputs, outputs = _layers(model)
+    _replace(inputs, padded["input"])
+    if tied:
+        outputs.weight = inputs.weight
+        _resize(outputs, padded["input"].shape[0])
+    elif "output" in padded:
+        _replace(outputs, padded["output"])
+    model.config.get_text_config().vocab_size = padded["input"].shape[0]
+    if hasattr(model, "vocab_size"):
+        model.vocab_size = padded["input"].shape[0]  # a copy that some architectures keep
+    return rows
+
+
+def _layers(model: Any) -> tuple[Any, Any]:
+    """Return the layers that hold the input and the output matrix, None for the latter where there is none."""
+    return model.get_input_embeddings(), model.get_output_embeddings()
+
+
+def _matrices(model: PreTrainedModel, *, tied: bool) -> dict[Kind, Tensor]:
+    inputs, outputs = _layers(model)
+    if getattr(outputs, "bias", None) is not None:
+        raise UserError(
+            f"The output layer of {type(model).__name__} has a bias per token, which cannot be transferred.",
+            hint="Take a model without one.",
+        )
+    found: dict[Kind, Tensor] = {"input": inputs.weight.detach()}
+    if outputs is not None and not tied:
+        found["output"] = outputs.weight.detach()
+    return found
+
+
+def _pad(matrix: Tensor, multiple: int) -> Tensor:
+    missing = -matrix.shape[0] % multiple
+    return torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])]) if missing else matrix
+
+
+def _replace(layer: Any, matrix: Tensor) -> None:
+    old = layer.weight
+    layer.weight = nn.Parameter(matrix.to(old.device), requires_grad=old.requires_grad)
+    _resize(layer, matrix.shape[0])
+
+
+def _resize(layer: nn.Module, size: int) -> None:
+    """Correct what a layer says of its size; an embedding loses its padding id, which meant a token of the source."""
+    if isinstance(layer, nn.Embedding):
+        layer.num_embeddings = size
+        layer.padding_idx = None
+    elif isinstance(layer, nn.Linear):
+        layer.out_features = size

@@ -1,0 +1,27 @@
+"""Every new token gets a row of zeros: the control that shows how much any knowledge in the rows is worth.
+
+An output row of zeros has logit 0. Where the other logits are, say, -20, the new tokens take all but 4e-9 of the
+probability (Hewitt 2021), so this is no default for anything.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from distill.embeddings.approximation import Approximated, Approximation, Missing
+from distill.embeddings.initialiser import Kind
+
+
+class Zero(Approximation):
+    """A row of zeros."""
+
+    name: ClassVar[str] = "zero"
+
+    def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
+        """Return zeros."""
+        count = len(missing.tokens)
+        return (
+            {kind: matrix.new_zeros(count, matrix.shape[1]) for kind, matrix in matrices.items()},
+            ["approximated"] * count,
+        )

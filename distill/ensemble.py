@@ -1,0 +1,276 @@
+"""Several models that share a tokenizer, run in lockstep as one Hugging Face model.
+
+At each position the members' next-token distributions are combined, either as a mean of probabilities (a mixture, the
+default) or as a mean of logits (a normalised geometric mean); what comes out are log-probabilities, which any consumer
+of logits can use as they are. The mixture is computed as ``logsumexp(log p_m + log w_m)`` in fp32, never by adding
+exponentials. Members may be padded to different heights: their softmax is taken over the ids that the shared tokenizer
+has, so no mass leaks into rows that mean nothing.
+
+An ensemble is a folder: a ``config.json`` that names the members, relative to itself or by source, and the tokenizer.
+It holds no weights. ``AutoModelForCausalLM`` and ``generate`` accept it once this module is imported; members have
+their own key-value caches inside one cache that selects, reorders and crops them together.
+
+Members are required to have the same tokenizer down to ids, bytes and special tokens; what a mismatch would do is
+average the probabilities of unrelated tokens, so it is refused with the first ids that differ.
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation.utils import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from crosstok.errors import UserError
+from distill import provenance
+from distill.atomic import new_folder
+from distill.provenance import Provenance
+from distill.sources import ENSEMBLE, fetch, identify, member_source, read_config
+from distill.tokenbytes import TokenBytes, first_differences
+from distill.tokenizers import read_tokenizer
+from distill.weights import load_model
+
+Combine = Literal["mean_prob", "mean_logit"]
+
+
+class EnsembleConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
+    """Names the members and how they are combined."""
+
+    model_type = ENSEMBLE
+
+    members: list[dict[str, Any]] | None = None
+    """For each member its ``source``, ``weight`` and the fingerprint of its ``tokenizer``."""
+    combine: str = "mean_prob"
+    vocab_size: int = 0
+    """Ids that the shared tokenizer has; the width of the output."""
+    max_position_embeddings: int | None = None
+    """The shortest context among the members, in tokens."""
+
+
+class EnsembleCache(Cache):
+    """The caches of all members, which a row operation (select, repeat, reorder, crop) touches together."""
+
+    def __init__(self, members: Sequence[Cache]) -> None:
+        # Cache.__init__ would store one list of layers; here they stay with the members, who are called with them.
+        self.members = list(members)
+        self.layer_class_to_replicate = None
+        self.offloading = False
+
+    @property
+    def layers(self) -> tuple[Any, ...]:  # type: ignore[override]  # the base keeps a list; this is a view of several
+        """The layers of all members, one member after the other."""
+        return tuple(layer for member in self.members for layer in member.layers)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of positions that every member has seen."""
+        return self.members[0].get_seq_length(layer_idx)
+
+
+class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # as above
+    """Combines members at every position; see the module for what comes out."""
+
+    config_class = EnsembleConfig
+    config: EnsembleConfig
+    main_input_name = "input_ids"
+    _supports_sdpa = True  # decided by each member for itself
+
+    def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel]) -> None:
+        super().__init__(config)
+        if len(members) < 2:
+            raise UserError("An ensemble needs at least two members.", hint="Name another model.")
+        if config.combine not in ("mean_prob", "mean_logit"):
+            raise UserError(f"Unknown way to combine members: {config.combine!r}.", hint="Use mean_prob or mean_logit.")
+        shares = [float(member["weight"]) for member in config.members or []]
+        if len(shares) != len(members) or min(shares) <= 0 or not math.isfinite(sum(shares)):
+            raise UserError(f"An ensemble needs one positive weight per member, not {shares} for {len(members)}.")
+        self.members = nn.ModuleList(members)
+        self._shares = [share / sum(shares) for share in shares]
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # an ensemble has no weights of its own to find or to map
+        cls, folder: str | Path, *_: Any, dtype: torch.dtype | None = None, output_loading_info: bool = False, **__: Any
+    ) -> Any:
+        """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``."""
+        folder = Path(folder)
+        config = EnsembleConfig.from_pretrained(folder)
+        members = [_load_member(folder, member, dtype or torch.float32) for member in config.members or []]
+        model = cls(config, members)
+        model.train(mode=False)
+        return (model, {}) if output_loading_info else model
+
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """Refuse: the weights stay with the members, whose sources only :func:`save_ensemble` knows."""
+        raise UserError("An ensemble is saved by naming its members.", hint="Use distill.ensemble.save_ensemble.")
+
+    @property
+    def _models(self) -> list[PreTrainedModel]:
+        return cast("list[PreTrainedModel]", list(self.members))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the first member's embeddings; an ensemble has none of its own."""
+        return self._models[0].get_input_embeddings()
+
+    def get_output_embeddings(self) -> None:
+        """Return None: the output is no matrix product."""
+        return
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first member is, and inputs belong."""
+        return self._models[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the members' weights; the output is float32 always."""
+        return self._models[0].dtype
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """Tell ``generate`` to leave the cache to :meth:`forward`, which makes the one that fits the members."""
+        return False
+
+    def new_cache(self) -> EnsembleCache:
+        """Return an empty cache for all members."""
+        return EnsembleCache([DynamicCache(config=member.config) for member in self._models])
+
+    def forward(  # noqa: PLR0917  (the signature of every causal language model)
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: EnsembleCache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and the cache if asked for.
+
+        ``attention_mask`` ``[batch, columns]`` may be left-padded; it and ``position_ids`` reach every member as given.
+        """
+        if past_key_values is None and use_cache:
+            past_key_values = self.new_cache()
+        if past_key_values is not None and not isinstance(past_key_values, EnsembleCache):
+            raise TypeError("an ensemble needs its own cache: pass none, or new_cache()")
+        combined: torch.Tensor | None = None
+        for index, (member, share) in enumerate(zip(self._models, self._shares, strict=True)):
+            output = member(
+                input_ids=input_ids.to(member.device),
+                attention_mask=None if attention_mask is None else attention_mask.to(member.device),
+                position_ids=None if position_ids is None else position_ids.to(member.device),
+                past_key_values=None if past_key_values is None else past_key_values.members[index],
+                use_cache=past_key_values is not None,
+                logits_to_keep=logits_to_keep,
+            )
+            logits = output.logits[..., : self.config.vocab_size].to(input_ids.device, torch.float32)
+            combined = self._add(combined, logits, share)
+        if combined is None:
+            raise ValueError("an ensemble without members")
+        if self.config.combine == "mean_logit":
+            combined = combined.log_softmax(dim=-1)
+        return CausalLMOutputWithPast(logits=combined, past_key_values=past_key_values)
+
+    def _add(self, combined: torch.Tensor | None, logits: torch.Tensor, share: float) -> torch.Tensor:
+        """Add one member's share, so that only two members' logits are in memory at a time."""
+        if self.config.combine == "mean_logit":
+            return share * logits if combined is None else combined.add_(logits, alpha=share)
+        weighted = logits.log_softmax(dim=-1) + math.log(share)
+        return weighted if combined is None else torch.logaddexp(combined, weighted)
+
+
+AutoConfig.register(ENSEMBLE, EnsembleConfig)
+AutoModelForCausalLM.register(EnsembleConfig, EnsembleForCausalLM)
+
+
+def save_ensemble(
+    folder: Path,
+    sources: Sequence[str | Path],
+    *,
+    combine: Combine = "mean_prob",
+    weights: Sequence[float] | None = None,
+) -> Path:
+    """Write the folder of an ensemble of ``sources``; folders are named relative to it, so the tree can be moved.
+
+    ``weights`` are positive and need not sum to one. Raises UserError for fewer than two members, a wrong number of
+    weights, and members whose tokenizers are not the same.
+    """
+    shares = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
+    if len(sources) < 2:
+        raise UserError("An ensemble needs at least two members.", hint="Name another model.")
+    if len(shares) != len(sources) or min(shares) <= 0:
+        raise UserError(f"An ensemble of {len(sources)} members needs as many positive weights, not {shares}.")
+    folders = [fetch(source) for source in sources]
+    tokenizers = [read_tokenizer(member) for member in folders]
+    tokenbytes = [TokenBytes.from_tokenizer(tokenizer) for tokenizer in tokenizers]
+    for source, other in zip(sources[1:], tokenbytes[1:], strict=True):
+        _check_same(sources[0], tokenbytes[0], source, other)
+    limits = [read_config(member).get("max_position_embeddings") for member in folders]
+    config = EnsembleConfig(
+        members=[
+            {"source": _named(source, path, folder), "weight": share, "tokenizer": table.fingerprint}
+            for source, path, share, table in zip(sources, folders, shares, tokenbytes, strict=True)
+        ],
+        combine=combine,
+        vocab_size=tokenbytes[0].size,
+        max_position_embeddings=min((limit for limit in limits if isinstance(limit, int)), default=None),
+        architectures=[EnsembleForCausalLM.__name__],
+    )
+    members = [
+        {"source": str(member["source"]), "weight": member["weight"], "fingerprint": identify(path)}
+        for member, path in zip(config.members or [], folders, strict=True)
+    ]
+    record = Provenance(
+        kind="ensemble",
+        source=" + ".join(str(member["source"]) for member in members),
+        source_fingerprint="+".join(str(member["fingerprint"]) for member in members),
+        source_tokenizer=tokenbytes[0].fingerprint,
+        target_tokenizer=tokenbytes[0].fingerprint,
+        combine=combine,
+        members=members,
+        valid_rows=tokenbytes[0].size,
+    )
+    with new_folder(folder) as building:
+        config.save_pretrained(building)
+        tokenizers[0].save_pretrained(building)
+        provenance.write(building, record)
+    return folder
+
+
+def _load_member(folder: Path, member: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    """Load a member; refuse one whose tokenizer was changed since the ensemble was saved."""
+    path = fetch(member_source(folder, member["source"]))
+    if TokenBytes.from_tokenizer(read_tokenizer(path)).fingerprint != member["tokenizer"]:
+        raise UserError(
+            f"The tokenizer of {member['source']} is not the one that the ensemble in {folder} was made with.",
+            hint="Restore it, or make the ensemble again.",
+        )
+    return load_model(path, dtype)
+
+
+def _named(source: str | Path, path: Path, folder: Path) -> str:
+    """Return how the ensemble's config names a member: its source, or the way to its folder from the ensemble's."""
+    if re.match(r"(hub|gguf|wheel):", str(source)):
+        return str(source)
+    return os.path.relpath(path, folder.resolve())
+
+
+def _check_same(first: str | Path, ours: TokenBytes, second: str | Path, theirs: TokenBytes) -> None:
+    if ours.fingerprint == theirs.fingerprint:
+        return
+    differences = first_differences(ours, theirs)
+    if differences:
+        shown = "; ".join(f"{index}: {left} / {right}" for index, left, right in differences)
+        what = f"the first ids that differ are {shown}"
+    else:
+        what = "their ids agree, but they split text differently"
+    raise UserError(
+        f"{first} and {second} do not share a tokenizer: {what}.",
+        hint="Transfer one of them to the other's tokenizer first.",
+    )

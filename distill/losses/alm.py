@@ -1,0 +1,126 @@
+"""ALM: approximate likelihood matching between models with different tokenizers.
+
+Minixhofer, Vulić, Ponti: "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
+arXiv 2503.20083, section 3. Both sides give the log-probability of the same bytes, chunk by chunk: for chunk c,
+``LT_c`` and ``LS_c`` are the sums (nats) of the log-probabilities of its tokens. "This chunk" against "anything else"
+is an event with two outcomes that both models assign a probability, and the loss is the binary divergence between
+the two after a temperature::
+
+    a = LT_c / tau - eps        b = LS_c / tau - eps
+    KL = e^a (a - b) + (1 - e^a) (ln(1 - e^a) - ln(1 - e^b))
+
+Merging two outcomes into one cannot increase a divergence, so the value bounds that of the full distributions over
+continuations from below. It is 0 exactly where the models agree; the paper's code reports the cross-entropy, which
+differs by the teacher's entropy and has the same gradient. Other divergences, and the form that keeps the first outcome
+only, are in ``divergences``.
+
+As tau grows the value falls as 1/tau. ``tau: inf`` is the limit of tau times it, in closed form (for KL ``(LT - LS) +
+LT ln(LS / LT)``), so that it does not vanish.
+
+Chunk policy (section 3.2). With ``gamma`` 0 a chunk is the shortest stretch that ends with a token on both sides. A
+larger ``gamma`` merges chunks until one ends where the teacher gives more than ``gamma`` to a pretoken boundary next.
+``debias`` multiplies each chunk's probability by that boundary mass, the student's by the student's own: the teacher's
+``"_Wor"`` has already excluded ``"_World"``, which the bytes alone do not. The mass is a log-sum-exp over the boundary
+ids, since the logarithm of a summed probability underflows to -inf.
+
+A chunk is dropped on both sides if one of its tokens has no prediction, is padding or belongs to a prompt; a merged
+group goes as a whole. The last group of a window is kept although no boundary closed it, so that every byte is
+scored. Unlike the published implementation, chunk sums are taken by chunk id in O(n) instead of through a dense
+token-by-chunk matrix, and the global number of chunks divides the sum also when chunks are merged.
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from distill.losses.batch import AlignedBatch, Side
+from distill.losses.divergences import Outcomes, divergence
+from distill.losses.loss import Loss, LossTerm
+from distill.losses.outputs import Outputs, Reading
+
+_EPS = 1e-6  # nats; keeps both probabilities off 1, where the second outcome has no logarithm
+
+
+class ALM(Loss):
+    """Binary divergence between the chunk likelihoods of teacher and student; unit: nats per chunk."""
+
+    name: ClassVar[str] = "alm"
+
+    f: Literal["kl", "reverse_kl", "tvd", "renyi"] = "kl"
+    """The divergence between the two binary distributions."""
+    alpha: float = Field(default=0.5, gt=0)
+    """Order of Rényi's divergence, not 1."""
+    outcomes: Outcomes = "both"
+    """Sum over both outcomes, or keep that of the chunk only (not for Rényi's)."""
+    tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["inf"] = 100.0
+    """Temperature. The gradient shrinks with it: at 100 it is about a hundredth of that at 1. ``inf``: the limit."""
+    gamma: float = Field(default=0.1, ge=0, le=1)
+    """Merge chunks until the teacher's boundary mass exceeds this; 0 never merges, 1 makes one chunk of a window."""
+    debias: bool = True
+    """Multiply each chunk's probability by the mass of a pretoken boundary after it."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.f == "renyi" and (self.alpha == 1 or self.outcomes == "single"):
+            raise ValueError("renyi needs an alpha other than 1 (at 1 it is kl) and both outcomes")
+        return self
+
+    @property
+    def _readings(self) -> frozenset[Reading]:
+        return frozenset({"gold", "boundary"}) if self.debias else frozenset({"gold"})
+
+    @property
+    def of_student(self) -> frozenset[Reading]:
+        """The gold log-probabilities, and the boundary mass if it debiases."""
+        return self._readings
+
+    @property
+    def of_teacher(self) -> frozenset[Reading]:
+        """As of the student; merging needs the boundary mass too."""
+        return self._readings | ({"boundary"} if self.gamma > 0 else set())
+
+    def merge(self, batch: AlignedBatch, teacher: Outputs) -> AlignedBatch:
+        """Return the batch with its chunks merged as ``gamma`` says; group k ends at the k-th qualifying chunk end."""
+        if self.gamma == 0 or batch.count == 0:
+            return batch
+        ends = batch.teacher.chunk_ends(batch.count)
+        mass = teacher.boundary.detach().gather(1, ends.clamp(min=0))
+        closes = (mass.exp() > self.gamma) & (ends >= 0)
+        return batch.regroup(closes.long().cumsum(dim=1) - closes.long())
+
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
+        """Return the number of chunks that are scored, after merging."""
+        return float(self.merge(batch, teacher).scored.sum())
+
+    def _chunk_log_probs(self, side: Side, outputs: Outputs, count: int) -> Tensor:
+        """Return ln p of each chunk, ``[b, count]``; meaningless where the chunk is not scored."""
+        sums = side.sum_by_chunk(outputs.gold, count)
+        if self.debias:
+            sums = sums + outputs.boundary.gather(1, side.chunk_ends(count).clamp(min=0))
+        return sums
+
+    def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
+        """Return the divergence summed over the scored chunks."""
+        merged = self.merge(batch, teacher)
+        scored = merged.scored
+        of_teacher = self._chunk_log_probs(merged.teacher, teacher, merged.count).detach()
+        of_student = self._chunk_log_probs(merged.student, student, merged.count)
+        measure = divergence(self.f, self.alpha)
+        scale, value = (1.0, measure.limit) if self.tau == "inf" else (self.tau, measure.of)
+        a = (of_teacher[scored] / scale - _EPS).clamp(max=-_EPS)
+        b = (of_student[scored] / scale - _EPS).clamp(max=-_EPS)
+        total = value(a, b, self.outcomes).sum()
+        chunks = float(scored.sum())
+        lengths = merged.student.sum_by_chunk(merged.student.lengths, merged.count)
+        covered = float(lengths[scored].sum())
+        return LossTerm(
+            total,
+            chunks,
+            {
+                "bytes_per_chunk": (covered, chunks),
+                "bytes_covered": (covered, float(batch.student.lengths.sum())),
+                "chunks_kept": (chunks, float((batch.student.chunk_ends(batch.count) >= 0).sum())),
+                "gap": (float((of_teacher[scored] - of_student[scored]).detach().abs().sum()), chunks),
+            },
+        )

@@ -1,0 +1,91 @@
+"""The batch that every loss reads: one stretch of bytes per row, tokenised for the teacher and for the student.
+
+Which tokens of the two sides belong together is told by a chunk id per token, never by a token-by-chunk matrix, so the
+memory of an alignment is that of the tokens themselves. The rule of what may be scored stands here once, for all
+losses: a token counts if the model predicted it (it is not the first of its row) and if it is content rather than
+padding, a special token or a masked prompt; a chunk counts if all of its tokens count, on both sides.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Side:
+    """One tokenisation of the batch, padded on the right to ``n`` tokens."""
+
+    ids: Tensor
+    """``[b, n]`` int64 token ids."""
+    attention: Tensor
+    """``[b, n]`` int64, 1 for a real token and 0 for padding."""
+    chunks: Tensor
+    """``[b, n]`` int64 chunk id of each token inside its row; -1 for tokens outside every chunk."""
+    counted: Tensor
+    """``[b, n]`` bool: content that may be trained on (no padding, no special token, no prompt)."""
+    lengths: Tensor
+    """``[b, n]`` int64 bytes of each token; 0 for special tokens and padding."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same side on another device."""
+        return replace(self, **{field: getattr(self, field).to(device) for field in self.__dataclass_fields__})
+
+    @property
+    def predicted(self) -> Tensor:
+        """``[b, n]`` bool: the counted tokens that have a prediction, which the first of a row has not."""
+        predicted = self.counted.clone()
+        predicted[:, 0] = False
+        return predicted
+
+    def sum_by_chunk(self, values: Tensor, count: int) -> Tensor:
+        """Sum per-token ``values [b, n]`` over each of ``count`` chunks: ``[b, count]``, in O(n)."""
+        sums = values.new_zeros(values.shape[0], count + 1)
+        return sums.scatter_add(1, _bucket(self.chunks, count), values)[:, :count]
+
+    def chunk_ends(self, count: int) -> Tensor:
+        """Return the position of the last token of each chunk, ``[b, count]`` int64; -1 for an empty chunk."""
+        position = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
+        ends = torch.full((self.ids.shape[0], count + 1), -1, dtype=torch.int64, device=self.ids.device)
+        return ends.scatter_reduce(1, _bucket(self.chunks, count), position, "amax")[:, :count]
+
+    def whole_chunks(self, count: int) -> Tensor:
+        """``[b, count]`` bool: chunks that have tokens on this side, all of them predicted."""
+        tokens = self.sum_by_chunk(torch.ones_like(self.ids), count)
+        return (tokens > 0) & (self.sum_by_chunk(self.predicted.long(), count) == tokens)
+
+    def regroup(self, groups: Tensor) -> Self:
+        """Return the side with chunk ``k`` renamed to ``groups[:, k]``, so that chunks with one name are merged."""
+        inside = self.chunks >= 0
+        renamed = groups.gather(1, self.chunks.clamp(min=0)) if groups.shape[1] else self.chunks
+        return replace(self, chunks=torch.where(inside, renamed, self.chunks))
+
+
+@dataclass(frozen=True)
+class AlignedBatch:
+    """The same bytes seen from both sides."""
+
+    teacher: Side
+    student: Side
+    count: int
+    """Chunk ids run below this number, the largest count of any row."""
+    texts: tuple[str, ...] = ()
+    """What the rows were made of, for messages and for the file that a failed step leaves behind."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same batch on another device."""
+        return replace(self, teacher=self.teacher.to(device), student=self.student.to(device))
+
+    @property
+    def scored(self) -> Tensor:
+        """``[b, count]`` bool: chunks whose every token has a counted prediction on both sides."""
+        return self.teacher.whole_chunks(self.count) & self.student.whole_chunks(self.count)
+
+    def regroup(self, groups: Tensor) -> Self:
+        """Return the batch with its chunks merged as ``groups [b, count]`` says, on both sides alike."""
+        return replace(self, teacher=self.teacher.regroup(groups), student=self.student.regroup(groups))
+
+
+def _bucket(chunks: Tensor, count: int) -> Tensor:
+    return torch.where(chunks >= 0, chunks, count)

@@ -1,0 +1,134 @@
+"""DSKD-CMA: both models' states brought into each other's space by attention over each other's tokens.
+
+Zhang et al., "Dual-Space Knowledge Distillation", arXiv 2406.17328. Per window, with m student and n teacher positions
+(those that predict a counted token), input embeddings ``e``, those of the token to come ``e'``, and last states ``h``::
+
+    Q = W_q [e; e']_S           K = [e; e']_T / std            A = Q K' / sqrt(2 d_T)
+    to student:  h_ts = softmax(A) W_ts (h_T / std + e'_T / std)     logits with the student's head, without gradient
+    to teacher:  h_st = softmax(A') W_st h_S                        logits with the teacher's head
+
+    L = CE(h_ts, actual student tokens)                 trains the projections
+      + div(h_ts, student)                              where h_ts finds the actual token; no gradient into h_ts
+      + KL(teacher, h_st)
+
+in nats per student token, with temperature T = 2 in the last two. The paper trains on this and cross-entropy with 1/2
+each: list ``sft`` beside it. ``W`` are learnt beside the student, at a rate of their own, and dropped afterwards.
+
+``std`` is taken over the positions and channels of one window. The authors take it over the whole tensor, padding and
+neighbours included, so that the loss of a window depends on its batch. Output heads are read as plain matrices: a cap
+on the logits is applied to the models' own distributions only.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from distill.losses.batch import AlignedBatch
+from distill.losses.distributions import DistributionLoss, kl
+from distill.losses.loss import LossTerm, Party
+from distill.losses.outputs import Outputs, Reading
+from distill.losses.positions import touch
+
+_MASKED = -1e5  # added to attention scores; finite, so that a window without positions gives no NaN
+
+
+class DSKD(DistributionLoss):
+    """Dual-space distillation with cross-model attention."""
+
+    name: ClassVar[str] = "dskd"
+
+    temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Divides both sides' logits."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak rate of the projections."""
+
+    _projections: nn.ModuleDict | None = PrivateAttr(default=None)
+
+    @property
+    def of_student(self) -> frozenset[Reading]:
+        """Logits, states, embeddings and the output head."""
+        return frozenset({"logits", "hidden", "embedded", "head"})
+
+    @property
+    def of_teacher(self) -> frozenset[Reading]:
+        """Logits, states, embeddings and the output head."""
+        return frozenset({"logits", "hidden", "embedded", "head"})
+
+    @property
+    def learned(self) -> nn.Module | None:
+        """The three projections ``query``, ``to_student`` and ``to_teacher``."""
+        return self._projections
+
+    @property
+    def learned_lr(self) -> float:
+        """Peak rate of the projections."""
+        return self.lr
+
+    def prepare(self, student: Party, teacher: Party) -> None:
+        """Draw the projections."""
+        self._projections = nn.ModuleDict(
+            {
+                "query": nn.Linear(2 * student.width, 2 * teacher.width),
+                "to_student": nn.Linear(teacher.width, student.width),
+                "to_teacher": nn.Linear(student.width, teacher.width),
+            }
+        )
+
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+        """Return the number of predicted student tokens."""
+        return float(batch.student.predicted.sum())
+
+    def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
+        """Return the sum of the three parts."""
+        ours, theirs = (side.predicted[:, 1:] for side in (batch.student, batch.teacher))
+        to_student, to_teacher = self.crossed(batch, student, teacher)
+        gold = batch.student.ids[:, 1:][ours]
+        logits = to_student[ours] @ student.head.detach().T
+        found = logits.argmax(dim=1) == gold
+        projected = cross_entropy(logits, gold, reduction="sum") if len(gold) else logits.sum()
+        distilled = self.compare(logits[found], student.logits[:, :-1][ours][found]).sum()
+        back = to_teacher[theirs] @ teacher.head.detach().T / self.temperature
+        target = teacher.logits[:, :-1][theirs].detach() / self.temperature
+        returned = kl(target.log_softmax(dim=1), back.log_softmax(dim=1)).sum()
+        tokens = float(len(gold))
+        metrics = {"found": (float(found.sum()), tokens), "projected": (float(projected.detach()), tokens)}
+        return LossTerm(projected + distilled + returned + touch(student), tokens, metrics)
+
+    def crossed(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        """Return the teacher's states in the student's space ``[b, m-1, d_S]`` and the reverse ``[b, n-1, d_T]``."""
+        learned = self._projections
+        if learned is None:
+            raise RuntimeError("the loss dskd was called before it was prepared")
+        ours, theirs = (side.predicted[:, 1:] for side in (batch.student, batch.teacher))
+        query = learned["query"](_index(student))
+        key = _scaled(_index(teacher).detach(), theirs)
+        scores = query @ key.transpose(1, 2) / math.sqrt(key.shape[2])
+        known = _scaled(teacher.hidden[:, :-1], theirs) + _scaled(teacher.embedded[:, 1:], theirs)
+        over_teacher = (scores + _masked(theirs)[:, None, :]).softmax(dim=2)
+        over_student = (scores.transpose(1, 2) + _masked(ours)[:, None, :]).softmax(dim=2)
+        own = learned["to_teacher"](student.hidden[:, :-1])
+        to_student: Tensor = over_teacher @ learned["to_student"](known.detach())
+        to_teacher: Tensor = over_student @ own
+        return to_student, to_teacher
+
+
+def _index(outputs: Outputs) -> Tensor:
+    """Return the embeddings of each token and of the one after it, ``[b, n-1, 2d]``."""
+    return torch.cat([outputs.embedded[:, :-1], outputs.embedded[:, 1:]], dim=2)
+
+
+def _masked(positions: Tensor) -> Tensor:
+    return torch.where(positions, 0.0, _MASKED)
+
+
+def _scaled(values: Tensor, positions: Tensor) -> Tensor:
+    """Return ``values [b, n, d]`` divided by their deviation over the chosen positions of each row."""
+    chosen = positions[:, :, None].to(values.dtype)
+    number = (chosen.sum(dim=(1, 2), keepdim=True) * values.shape[2]).clamp(min=1)
+    mean = (values * chosen).sum(dim=(1, 2), keepdim=True) / number
+    variance = (((values - mean) * chosen) ** 2).sum(dim=(1, 2), keepdim=True) / number
+    return values / variance.sqrt().clamp(min=1e-6)

@@ -1,0 +1,94 @@
+"""The protocol of a training loss.
+
+A loss never divides. It returns a sum and the count that the sum is to be divided by, both of which are added over
+micro-batches and processes first; otherwise a step would depend on how its batch was cut up. The count is also asked
+for on its own, before the student runs, because the gradient of several losses can only be accumulated when the
+divisor of each is known.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from distill.losses.batch import AlignedBatch
+from distill.losses.outputs import Outputs, Reading
+from distill.registry import Method
+from distill.tokenbytes import TokenBytes
+
+Ratio = tuple[float, float]
+"""A figure to report, as numerator and denominator, so that it too can be added up before it is divided."""
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """The loss of one micro-batch."""
+
+    sum: Tensor
+    """Scalar with gradient, in the unit that the loss documents."""
+    count: float
+    """What the sum is an average over; 0 if nothing could be scored, and then the sum is exactly 0."""
+    metrics: Mapping[str, Ratio] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Party:
+    """What a loss may know of a model before training starts."""
+
+    tokens: TokenBytes
+    valid_rows: int
+    """Number of ids that may carry probability."""
+    network: nn.Module
+
+    @property
+    def width(self) -> int:
+        """Size of the model's hidden states."""
+        network: Any = self.network
+        return int(network.get_input_embeddings().weight.shape[1])
+
+
+class Loss(Method, ABC):
+    """One training objective. Its options are its fields."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Factor of this loss where several are added up."""
+
+    @property
+    def of_student(self) -> frozenset[Reading]:
+        """The readings of the student that the loss uses."""
+        return frozenset({"gold"})
+
+    @property
+    def of_teacher(self) -> frozenset[Reading]:
+        """The readings of the teacher that the loss uses; if no loss uses any, the teacher never runs."""
+        return frozenset()
+
+    def prepare(self, student: Party, teacher: Party) -> None:
+        """Get ready for these two models: called once, before the first step.
+
+        Vocabularies are compared and maps between them made here. Raises UserError for a pair that the loss is not for.
+        """
+
+    @property
+    def learned(self) -> nn.Module | None:
+        """What the loss itself has to learn (projections between hidden states), after :meth:`prepare`.
+
+        The loop trains it at the rate ``learned_lr``, saves it with its states, and drops it at the end.
+        """
+        return None
+
+    @property
+    def learned_lr(self) -> float:
+        """Peak learning rate of :attr:`learned`."""
+        return 1e-3
+
+    @abstractmethod
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
+        """Return what the loss of ``batch`` is an average over."""
+
+    @abstractmethod
+    def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
+        """Return the summed loss of ``batch``, with a gradient path into ``student`` even where nothing is scored."""

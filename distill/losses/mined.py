@@ -1,0 +1,125 @@
+"""MinED: the teacher's distribution carried over to the student's tokens by the smallest edit distance.
+
+FuseLLM, arXiv 2401.10491. Every student token is mapped to the teacher token with the fewest byte edits to it (see
+``vocabulary_map``; equal bytes map to each other, specials by name). Where a chunk is one token on both sides the
+target is ``softmax(z_T[map] / T)``, a teacher logit being used by every student token that maps to it; at all other
+student tokens it is the actual token with certainty. The loss is ``KL(target, softmax(z_S / T))``, in nats per student
+token, T = 2 by default. List ``sft`` beside it for the sum that the papers train on.
+
+Sequences are aligned by bytes, as for every loss here, in place of dynamic time warping over tokens. tokenkit's
+implementation divides by more positions than it has, because chunks without tokens pass for one to one; its figures
+for MinED are lower than this loss gives. Student ids without any meaning to the teacher (specials that it lacks) are
+left out on both sides. The map of two real vocabularies takes minutes and is kept in the cache folder.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from crosstok.errors import UserError
+from crosstok.folders import cache_folder
+from distill.embeddings.initialiser import match
+from distill.losses.batch import AlignedBatch
+from distill.losses.distributions import kl
+from distill.losses.loss import Loss, LossTerm, Party
+from distill.losses.outputs import Outputs, Reading
+from distill.losses.positions import one_to_one, predictions, touch
+from distill.vocabulary_map import nearest_tokens
+
+log = logging.getLogger(__name__)
+
+_WORTH_KEEPING = 1000  # tokens to search for, from which on the map is kept on disk
+
+
+class MinED(Loss):
+    """KL to the teacher's distribution through the nearest-token map."""
+
+    name: ClassVar[str] = "mined"
+
+    temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Divides both sides' logits."""
+
+    _map: Tensor = PrivateAttr()
+
+    @property
+    def of_student(self) -> frozenset[Reading]:
+        """The logits."""
+        return frozenset({"logits"})
+
+    @property
+    def of_teacher(self) -> frozenset[Reading]:
+        """The logits."""
+        return frozenset({"logits"})
+
+    def prepare(self, student: Party, teacher: Party) -> None:
+        """Make the map, or read it from the cache."""
+        self._map = nearest_map(student, teacher)
+
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+        """Return the number of predicted student tokens that have bytes."""
+        return float(_tokens(batch).sum())
+
+    def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
+        """Return the summed KL."""
+        mapped = self._map.to(batch.student.ids.device)
+        columns = (mapped >= 0).nonzero()[:, 0]
+        places = one_to_one(batch)
+        ours = predictions(student, places.rows, places.student)[:, columns] / self.temperature
+        theirs = predictions(teacher, places.rows, places.teacher).detach()[:, mapped[columns]] / self.temperature
+        paired = kl(theirs.log_softmax(dim=1), ours.log_softmax(dim=1)).sum()
+
+        elsewhere = _tokens(batch)
+        elsewhere[places.rows, places.student] = False
+        rows, tokens = elsewhere.nonzero(as_tuple=True)
+        alone = predictions(student, rows, tokens) / self.temperature
+        gold = alone.gather(1, batch.student.ids[rows, tokens][:, None])[:, 0]
+        certain = (alone[:, columns].logsumexp(dim=1) - gold).sum()
+        total = self.count(batch, teacher)
+        return LossTerm(paired + certain + touch(student), total, {"one_to_one": (float(len(places)), total)})
+
+
+def _tokens(batch: AlignedBatch) -> Tensor:
+    return batch.student.predicted & (batch.student.lengths > 0)
+
+
+def nearest_map(student: Party, teacher: Party) -> Tensor:
+    """Return for each student id the teacher id that it maps to, ``[valid_rows]`` int64; -1 for none."""
+    names = {name: token for token, name in teacher.tokens.specials.items()}
+    specials = {token: names[name] for token, name in student.tokens.specials.items() if name in names}
+    found, _ = match(teacher.tokens, student.tokens, specials)
+    found = found[: student.valid_rows]
+    found[found >= teacher.valid_rows] = -1
+    missing = [token for token in range(len(found)) if found[token] < 0 and student.tokens.table[token]]
+    known = [token for token, data in enumerate(teacher.tokens.table[: teacher.valid_rows]) if data]
+    if not known:
+        raise UserError("The loss mined needs a teacher with ordinary tokens.")
+    path = cache_folder() / "nearest-tokens" / f"{student.tokens.fingerprint}-{teacher.tokens.fingerprint}.npy"
+    if path.exists() and len(kept := np.load(path)) == len(found):
+        return torch.from_numpy(kept)
+    if missing:
+        log.info("looking for the nearest of %d tokens for each of %d", len(known), len(missing))
+        nearest, _ = nearest_tokens(
+            [student.tokens.table[token] or b"" for token in missing],
+            [teacher.tokens.table[token] or b"" for token in known],
+        )
+        found[missing] = np.array(known)[nearest]
+    if len(missing) >= _WORTH_KEEPING:
+        _keep(path, found)
+    return torch.from_numpy(found)
+
+
+def _keep(path: Path, found: npt.NDArray[np.int64]) -> None:
+    pending = path.with_suffix(f".{os.getpid()}.npy")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(pending, found)
+        pending.rename(path)
+    except OSError as error:
+        log.warning("the map of tokens cannot be kept in %s and will be made again next time: %s", path.parent, error)

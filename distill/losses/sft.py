@@ -1,0 +1,29 @@
+"""SFT: next-token cross-entropy on the student's own tokens, the control that every distillation loss must beat.
+
+Unit: nats per student token. It uses neither the teacher nor the alignment.
+"""
+
+import math
+from typing import ClassVar
+
+from distill.losses.batch import AlignedBatch
+from distill.losses.loss import Loss, LossTerm
+from distill.losses.outputs import Outputs
+
+
+class SFT(Loss):
+    """Cross-entropy over the counted tokens of the student."""
+
+    name: ClassVar[str] = "sft"
+
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+        """Return the number of student tokens that are predicted and counted."""
+        return float(batch.student.predicted.sum())
+
+    def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
+        """Return the summed cross-entropy in nats."""
+        predicted = batch.student.predicted
+        total = -student.gold.masked_fill(~predicted, 0.0).sum()
+        covered = float(batch.student.lengths[predicted].sum())
+        bits = float(total.detach()) / math.log(2)
+        return LossTerm(total, self.count(batch, teacher), {"bits_per_byte": (bits, covered)})

@@ -1,0 +1,80 @@
+"""ULD: the distance between two sorted distributions, blind to which token has which probability.
+
+Boizard et al., "Towards Cross-Tokenizer Distillation", arXiv 2402.12030. With both distributions sorted downwards and
+the shorter one padded with zeros, the loss of a position is ``sum_k |P_S(k) - P_T(k)|``, the Wasserstein-1 distance
+when every token is equally far from every other. Unit: probability per position, 0 to 2. The paper adds it to
+cross-entropy with factor 1.5: list ``sft`` beside it. A student that gives the right probabilities to the wrong
+tokens has loss 0.
+
+Positions (``pairing``): the paper takes the i-th token of both sides together, which read different text as soon as one
+tokenizer has cut more often than the other. ``chunks``, the default, compares the distributions at the start of each
+chunk, where both have read the same bytes; ``index`` is the published pairing, up to the shorter side's end.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from distill.losses.batch import AlignedBatch, Side
+from distill.losses.loss import Loss, LossTerm
+from distill.losses.outputs import Outputs, Reading
+from distill.losses.positions import Places, predictions, starts, touch
+
+
+class ULD(Loss):
+    """L1 distance of sorted distributions."""
+
+    name: ClassVar[str] = "uld"
+
+    pairing: Literal["chunks", "index"] = "chunks"
+    """Which positions are compared."""
+
+    @property
+    def of_student(self) -> frozenset[Reading]:
+        """The logits."""
+        return frozenset({"logits"})
+
+    @property
+    def of_teacher(self) -> frozenset[Reading]:
+        """The logits."""
+        return frozenset({"logits"})
+
+    def _places(self, batch: AlignedBatch) -> Places:
+        return starts(batch) if self.pairing == "chunks" else by_index(batch)
+
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+        """Return the number of positions compared."""
+        return float(len(self._places(batch)))
+
+    def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
+        """Return the summed distance."""
+        places = self._places(batch)
+        theirs = predictions(teacher, places.rows, places.teacher).softmax(dim=-1).detach()
+        ours = predictions(student, places.rows, places.student).softmax(dim=-1)
+        return LossTerm(sorted_distance(theirs, ours).sum() + touch(student), float(len(places)))
+
+
+def sorted_distance(p: Tensor, q: Tensor) -> Tensor:
+    """Return the L1 distance of the sorted rows of ``p [n, V]`` and ``q [n, W]``, ``[n]``."""
+    p, q = (part.sort(dim=-1, descending=True).values for part in (p, q))
+    wider = max(p.shape[-1], q.shape[-1])
+    return (pad(p, (0, wider - p.shape[-1])) - pad(q, (0, wider - q.shape[-1]))).abs().sum(dim=-1)
+
+
+def by_index(batch: AlignedBatch) -> Places:
+    """Return the i-th predicted token of both sides together, in each row up to the shorter side's end."""
+    rows, teacher, student = [], [], []
+    for row in range(len(batch.student.ids)):
+        here, there = (_predicted(side, row) for side in (batch.student, batch.teacher))
+        shorter = min(len(here), len(there))
+        rows.append(torch.full((shorter,), row, device=here.device))
+        teacher.append(there[:shorter])
+        student.append(here[:shorter])
+    joined = [torch.cat(parts) for parts in (rows, teacher, student)]
+    return Places(joined[0], joined[0].new_full((len(joined[0]),), -1), joined[1], joined[2])
+
+
+def _predicted(side: Side, row: int) -> Tensor:
+    return side.predicted[row].nonzero()[:, 0]

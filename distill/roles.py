@@ -1,0 +1,103 @@
+"""What a tokenizer's special tokens are for.
+
+The configuration of a tokenizer names four roles (bos, eos, pad, unk), which is too few and sometimes misleading: the
+eos of a chat model is usually its end of *turn*, the token between two documents may be called unk (SmolLM2), and a
+tokenizer may name a bos that the model has never seen. The two ends are therefore told apart: a conversation that the
+chat template renders shows which tokens stand around a message; without a template the name of the token decides, over
+the families that exist, and the configuration decides only where no name is known.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+_USER, _ASSISTANT = "crosstokuserwords", "crosstokassistantwords"  # no template trims or changes these
+_END_OF_TURN = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end_of_turn|>", "<|end|>", "<|eot|>", "<turn|>")
+_END_OF_TEXT = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<eos>",
+    "</s>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",  # DeepSeek, with its fullwidth bars
+    "<|end_of_sequence|>",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Ids of the special tokens by role; None where the tokenizer has none."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    unk: int | None = None
+    end_of_text: int | None = None
+    """Stands between two documents."""
+    end_of_turn: int | None = None
+    """Ends an answer in a conversation."""
+    start_header: int | None = None
+    """Begins a message, in front of the speaker's name."""
+    end_header: int | None = None
+    """Stands between the speaker's name and the message."""
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """Read the roles off a tokenizer's configuration, its chat template and the names of its special tokens."""
+        named: dict[str, int | None] = {
+            role: getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad", "unk")
+        }
+        turn = _turn(tokenizer)
+        turn.setdefault("end_of_turn", _first_known(tokenizer, _END_OF_TURN))
+        end_of_text = _first_known(tokenizer, _END_OF_TEXT)
+        eos = named["eos"]
+        if end_of_text is None or (eos is not None and tokenizer.convert_ids_to_tokens(eos) in _END_OF_TEXT):
+            end_of_text = eos
+        return cls(**named, end_of_text=end_of_text, **turn)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """All ids at which an answer is over: end of text, end of turn, eos."""
+        return frozenset(index for index in (self.eos, self.end_of_text, self.end_of_turn) if index is not None)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return role -> id for the roles that exist."""
+        return {role: index for role, index in asdict(self).items() if index is not None}
+
+
+def _first_known(tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> int | None:
+    ids = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
+    return next((ids[name] for name in names if name in ids), None)
+
+
+def _turn(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    """Return the tokens around a message as the chat template shows them; nothing where it does not show its end."""
+    if not tokenizer.chat_template:
+        return {}
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    try:
+        rendered = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except (TemplateError, ValueError, TypeError) as error:
+        log.warning("the chat template does not render a plain conversation: %s", error)
+        return {}
+    parts = re.split(f"{_USER}|{_ASSISTANT}", rendered)
+    # Added tokens such as Gemma's runs of newlines are text; those that are signs to the model stand in brackets.
+    signs = {name: index for name, index in tokenizer.get_added_vocab().items() if re.fullmatch(r"[<\[]\S+[>\]]", name)}
+    if len(parts) != 3 or not signs:
+        return {}
+    sign = re.compile("|".join(re.escape(name) for name in sorted(signs, key=len, reverse=True)))
+    end = sign.match(parts[2].lstrip())
+    if end is None:
+        return {}
+    header = [signs[name] for name in sign.findall(parts[1].lstrip().removeprefix(end[0]))]
+    return {
+        "end_of_turn": signs[end[0]],
+        "start_header": header[0] if header else None,
+        "end_header": header[-1] if len(header) > 1 else None,
+    }

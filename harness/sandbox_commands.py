@@ -1,0 +1,54 @@
+"""``crosstok sandbox``: judge programs without a model, and try the sandbox with programs that want out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BackendOption = Annotated[str, typer.Option(help="auto, bubblewrap, namespaces, docker or process; see `doctor`.")]
+WorkersOption = Annotated[int, typer.Option(min=1, max=256, help="Programs at a time.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    commands = typer.Typer(no_args_is_help=True, help="Run untrusted programs; see docs/security.md.")
+    commands.command()(check)
+    commands.command()(demo)
+    app.add_typer(commands, name="sandbox")
+
+
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines: id, candidate, tests, entry_point, and if wanted setup, limits, mode.")
+    ],
+    backend: BackendOption = "auto",
+    workers: WorkersOption = 2,
+    unsafe: Annotated[bool, typer.Option(help="Allow the backend `process`, which isolates nothing.")] = False,
+) -> None:
+    """Judge every program of a file: one line of JSON with its verdict each, in the order of the file."""
+    import sandbox
+    from crosstok.errors import RunIncomplete
+    from sandbox.check import check as judge
+
+    with sandbox.open_pool(backend, workers=workers, unsafe=unsafe) as pool:
+        counts = judge(file, sys.stdout, pool)
+    told = ", ".join(f"{count} {status.value}" for status, count in sorted(counts.items()))
+    typer.echo(f"{sum(counts.values())} programs: {told}", err=True)
+    if broken := counts.get(sandbox.Status.SANDBOX_ERROR):
+        raise RunIncomplete(f"The sandbox could not judge {broken} programs.", hint="See the lines with sandbox_error.")
+
+
+def demo(backend: BackendOption = "auto", workers: WorkersOption = 2) -> None:
+    """Run the attack suite on this machine and show what came of each attack; exit code 1 if one was not held."""
+    from sandbox.demo import demo as attacks
+    from sandbox.demo import table
+
+    rows = []
+    for row in attacks(backend, workers):
+        rows.append(row)
+        if sys.stderr.isatty():
+            typer.echo(f"\r{len(rows)} attacks", nl=False, err=True)
+    typer.echo(table(rows))
+    if any(row.outcome == "BROKEN" for row in rows):
+        raise typer.Exit(1)

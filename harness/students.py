@@ -1,0 +1,76 @@
+"""Making the models of a plan: each student once, in the cache, under its fingerprint."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crosstok.folders import cache_folder
+from distill import checkpoints, ensemble, recipes
+from distill.checkpoints import Checkpoint
+from distill.training import LOG
+from distill.training_log import read_log
+from harness.plan import Plan, PlannedModel
+from harness.progress import Reporter
+
+SECONDS_PER_STEP = 5.0  # a first guess for the progress bar, on two cores
+_BUILD_SECONDS = "build_seconds"
+
+
+@dataclass
+class Students:
+    """Knows where each model of a plan is, and makes it when it is asked for."""
+
+    plan: Plan
+    reporter: Reporter
+    data: Path | None
+    device: str
+    folder: Path = field(default_factory=lambda: cache_folder() / "students")
+
+    def expected_s(self, name: str) -> float:
+        """Return likely seconds for making ``name``, 0 where it is made or need not be."""
+        model = self.plan.models[name]
+        if model.spec.source or self._ready(model):
+            return 0.0
+        return 5.0 + SECONDS_PER_STEP * (model.transfer.steps if model.transfer else 0)
+
+    def source(self, name: str) -> str:
+        """Return what to load for ``name``, making it and whatever it is made from first."""
+        model = self.plan.models[name]
+        if model.spec.source:
+            return model.spec.source
+        folder = self.folder / model.fingerprint
+        if not self._ready(model):
+            expected = self.expected_s(name)
+            sources = [self.source(parent) for parent in model.parents]
+            began = time.monotonic()
+            if model.transfer:
+                self._transfer(model, sources, folder, expected)
+            elif model.spec.ensemble:
+                spec = model.spec.ensemble
+                ensemble.save_ensemble(folder, sources, combine=spec.combine, weights=spec.weights)
+            # A student that was interrupted took longer than this session: its training log knows.
+            logged = [line["seconds"] for line in read_log(folder / LOG)]
+            took = max([time.monotonic() - began, *logged])
+            (folder / _BUILD_SECONDS).write_text(f"{took:.1f}\n", encoding="utf-8")
+        return str(folder)
+
+    def build_s(self, name: str) -> float:
+        """Return the seconds that making ``name`` took, whenever that was."""
+        path = self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS
+        return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+
+    def load(self, name: str) -> Checkpoint:
+        """Return ``name`` ready to be measured, in the suite's dtype."""
+        return checkpoints.load(self.source(name), dtype=self.plan.suite.dtype, device=self.device)
+
+    def _ready(self, model: PlannedModel) -> bool:
+        return (self.folder / model.fingerprint / _BUILD_SECONDS).exists()
+
+    def _transfer(self, model: PlannedModel, sources: list[str], folder: Path, expected: float) -> None:
+        spec = model.transfer
+        if spec is None:
+            return
+        if sources:
+            spec = spec.model_copy(update={"source": sources[0]})
+        with self.reporter.stage(f"make {model.name}", max(spec.steps, 1), expected) as advance:
+            recipes.transfer(spec, folder, data=self.data, device=self.device, progress=advance)

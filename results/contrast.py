@@ -1,0 +1,266 @@
+"""Models against a baseline, across runs: what changed, by how much, and what cannot be compared.
+
+A model is named by its name in a run, or as ``RUN/MODEL``. Two cells are comparable where everything but the model is
+alike: the task with its version, options and documents, the settings of the measurement, and how far the verdicts can
+be trusted. Whatever differs is stated and no difference is computed. Only the prompt style may differ, since it belongs
+to the model; it is stated too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from crosstok.errors import UserError, unknown_name
+from results import statistics
+from results.blocks import Block, Entry, Layout
+from results.comparison import SIGNIFICANT, Answers, Headline, answers_of, is_complete
+from results.findings import amount, with_interval
+from results.schema import Cell, Run, Task
+from results.statistics import Difference, Estimate
+from results.store import Store
+from results.sums import DocumentScores, VerdictFacts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OF_THE_MODEL = frozenset({"style"})
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model of one run with all that it was measured on."""
+
+    name: str
+    run: Run
+    cells: dict[str, Cell]
+    """By name of the task."""
+    tasks: dict[str, Task]
+    scores: dict[tuple[str, str], DocumentScores]
+    verdicts: dict[str, list[VerdictFacts]]
+
+    def answers(self, task: str, metric: str) -> Answers | None:
+        """Return the scores on a task, None where there are none."""
+        cell = self.cells.get(task)
+        found = self.scores.get((cell.fingerprint, metric)) if cell else None
+        return answers_of(found) if found else None
+
+    def problem(self, task: str) -> str:
+        """Return why the task is not completely measured, or nothing."""
+        cell = self.cells.get(task)
+        if cell is None:
+            return f"{self.name}: not measured"
+        if not is_complete(cell):
+            return f"{self.name}: {cell.status}{f', {cell.error}' if cell.error else ''}"
+        broken = sum(f.verdicts for f in self.verdicts.get(cell.fingerprint, ()) if f.status == "sandbox_error")
+        return f"{self.name}: {broken} sandbox errors" if broken else ""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One model against the baseline on one task."""
+
+    task: str
+    headline: Headline
+    baseline: Side
+    model: Side
+    before: Estimate | None
+    after: Estimate | None
+    difference: Difference | None
+    """Model minus baseline on common documents; p is corrected for all contrasts. None where not comparable."""
+    mismatch: str
+    """Why the two cannot be compared, or nothing."""
+    incomplete: str
+    """What is missing on either side, or nothing."""
+    remark: str = ""
+    """What differs and belongs to the models."""
+
+    @property
+    def outcome(self) -> str:
+        """Return ``better``, ``worse``, ``not told apart`` or why there is no answer."""
+        if self.difference is None:
+            return f"not comparable: {self.mismatch}" if self.mismatch else self.incomplete
+        if self.difference.p >= SIGNIFICANT:
+            return "not told apart"
+        return "better" if (self.difference.value > 0) == self.headline.higher_is_better else "worse"
+
+
+def side(store: Store, reference: str, run: Run) -> Side:
+    """Return the model that ``reference`` names: ``MODEL`` of ``run``, or ``RUN/MODEL``.
+
+    Raises:
+        UserError: there is no such run or model.
+
+    """
+    known = [entry.model for entry in store.cells(run.id)]
+    name = reference
+    if reference not in known and "/" in reference:
+        other, _, name = reference.partition("/")
+        run = store.run(other)
+    found = sides(store, run)
+    if name not in found:
+        raise unknown_name(f"model of run {run.id}", name, found)
+    return found[name]
+
+
+def sides(store: Store, run: Run) -> dict[str, Side]:
+    """Return all models of a run by name."""
+    tasks, scores, verdicts = store.tasks(run.id), store.document_scores(run.id), store.verdict_facts(run.id)
+    cells: dict[str, dict[str, Cell]] = {}
+    for entry in store.cells(run.id):  # also of models that were planned and never made
+        cells.setdefault(entry.model, {})[entry.task] = entry.cell
+    return {name: Side(name, run, found, tasks, scores, verdicts) for name, found in cells.items()}
+
+
+def contrast(pairs: Sequence[tuple[Side, Side]], metrics: dict[str, str] | None = None) -> list[Contrast]:
+    """Return every (baseline, model) pair on every task that either was measured on, p values corrected together.
+
+    ``metrics`` names another metric than the headline, by task.
+    """
+    found = [
+        _on_task(baseline, model, task, (metrics or {}).get(task))
+        for baseline, model in pairs
+        for task in dict.fromkeys([*baseline.cells, *model.cells])
+    ]
+    tested = [place for place, one in enumerate(found) if one.difference]
+    corrected = statistics.holm([one.difference.p for one in found if one.difference]).tolist()
+    for place, p in zip(tested, corrected, strict=True):
+        difference = found[place].difference
+        if difference:
+            found[place] = replace(found[place], difference=replace(difference, p=p))
+    return found
+
+
+def _on_task(baseline: Side, model: Side, task: str, metric: str | None) -> Contrast:
+    headline = Headline.of((baseline if task in baseline.cells else model).tasks[task], metric)
+    first, second = baseline.answers(task, headline.name), model.answers(task, headline.name)
+    incomplete = "; ".join(problem for problem in (baseline.problem(task), model.problem(task)) if problem)
+    reasons, remark = "", ""
+    if task in baseline.cells and task in model.cells:
+        reasons, remark = mismatch(baseline, model, task)
+    difference = first.difference(second) if first and second and not reasons else None
+    return Contrast(
+        task=task,
+        headline=headline,
+        baseline=baseline,
+        model=model,
+        before=first.estimate(headline) if first else None,
+        after=second.estimate(headline) if second else None,
+        difference=difference if difference and difference.n else None,
+        mismatch=reasons,
+        incomplete=incomplete,
+        remark=remark,
+    )
+
+
+def mismatch(baseline: Side, model: Side, task: str) -> tuple[str, str]:
+    """Return what makes two cells incomparable, and what differs without doing so."""
+    first, second = baseline.tasks[task], model.tasks[task]
+    reasons: list[str] = []
+    if first.fingerprint != second.fingerprint:
+        parts = [name for name in ("version", "settings", "source", "documents") if _differ(first, second, name)]
+        reasons += [f"{name} of the task: {_short(first, name)} and {_short(second, name)}" for name in parts]
+        reasons += [] if parts else ["the task's documents differ"]
+    mine, theirs = baseline.cells[task], model.cells[task]
+    remarks: list[str] = []
+    for key in sorted({*mine.settings, *theirs.settings}):
+        before, after = mine.settings.get(key), theirs.settings.get(key)
+        if before != after:
+            (remarks if key in _OF_THE_MODEL else reasons).append(f"{key}: {before} and {after}")
+    trust = [{(f.integrity, f.tier) for f in s.verdicts.get(s.cells[task].fingerprint, ())} for s in (baseline, model)]
+    if all(trust) and trust[0] != trust[1]:
+        shown = [" + ".join(sorted(" ".join(pair) for pair in found)) for found in trust]
+        reasons.append(f"verdicts: {shown[0]} and {shown[1]}")
+    return "; ".join(reasons), "; ".join(remarks)
+
+
+def _differ(first: Task, second: Task, name: str) -> bool:
+    return bool(getattr(first, name) != getattr(second, name))
+
+
+def _short(task: Task, name: str) -> str:
+    value = getattr(task, name)
+    if name == "source":
+        return " ".join(str(value.get(key, "")) for key in ("location", "revision", "sha256"))[:60].strip()
+    return str(value)
+
+
+def contrast_frame(contrasts: Sequence[Contrast]) -> "pd.DataFrame":
+    """Return one row per contrast: task, metric, unit, baseline, model, before, after, difference, low, high, p, n,
+    detectable, method, outcome and incomplete.
+    """  # noqa: D205  (the columns are one list)
+    import pandas as pd  # noqa: PLC0415
+
+    rows = []
+    for one in contrasts:
+        found = one.difference
+        rows.append(
+            {
+                "task": one.task,
+                "metric": one.headline.name,
+                "unit": one.headline.unit,
+                "baseline": one.baseline.name,
+                "baseline_run": one.baseline.run.id,
+                "model": one.model.name,
+                "model_run": one.model.run.id,
+                "before": one.before.value if one.before else None,
+                "after": one.after.value if one.after else None,
+                "difference": found.value if found else None,
+                "low": found.low if found else None,
+                "high": found.high if found else None,
+                "p": found.p if found else None,
+                "n": found.n if found else 0,
+                "detectable": found.detectable if found else None,
+                "method": found.method if found else "",
+                "outcome": one.outcome,
+                "incomplete": one.incomplete,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
+    """Return the contrasts as a table for people, a block per task."""
+    if not contrasts:
+        raise UserError("There is nothing to compare.", hint="Name two models that were measured on the same task.")
+    blocks = []
+    for task in dict.fromkeys(one.task for one in contrasts):
+        of_task = [one for one in contrasts if one.task == task]
+        first = of_task[0]
+        rows = [[Entry(first.baseline.name), Entry(_figure(first, first.before)), *(Entry("-") for _ in range(3))]]
+        for one in of_task:
+            found = one.difference
+            rows.append(
+                [
+                    Entry(one.model.name),
+                    Entry(_figure(one, one.after)),
+                    Entry(with_interval(one.headline, found) if found else "-"),
+                    Entry(f"{found.p:.2g}" if found else "-"),
+                    Entry(_outcome(one)),
+                ]
+            )
+        unit = "%" if first.headline.unit == "fraction" else first.headline.unit
+        header = ["model", f"{first.headline.name}, {unit}", "difference", "p", "outcome"]
+        blocks.append(Block(task, header, rows, frozenset({4})))
+    tests = sorted({one.difference.method for one in contrasts if one.difference})
+    notes = [f"p: {', '.join(tests)} on common documents, corrected for all comparisons shown (Holm)."] if tests else []
+    notes += [f"{one.task}, {one.model.name}: {text}." for one in contrasts for text in _remarks(one)]
+    return Layout(f"Against {contrasts[0].baseline.name}", blocks, [], notes)
+
+
+def _remarks(one: Contrast) -> list[str]:
+    return [text for text in (one.incomplete, one.mismatch, one.remark) if text]
+
+
+def _outcome(one: Contrast) -> str:
+    if one.difference is None:
+        return "not comparable" if one.mismatch else "not measured"
+    if one.outcome == "not told apart" and one.difference.detectable == one.difference.detectable:
+        return f"{one.outcome} (misses below {amount(one.headline, one.difference.detectable)}, n={one.difference.n})"
+    return f"{one.outcome} (n={one.difference.n})"
+
+
+def _figure(one: Contrast, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    figures = [amount(one.headline, value) for value in (estimate.value, estimate.low, estimate.high)]
+    return f"{figures[0]} [{figures[1]}, {figures[2]}]"

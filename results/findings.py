@@ -1,0 +1,152 @@
+"""What a comparison can and cannot tell apart, in plain sentences, and the footnotes of its table."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from results.comparison import ALL_PAIRS, SIGNIFICANT, Comparison, Headline, TaskComparison, unmeasured_models
+from results.schema import Cell, Progress
+from results.statistics import Difference
+from results.sums import VerdictFacts
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Return what can be said of every task that at least two models were measured on, a line each."""
+    lines = [" ".join([f"{task.task.name}:", *_sentences(task)]) for task in comparison.tasks if task.differences]
+    if comparison.comparisons > 1:
+        methods = sorted({d.method for task in comparison.tasks for d in task.differences.values()})
+        lines.append(
+            f"Told apart means p < {SIGNIFICANT} on the documents that both models answered ({', '.join(methods)}), "
+            f"corrected for the {comparison.comparisons} comparisons of this table (Holm)."
+        )
+    return lines
+
+
+def _sentences(task: TaskComparison) -> list[str]:
+    measured = list(task.estimates)
+    baseline = measured[0]
+    told: dict[str, Difference] = {}
+    untold: dict[str, Difference] = {}
+    for name in measured[1:]:
+        difference = task.between(baseline, name)
+        if difference:
+            (told if difference.p < SIGNIFICANT else untold)[name] = difference
+    sentences = []
+    for better in (True, False):
+        found = {name: d for name, d in told.items() if ((d.value > 0) == task.headline.higher_is_better) == better}
+        if found:
+            listed = ", ".join(f"{name} {with_interval(task.headline, d)}" for name, d in found.items())
+            sentences.append(f"{'Better' if better else 'Worse'} than {baseline} ({unit(task.headline)}): {listed}.")
+    if untold:
+        names = _listed(list(untold))
+        sentences.append(f"Not told from {baseline}: {names}; {_blindness(task, untold)}.")
+    others = [
+        pair for pair, difference in task.differences.items() if baseline not in pair and difference.p >= SIGNIFICANT
+    ]
+    among_others = [pair for pair in task.differences if baseline not in pair]
+    if others and len(others) == len(among_others):
+        sentences.append("None of the others is told from another.")
+    elif others:
+        sentences.append(f"Not told from each other: {', '.join(f'{a}/{b}' for a, b in others)}.")
+    elif among_others and len(measured) <= ALL_PAIRS:
+        sentences.append("All others are told from each other.")
+    return sentences
+
+
+def _blindness(task: TaskComparison, differences: dict[str, Difference]) -> str:
+    limits = [d.detectable for d in differences.values()]
+    sizes = sorted({d.n for d in differences.values()})
+    size = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
+    if any(limit != limit for limit in limits):  # noqa: PLR0124  (NaN: no difference is large enough)
+        return f"{size} is too few to show any difference"
+    seen = " to ".join(dict.fromkeys(amount(task.headline, limit) for limit in (min(limits), max(limits))))
+    return f"a true difference below {seen} {unit(task.headline)} is likely to be missed at {size}"
+
+
+def unit(headline: Headline) -> str:
+    """Return the unit of differences: percentage points for fractions."""
+    return "points" if headline.unit == "fraction" else headline.unit
+
+
+def amount(headline: Headline, value: float, sign: str = "") -> str:
+    """Return a difference as a figure in :func:`unit`."""
+    return f"{100 * value:{sign}.1f}" if headline.unit == "fraction" else f"{value:{sign}.4f}"
+
+
+def with_interval(headline: Headline, difference: Difference) -> str:
+    """Return a difference and its interval with signs."""
+    value, low, high = (amount(headline, figure, "+") for figure in (difference.value, difference.low, difference.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def footnotes(
+    comparison: Comparison, verdicts: Mapping[str, Sequence[VerdictFacts]]
+) -> dict[tuple[str, str], list[str]]:
+    """Return what a reader must know of single entries of the table, by (model, task).
+
+    ``verdicts`` are the facts of ``Store.verdict_facts``, by cell.
+    """
+    notes: dict[tuple[str, str], list[str]] = {}
+    for task in comparison.tasks:
+        common = _common_settings(list(task.cells.values()))
+        trust = {model: _trust(verdicts.get(cell.fingerprint, ())) for model, cell in task.cells.items()}
+        usual = Counter(found for found in trust.values() if found).most_common(1)
+        for model in comparison.models:
+            cell = task.cells.get(model)
+            found = [] if cell is None else _of_cell(task, model, cell)
+            if cell is not None:
+                found += [
+                    f"measured with {key} = {cell.settings.get(key)}, others with {value}: not comparable"
+                    for key, value in common.items()
+                    if cell.settings.get(key) != value
+                ]
+                if trust[model] and trust[model] != usual[0][0]:
+                    found.append(f"verdicts by {trust[model]}, others by {usual[0][0]}: not comparable")
+                weak = sum(f.verdicts for f in verdicts.get(cell.fingerprint, ()) if f.integrity != "split")
+                if weak:
+                    found.append(f"{weak} verdicts of programs that shared a process with their tests")
+            if found:
+                notes[model, task.task.name] = found
+    return notes
+
+
+def _trust(facts: Sequence[VerdictFacts]) -> str:
+    return " + ".join(sorted({f"{fact.integrity} {fact.tier}" for fact in facts}))
+
+
+def _of_cell(task: TaskComparison, model: str, cell: Cell) -> list[str]:
+    if cell.status is Progress.COMPLETE:
+        return []
+    estimate = task.estimates.get(model)
+    share = f"{estimate.n if estimate else 0} of {task.task.documents} documents"
+    return [f"{cell.status}: {share}{f', {cell.error}' if cell.error else ''}"]
+
+
+def _common_settings(cells: list[Cell]) -> dict[str, object]:
+    """Return the value that most cells have of each setting on which they disagree."""
+    common: dict[str, object] = {}
+    for key in sorted({key for cell in cells for key in cell.settings}):
+        counted = Counter(repr(cell.settings.get(key)) for cell in cells)
+        if len(counted) > 1:
+            usual = counted.most_common(1)[0][0]
+            common[key] = next(cell.settings.get(key) for cell in cells if repr(cell.settings.get(key)) == usual)
+    return common
+
+
+def general_notes(comparison: Comparison) -> list[str]:
+    """Return what a reader must know of the run and its tasks."""
+    notes = ["Bold: best of its column; ≈: not told from the best. Intervals are 95 %."]
+    run = comparison.run
+    if run.status is not Progress.COMPLETE:
+        notes.append(f"The run is {run.status}: what is missing is marked; `crosstok run` continues it.")
+    missing = unmeasured_models(run, [name for task in comparison.tasks for name in task.cells])
+    if missing:
+        notes.append(f"Not measured at all: {_listed(missing)}.")
+    for task in comparison.tasks:
+        whole = task.task.available
+        if whole is not None and whole > task.task.documents:
+            notes.append(f"{task.task.name} is a subset: {task.task.documents} of its {whole} documents.")
+    return notes

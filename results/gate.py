@@ -1,0 +1,272 @@
+"""The regression gate: rules over contrasts, and a verdict that is green only where everything was measured.
+
+A rule is ``TASK[.METRIC] (<|>) AMOUNT [& p<P]`` and describes a failure: ``humaneval.pass@1 < -1.0pp & p<0.05`` fails
+where the model passes more than one percentage point less than the baseline and the difference is significant.
+``AMOUNT`` is in percentage points (``pp``, fractions only), in percent of the baseline (``%``), or in the unit of the
+metric. ``TASK`` may hold ``*``. Without rules, any significant loss fails, and bits per byte must also have risen by
+one percent, since on much text a difference that matters to nobody is significant.
+"""
+
+import fnmatch
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from crosstok.errors import UserError, unknown_name
+from results.blocks import Block, Entry, Layout
+from results.contrast import Contrast, Side, contrast
+from results.formats import render_layout
+
+State = Literal["ok", "regression", "incomplete"]
+
+_RULE = re.compile(
+    r"""\s*(?P<task>[^\s<>&]+?)\s*
+        (?P<sign>[<>])\s*
+        (?P<amount>[+-]?\d+(?:\.\d+)?)\s*(?P<unit>pp|%|)\s*
+        (?:&\s*p\s*<\s*(?P<p>0?\.\d+|1(?:\.0*)?)\s*)?""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What must not happen."""
+
+    text: str
+    task: str
+    """Task, or ``TASK.METRIC``; may hold ``*``."""
+    below: bool
+    """Whether a change under ``amount`` fails, rather than one above it."""
+    amount: float
+    unit: Literal["pp", "%", ""]
+    p: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """Read a rule.
+
+        Raises:
+            UserError: it is none.
+
+        """
+        found = _RULE.fullmatch(text)
+        if not found:
+            raise UserError(
+                f"{text!r} is not a rule of the gate.", hint="Write for example 'humaneval.pass@1 < -1.0pp & p<0.05'."
+            )
+        p = float(found["p"]) if found["p"] else None
+        return cls(text.strip(), found["task"], found["sign"] == "<", float(found["amount"]), _unit(found["unit"]), p)
+
+    def broken_by(self, one: Contrast) -> bool:
+        """Return whether the change is the failure that this rule describes."""
+        found = one.difference
+        if found is None or one.before is None or math.isnan(found.value):
+            return False
+        if self.unit == "pp" and one.headline.unit != "fraction":
+            raise UserError(
+                f"The rule {self.text!r} counts percentage points, but {one.task} is in {one.headline.unit}.",
+                hint="Use % or a plain number.",
+            )
+        if self.unit == "%":
+            scale = abs(one.before.value) or math.ulp(0.0)  # any change from zero is beyond all percentages
+            change = 100 * found.value / scale
+        else:
+            change = 100 * found.value if self.unit == "pp" else found.value
+        beyond = change < self.amount if self.below else change > self.amount
+        return beyond and (self.p is None or found.p < self.p)
+
+
+def read_rules(path: Path) -> list[Rule]:
+    """Read a YAML file with rules under ``fail_if``.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+
+    """
+    import yaml  # noqa: PLC0415  (most gates have no such file)
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The rules {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML.", hint="Write `fail_if:` and a list of rules.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no rules.", hint="Write `fail_if:` and a list of rules.")
+    for key in content:
+        if key != "fail_if":
+            raise unknown_name(f"key in {path}", str(key), ["fail_if"])
+    listed = content.get("fail_if")
+    if not isinstance(listed, list) or not listed or not all(isinstance(rule, str) for rule in listed):
+        raise UserError(f"{path}: fail_if is not a list of rules.", hint="Put each rule into quotes after a dash.")
+    return [Rule.parse(rule) for rule in listed]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One rule on one task."""
+
+    rule: str
+    task: str
+    model: str
+    state: State
+    message: str
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All outcomes of a gate, with the forms in which other programs want them."""
+
+    candidate: str
+    baseline: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 ok, 1 regression, 3 incomplete; a regression that was found counts more than what is missing."""
+        states = {outcome.state for outcome in self.outcomes}
+        return 1 if "regression" in states else 3 if "incomplete" in states or not states else 0
+
+    @property
+    def headline(self) -> str:
+        """The result in one line."""
+        word = {0: "ok", 1: "REGRESSION", 3: "INCOMPLETE"}[self.exit_code]
+        counts = {state: sum(outcome.state == state for outcome in self.outcomes) for state in _STATES}
+        shown = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return f"Gate {word}: {self.candidate} against {self.baseline} ({shown or 'no rule applied'})"
+
+    def text(self) -> str:
+        """Return the report for a terminal or log."""
+        return "\n".join([self.headline, *(f"  {o.state:<10} {o.task}: {o.message} [{o.rule}]" for o in self._worst())])
+
+    def markdown(self) -> str:
+        """Return the report for ``$GITHUB_STEP_SUMMARY``."""
+        rows = [[Entry(o.state), Entry(o.task), Entry(o.model), Entry(o.message), Entry(o.rule)] for o in self._worst()]
+        header = ["state", "task", "model", "what happened", "rule"]
+        block = Block("", header, rows, frozenset(range(5)))
+        return render_layout(Layout(self.headline, [block] if rows else [], [], []), "md")
+
+    def json(self) -> str:
+        """Return the report as JSON."""
+        content = {
+            "candidate": self.candidate,
+            "baseline": self.baseline,
+            "exit_code": self.exit_code,
+            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+        }
+        return json.dumps(content, indent=2)
+
+    def junit(self) -> str:
+        """Return the report as JUnit XML: a regression is a failure, what could not be judged is an error."""
+        count = {state: str(sum(outcome.state == state for outcome in self.outcomes)) for state in _STATES}
+        totals = {"tests": str(len(self.outcomes)), "failures": count["regression"], "errors": count["incomplete"]}
+        root = ET.Element("testsuites", dict(totals))
+        suite = ET.SubElement(root, "testsuite", {"name": f"crosstok gate {_xml(self.candidate)}", **totals})
+        for outcome in self.outcomes:
+            name = _xml(f"{outcome.model}: {outcome.rule}")
+            case = ET.SubElement(suite, "testcase", classname=_xml(outcome.task), name=name)
+            if outcome.state != "ok":
+                kind = "failure" if outcome.state == "regression" else "error"
+                ET.SubElement(case, kind, message=_xml(outcome.message), type=outcome.state)
+        ET.indent(root)
+        return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+    def _worst(self) -> list[Outcome]:
+        return sorted(self.outcomes, key=lambda outcome: -_STATES.index(outcome.state))
+
+
+_STATES: tuple[State, ...] = ("ok", "incomplete", "regression")
+
+
+def gate(candidates: dict[str, Side], baselines: dict[str, Side], rules: Sequence[Rule] = ()) -> GateReport:
+    """Judge models against baselines, paired by name; a single model on each side needs no common name.
+
+    Whatever a rule applies to and cannot be judged (not measured, incomplete, sandbox errors, not comparable) is
+    ``incomplete``, and so is a model of the baseline that the candidates lack.
+
+    Raises:
+        UserError: a rule names no task that was measured.
+
+    """
+    single = len(candidates) == len(baselines) == 1
+    pairs = list(zip(baselines.values(), candidates.values(), strict=True)) if single else [
+        (baseline, candidates[name]) for name, baseline in baselines.items() if name in candidates
+    ]  # fmt: skip
+    outcomes = [
+        Outcome("every model", "all tasks", name, "incomplete", "the candidate has no such model")
+        for name in baselines
+        if not single and name not in candidates
+    ]
+    found = contrast(pairs)
+    if rules:
+        outcomes += _by_rules(pairs, found, rules)
+    else:
+        outcomes += [_judged(one, _default(one)) for one in found]
+    names = [", ".join(sorted({f"{s.run.id}/{s.name}" for s in group.values()})) for group in (candidates, baselines)]
+    return GateReport(names[0], names[1], tuple(outcomes))
+
+
+def _by_rules(pairs: list[tuple[Side, Side]], headlines: list[Contrast], rules: Sequence[Rule]) -> list[Outcome]:
+    outcomes = []
+    tasks = list(dict.fromkeys(one.task for one in headlines))
+    for rule in rules:
+        named = _applies_to(rule, tasks, headlines)
+        found = headlines
+        if any(named.values()):
+            found = contrast(pairs, {task: metric for task, metric in named.items() if metric})
+        outcomes += [_judged(one, rule) for one in found if one.task in named]
+    return outcomes
+
+
+def _applies_to(rule: Rule, tasks: list[str], headlines: list[Contrast]) -> dict[str, str | None]:
+    """Return the tasks that a rule names, with the metric if it names one (task names may hold dots)."""
+    named: dict[str, str | None] = {}
+    for task in tasks:
+        if fnmatch.fnmatchcase(task, rule.task):
+            named[task] = None
+            continue
+        one = next(one for one in headlines if one.task == task)
+        side = one.model if task in one.model.cells else one.baseline
+        for metric in (metric["name"] for metric in side.tasks[task].metrics):
+            if fnmatch.fnmatchcase(f"{task}.{metric}", rule.task):
+                named[task] = metric
+    if not named:
+        raise unknown_name(f"task in the rule {rule.text!r}:", rule.task, tasks)
+    return named
+
+
+def _default(one: Contrast) -> Rule:
+    if one.headline.unit == "fraction":
+        return Rule.parse("* < 0pp & p<0.05" if one.headline.higher_is_better else "* > 0pp & p<0.05")
+    return Rule.parse("* < -1% & p<0.05" if one.headline.higher_is_better else "* > +1% & p<0.05")
+
+
+def _judged(one: Contrast, rule: Rule) -> Outcome:
+    state: State = "ok"
+    message = one.outcome
+    if one.difference and one.before and one.after:
+        scale, digits = (100, 1) if one.headline.unit == "fraction" else (1, 4)
+        before, after = (f"{scale * value:.{digits}f}" for value in (one.before.value, one.after.value))
+        unit = "%" if scale == 100 else one.headline.unit
+        message = f"{before} to {after} {unit}, p={one.difference.p:.2g}, {one.outcome}"
+    if rule.broken_by(one):
+        state = "regression"
+    elif one.incomplete or one.difference is None or math.isnan(one.difference.value):
+        state = "incomplete"
+    if one.incomplete:
+        message = f"{message}; {one.incomplete}" if one.incomplete not in message else message
+    return Outcome(rule.text, one.task, one.model.name, state, message)
+
+
+def _unit(text: str) -> Literal["pp", "%", ""]:
+    return "pp" if text == "pp" else "%" if text == "%" else ""
+
+
+def _xml(text: str) -> str:
+    """Return ``text`` without the characters that XML cannot hold."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

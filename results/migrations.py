@@ -1,0 +1,44 @@
+"""Changes of the store's schema, one function per version, run in order when an older store is opened for writing.
+
+Statements go through alembic, which knows how each database alters a table. The version lies in the store itself and
+changes in the same transaction as the tables, so a migration that is interrupted has not happened. Reading needs no
+migration: every version so far only added tables.
+"""
+
+from collections.abc import Callable, Mapping
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from results.database import SAMPLES, SEALS, STORE_SCHEMA
+from results.schema import SCHEMA_VERSION, Sample
+from results.seal import seal
+
+_AT_ONCE = 1000
+
+
+def migrate(connection: sa.Connection, version: int) -> None:
+    """Bring a store from ``version`` to the present one, inside the caller's transaction."""
+    operations = Operations(MigrationContext.configure(connection))
+    for step in range(version + 1, SCHEMA_VERSION + 1):
+        _STEPS[step](connection, operations)
+    connection.execute(sa.update(STORE_SCHEMA).values(version=SCHEMA_VERSION))
+
+
+def _add_seals(connection: sa.Connection, operations: Operations) -> None:
+    """Version 2: samples are sealed; those that are there are taken as they are."""
+    operations.create_table(SEALS.name, *(column._copy() for column in SEALS.columns))  # noqa: SLF001  (no public copy)
+    rows = connection.execute(sa.select(SAMPLES)).mappings()
+    while batch := rows.fetchmany(_AT_ONCE):
+        sealed = [
+            {
+                **{key: row[key] for key in ("cell", "document", "index")},
+                "sha256": seal(Sample.model_validate(dict(row))),
+            }
+            for row in batch
+        ]
+        connection.execute(sa.insert(SEALS), sealed)
+
+
+_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {2: _add_seals}

@@ -1,0 +1,214 @@
+"""Plots as inline SVG: text stays text, and what is ink takes the colour of the page, so dark and light both work."""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crosstok.fingerprint import fingerprint
+from results.comparison import SIGNIFICANT
+from results.statistics import Difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK = "#010203"  # stands for the page's own text colour until the drawing is done
+_DOT = "#2f7fd1"
+_BEST = "#d1662f"
+_COLOURS = ("#2f7fd1", "#d1662f", "#2a9d6a", "#a05bc0", "#b8901f", "#c94f7c")
+_MARKS = ("o", "s", "^", "D", "v", "P")
+_NAMED = 12  # points of a cloud that can bear their names
+_ROWS = 40  # models in a drawing that is no table
+_STYLE = {
+    "axes.edgecolor": _INK,
+    "axes.facecolor": "none",
+    "axes.labelcolor": _INK,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "crosstok",
+    "text.color": _INK,
+    "text.parse_math": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def intervals(rows: "pd.DataFrame", title: str) -> str:
+    """Return a drawing of one task: a dot with its 95 % interval per model, the first model on top.
+
+    ``rows`` are the rows of one task out of ``results.tables.comparison_frame``; empty where none has a figure.
+    """
+    shown = rows.dropna(subset=["value"])
+    if shown.empty:
+        return ""
+    percent = bool((shown["unit"] == "fraction").all())
+    scale = 100.0 if percent else 1.0
+    with _style() as figure:
+        figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
+        axes = figure.add_subplot()
+        for place, row in zip(range(len(shown), 0, -1), shown.to_dict("records"), strict=True):
+            colour = _BEST if row["standing"] == "best" else _DOT
+            low, high = (row["value"] if row[name] != row[name] else row[name] for name in ("low", "high"))
+            axes.plot([scale * low, scale * high], [place, place], color=colour, linewidth=2.2, alpha=0.55)
+            axes.plot([scale * row["value"]], [place], "o", color=colour, markersize=5, clip_on=False)
+        _name_rows(axes, list(shown["model"]))
+        if percent:
+            axes.set_xlim(left=0)
+        better = "higher" if bool(shown["higher_is_better"].iloc[0]) else "lower"
+        unit = f"{shown['metric'].iloc[0]}, %" if percent else str(shown["unit"].iloc[0])
+        axes.set_xlabel(f"{unit} ({better} is better)")
+        axes.set_title(title, fontsize=10, loc="left")
+        return _drawn(figure, [title])
+
+
+def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str, scale: float = 1.0) -> str:
+    """Return a drawing of paired differences from a baseline, the first on top; empty where there is none.
+
+    ``scale`` turns the stored unit into that of ``axis`` (100: fractions into points). A difference that is told from
+    none is drawn in the accent colour.
+    """
+    shown = [(name, found) for name, found in differences if not math.isnan(found.value)]
+    if not shown:
+        return ""
+    with _style() as figure:
+        figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
+        axes = figure.add_subplot()
+        for place, (_, found) in zip(range(len(shown), 0, -1), shown, strict=True):
+            colour = _BEST if found.p < SIGNIFICANT else _DOT
+            low, high = (scale * (found.value if math.isnan(end) else end) for end in (found.low, found.high))
+            axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.55)
+            axes.plot([scale * found.value], [place], "o", color=colour, markersize=5)
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        _name_rows(axes, [name for name, _ in shown])
+        axes.set_xlabel(axis)
+        axes.set_title(title, fontsize=10, loc="left")
+        return _drawn(figure, ["forest", title])
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A model on one task: what it costs and what it scores."""
+
+    name: str
+    bytes_per_s: float
+    value: float
+
+
+def pareto(points: Sequence[Point], title: str, axis: str, *, higher_is_better: bool, scale: float = 1.0) -> str:
+    """Return a drawing of score against bytes per second; the line joins what no other model beats in both."""
+    if len(points) < 2:
+        return ""
+    sign = 1 if higher_is_better else -1
+    front = [
+        one
+        for one in points
+        if not any(
+            other.bytes_per_s >= one.bytes_per_s and sign * other.value >= sign * one.value
+            and (other.bytes_per_s, other.value) != (one.bytes_per_s, one.value)
+            for other in points
+        )
+    ]  # fmt: skip
+    front.sort(key=lambda one: one.bytes_per_s)
+    with _style() as figure:
+        figure.set_size_inches(4.6, 3.2)
+        axes = figure.add_subplot()
+        axes.plot([p.bytes_per_s for p in front], [scale * p.value for p in front], color=_BEST, linewidth=1, alpha=0.6)
+        for one in points:
+            colour = _BEST if one in front else _DOT
+            axes.plot([one.bytes_per_s], [scale * one.value], "o", color=colour, markersize=5)
+            if len(points) <= _NAMED or one in front[:_NAMED]:
+                axes.annotate(
+                    one.name, (one.bytes_per_s, scale * one.value), (4, 4), textcoords="offset points", fontsize=7.5
+                )
+        speeds = [one.bytes_per_s for one in points]
+        if max(speeds) > 20 * min(speeds) > 0:
+            axes.set_xscale("log")
+        axes.margins(0.14)
+        axes.grid(color=_INK, alpha=0.12)
+        axes.set_xlabel("bytes per second (more is better)")
+        axes.set_ylabel(f"{axis} ({'higher' if higher_is_better else 'lower'} is better)")
+        axes.set_title(title, fontsize=10, loc="left")
+        return _drawn(figure, ["pareto", title])
+
+
+def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
+    """Return a drawing of bits per byte: a row per model, a mark per kind of text; ``values[kind][model]``."""
+    models = list(dict.fromkeys(name for of_kind in values.values() for name in of_kind))[:_ROWS]
+    if not models:
+        return ""
+    with _style() as figure:
+        figure.set_size_inches(4.6, 1.1 + 0.27 * len(models))
+        axes = figure.add_subplot()
+        for number, (kind, of_kind) in enumerate(values.items()):
+            known = [(of_kind[name], len(models) - place) for place, name in enumerate(models) if name in of_kind]
+            axes.plot(
+                [x for x, _ in known], [y for _, y in known], _MARKS[number % len(_MARKS)],
+                color=_COLOURS[number % len(_COLOURS)], markersize=5.5, label=kind,
+            )  # fmt: skip
+        _name_rows(axes, models)
+        axes.set_xlabel("bits/byte (lower is better)")
+        figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+        axes.set_title(title, fontsize=10, loc="left")
+        return _drawn(figure, ["kinds", title])
+
+
+def curves(steps: Sequence[Mapping[str, Any]], title: str) -> str:
+    """Return a drawing of a training log: every loss over the bytes read, a panel each.
+
+    ``steps`` are the lines of the log: ``loss`` {name: value} and ``bytes``.
+    """
+    names = list(steps[0]["loss"]) if steps else []
+    if not names:
+        return ""
+    read: list[float] = []
+    for line in steps:
+        read.append((read[-1] if read else 0.0) + line["bytes"] / 1e6)
+    with _style() as figure:
+        figure.set_size_inches(4.6, 0.6 + 1.5 * len(names))
+        panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        for number, (panel, name) in enumerate(zip(panels, names, strict=True)):
+            panel.plot(
+                read, [line["loss"][name] for line in steps], color=_COLOURS[number % len(_COLOURS)], linewidth=1
+            )
+            panel.set_ylabel(name)
+            panel.grid(color=_INK, alpha=0.12)
+        panels[0].set_title(title, fontsize=10, loc="left")
+        panels[-1].set_xlabel("MB of text read")
+        return _drawn(figure, ["curves", title])
+
+
+@contextmanager
+def _style() -> "Iterator[Figure]":
+    import matplotlib as mpl  # noqa: PLC0415  (only pages draw)
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    settings: dict[Any, Any] = dict(_STYLE)
+    with mpl.rc_context(settings):
+        yield Figure(layout="constrained")
+
+
+def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
+    axes.set_yticks(list(range(len(names), 0, -1)), list(names))
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(0.4, len(names) + 0.6)
+    axes.grid(axis="x", color=_INK, alpha=0.12)
+
+
+def _drawn(figure: "Figure", identity: list[Any]) -> str:
+    """Return the figure as SVG whose ids cannot meet those of another drawing on the page."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    text = drawn.getvalue()
+    own = fingerprint(identity)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", text[text.index("<svg") :])
+    return text.replace(_INK, "currentColor")

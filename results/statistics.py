@@ -1,0 +1,242 @@
+"""Intervals and paired comparisons, clustered by document.
+
+Two kinds of number are reported. A *fraction* of documents that passed, one sample each, has the score interval of
+Wilson (1927) and is compared by the exact form of McNemar's test (1947). Any other metric is a *ratio* of sums over
+documents (bits over bytes, passes over samples); documents are its clusters, and they are resampled with replacement.
+
+With few documents the percentile bootstrap is too narrow. Intervals of ratios therefore use expanded percentiles
+(Hesterberg, arXiv 1411.5279, section 3.3): the tails are moved out as far as Student's t with n - 1 degrees of
+freedom lies beyond the normal with the plug-in variance. Differences use the bootstrap standard error with Student's
+t, so that interval and p value agree and p is not bounded by the number of resamples. In simulation both cover 94 to
+95 % from 20 documents on; where documents differ twentyfold in size, a few of them decide, and 20 cover only 92 %.
+
+Resampling is seeded by a constant: the same results give the same table. Distributions are those of scipy.special,
+which loads ten times faster than scipy.stats.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Floats = npt.NDArray[np.float64]
+
+LEVEL = 0.95
+POWER = 0.8
+RESAMPLES = 2000
+SEED = 20250301
+"""Of the resampling; a constant, so that a table can be made again to the last digit."""
+
+_CHUNK = 1 << 22  # numbers drawn at once: 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval; ``low`` and ``high`` are NaN where ``n`` is too small to tell."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Documents."""
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Second minus first on common documents."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, for no difference; 1 where there is nothing to compare."""
+    n: int
+    """Common documents."""
+    detectable: float
+    """The smallest true difference that this many documents show at p < 0.05 in four cases out of five; NaN: none."""
+    method: str
+
+
+def wilson(passes: npt.ArrayLike, n: npt.ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """Return the bounds of Wilson's score interval for ``passes`` out of ``n``; NaN where ``n`` is 0."""
+    total = np.where(np.asarray(n) > 0, n, np.nan).astype(float)
+    z2 = special.ndtri(0.5 + level / 2) ** 2
+    rate = np.asarray(passes, dtype=float) / total
+    centre = (rate + z2 / (2 * total)) / (1 + z2 / total)
+    half = np.sqrt(z2 * (rate * (1 - rate) / total + z2 / (4 * total**2))) / (1 + z2 / total)
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+
+
+def pass_at_k(samples: npt.ArrayLike, passes: npt.ArrayLike, k: int) -> Floats:
+    """Return the chance that one of k samples passes, of each document: 1 - C(n - c, k) / C(n, k).
+
+    Unbiased (Chen et al., arXiv 2107.03374, section 2.1). NaN where a document has fewer than k samples.
+    """
+    n, c = np.broadcast_arrays(np.asarray(samples, dtype=float), np.asarray(passes, dtype=float))
+    fails = n - c
+    logs = special.gammaln(fails + 1) - special.gammaln(np.maximum(fails - k, 0) + 1)
+    logs = logs + special.gammaln(np.maximum(n - k, 0) + 1) - special.gammaln(n + 1)
+    return np.where(n < k, np.nan, np.where(fails < k, 1.0, 0.0 - np.expm1(np.minimum(logs, 0.0))))
+
+
+def fraction(passed: npt.ArrayLike) -> Estimate:
+    """Return the fraction of documents that passed; ``passed`` has one 0 or 1 per document."""
+    outcomes = np.asarray(passed, dtype=float)
+    low, high = wilson(outcomes.sum(), outcomes.size)
+    value = float(outcomes.mean()) if outcomes.size else math.nan
+    return Estimate(value, float(low), float(high), outcomes.size, "Wilson")
+
+
+def ratio(
+    values: npt.ArrayLike, weights: npt.ArrayLike, level: float = LEVEL, totals: Floats | None = None
+) -> Estimate:
+    """Return sum(values) / sum(weights) with an interval that resamples documents; both arrays have shape [n].
+
+    ``totals`` is :func:`resampled_sums` of the two columns, where it is known already.
+    """
+    value, weight = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
+    n = value.size
+    if n == 0 or weight.sum() == 0:
+        return Estimate(math.nan, math.nan, math.nan, n, "bootstrap")
+    point = float(value.sum() / weight.sum())
+    if n == 1:
+        return Estimate(point, math.nan, math.nan, n, "bootstrap")
+    if totals is None:
+        totals = resampled_sums(np.column_stack([value, weight]))
+    tail = special.ndtr(special.stdtrit(n - 1, 0.5 - level / 2) * math.sqrt(n / (n - 1)))
+    low, high = np.quantile(_quotient(totals[:, 0], totals[:, 1]), [tail, 1 - tail])
+    return Estimate(point, float(low), float(high), n, "bootstrap")
+
+
+def paired_fractions(first: npt.ArrayLike, second: npt.ArrayLike, level: float = LEVEL) -> Difference:
+    """Compare two models by their passes (0 or 1) on the same documents, arrays of shape [n].
+
+    p is McNemar's exact test: among the documents on which the two disagree, either way is equally likely. The
+    interval is that of Agresti and Min (Statistics in Medicine 24, 2005): half a document is added to each of the
+    four outcomes, which keeps it honest where there are few disagreements.
+    """
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    n = a.size
+    if n == 0:
+        return Difference(math.nan, math.nan, math.nan, 1.0, 0, math.nan, "McNemar exact")
+    gained, lost = int(((a == 0) & (b == 1)).sum()), int(((a == 1) & (b == 0)).sum())
+    p = min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
+    size, up, down = n + 2, gained + 0.5, lost + 0.5
+    centre = (up - down) / size
+    half = float(special.ndtri(0.5 + level / 2)) * math.sqrt(up + down - (up - down) ** 2 / size) / size
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    detectable = detectable_fraction(n, (up + down) / size)
+    return Difference((gained - lost) / n, low, high, p, n, detectable, "McNemar exact")
+
+
+def paired_ratios(
+    first: tuple[npt.ArrayLike, npt.ArrayLike],
+    second: tuple[npt.ArrayLike, npt.ArrayLike],
+    level: float = LEVEL,
+    totals: Floats | None = None,
+) -> Difference:
+    """Compare two models by (values, weights) on the same documents; all four arrays have shape [n].
+
+    Documents are resampled for both at once, so what makes a document hard for both cancels. ``totals`` is
+    :func:`resampled_sums` of the four columns, where it is known already.
+    """
+    columns = np.column_stack([np.asarray(array, dtype=float) for array in (*first, *second)])
+    n = len(columns)
+    sums = columns.sum(axis=0)
+    value = float(sums[2] / sums[3] - sums[0] / sums[1]) if n and sums[1] and sums[3] else math.nan
+    if n < 2 or math.isnan(value):
+        return Difference(value, math.nan, math.nan, 1.0, n, math.nan, "paired bootstrap")
+    if totals is None:
+        totals = resampled_sums(columns)
+    draws = _quotient(totals[:, 2], totals[:, 3]) - _quotient(totals[:, 0], totals[:, 1])
+    error = float(np.std(draws, ddof=1)) * math.sqrt(n / (n - 1))
+    rounding = 1e-12 * float(abs(sums[0] / sums[1]))
+    if error <= rounding:  # the difference is the same on every document
+        return Difference(value, value, value, float(abs(value) <= rounding), n, 0.0, "paired bootstrap")
+    half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error
+    p = 2 * float(special.stdtr(n - 1, -abs(value) / error))
+    return Difference(value, value - half, value + half, p, n, detectable_shift(error, n), "paired bootstrap")
+
+
+def detectable_shift(standard_error: float, n: int, level: float = LEVEL, power: float = POWER) -> float:
+    """Return the difference that a t test over ``n`` documents finds with the given power (its minimum effect)."""
+    return standard_error * float(special.stdtrit(n - 1, 0.5 + level / 2) + special.stdtrit(n - 1, power))
+
+
+@functools.lru_cache(maxsize=4096)
+def detectable_fraction(n: int, disagreement: float, level: float = LEVEL, power: float = POWER) -> float:
+    """Return the smallest difference of pass rates that McNemar's exact test finds with the given power.
+
+    ``disagreement`` is the fraction of documents on which the two models differ; a larger difference than that raises
+    it. Power is summed exactly over the number of disagreements. NaN where even a difference of 1 is not enough.
+    """
+    critical, possible = _critical(n, level)
+
+    def chance(difference: float) -> float:
+        rate = max(disagreement, difference)
+        reach = 9 * math.sqrt(n * rate * (1 - rate)) + 9  # what lies farther out weighs less than rounding
+        first, last = max(1, math.floor(n * rate - reach)), min(n, math.ceil(n * rate + reach))
+        here = slice(first - 1, last)
+        mass = np.diff(special.bdtr(np.arange(first - 1, last + 1), n, rate))
+        found = special.bdtr(critical[here], np.arange(first, last + 1), (rate - difference) / (2 * rate))
+        return float(mass @ (found * possible[here]))
+
+    if chance(1.0) < power:
+        return math.nan
+    low, high = 0.0, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if chance(middle) >= power else (middle, high)
+    return high
+
+
+@functools.lru_cache(maxsize=64)
+def _critical(n: int, level: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return, for 1 to n disagreements, the most that may go the other way for p <= 1 - level, and if any may."""
+    disagreements = np.arange(1, n + 1)
+    critical = np.floor(np.nan_to_num(special.bdtrik((1 - level) / 2, disagreements, 0.5)))
+    critical = np.maximum(critical, 0)
+    return critical, special.bdtr(critical, disagreements, 0.5) <= (1 - level) / 2
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """Return p values corrected for the number of comparisons (Holm, 1979), in the order given; shape [m]."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected
+
+
+def _quotient(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
+def resampled_sums(columns: Floats) -> Floats:
+    """Return column sums [RESAMPLES, c] of ``columns`` [n, c] with its rows drawn again and again.
+
+    The draws depend on n alone, so columns may be resampled together or one by one.
+    """
+    n = len(columns)
+    if n * RESAMPLES <= _CHUNK:
+        return _counts(n) @ columns
+    generator = np.random.default_rng(SEED)
+    step = max(1, _CHUNK // n)
+    blocks = (min(step, RESAMPLES - start) for start in range(0, RESAMPLES, step))
+    return np.concatenate([_drawn(generator, rows, n) @ columns for rows in blocks])
+
+
+@functools.lru_cache(maxsize=16)
+def _counts(n: int) -> Floats:
+    return _drawn(np.random.default_rng(SEED), RESAMPLES, n)
+
+
+def _drawn(generator: np.random.Generator, rows: int, n: int) -> Floats:
+    """Return how often each of n documents was drawn, shape [rows, n]."""
+    drawn = generator.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(float)

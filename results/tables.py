@@ -1,0 +1,139 @@
+"""Tables of a run: one tidy data frame for notebooks, and its rendering for people.
+
+``comparison_frame`` has one row per model and task, numbers in their own units, and in ``frame.attrs`` the sentences
+that belong under the table. ``render`` turns it into Markdown, LaTeX (booktabs), HTML, csv or JSON. Scores stand
+first, model by task; what they cost stands below. Markdown is broken into blocks that fit a terminal of 120 columns.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from crosstok.errors import unknown_name
+from results.blocks import layout
+from results.comparison import Comparison, compare
+from results.findings import findings, footnotes, general_notes
+from results.formats import FORMATS, render_layout
+from results.schema import Run
+from results.store import Store
+from results.sums import SampleFacts, VerdictFacts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFrame":
+    """Return one row per model and task of a run (default: the latest), in the order of the suite.
+
+    Columns: ``model``, ``label``, ``task``, ``metric``, ``unit``, ``higher_is_better``, ``value``, ``low``, ``high``
+    (95 % interval), ``n`` (documents measured), ``documents`` (asked for), ``available`` (in the whole benchmark),
+    ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bytes_per_token`` (of the text that was read
+    or scored, the same for every model), ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of the model alone),
+    ``bytes_per_s`` (generated or scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``, ``tier``,
+    ``interval`` (method) and ``note``. What was not measured is NaN.
+
+    ``attrs`` holds ``title``, ``findings`` and ``notes``.
+    """
+    return frame_of(store, compare(store, run if isinstance(run, Run) else store.run(run)))
+
+
+def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
+    """Return the frame of a comparison that is made already; see :func:`comparison_frame`."""
+    import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
+
+    models = store.models(found.run.id)
+    samples, verdicts = store.sample_facts(found.run.id), store.verdict_facts(found.run.id)
+    remarks = footnotes(found, verdicts)
+    rows: list[dict[str, Any]] = []
+    for name in found.models:
+        model = models.get(name)
+        for task in found.tasks:
+            cell, estimate = task.cells.get(name), task.estimates.get(name)
+            row: dict[str, Any] = {
+                "model": name,
+                "label": model.label if model else "",
+                "task": task.task.name,
+                "metric": task.headline.name,
+                "unit": task.headline.unit,
+                "higher_is_better": task.headline.higher_is_better,
+                "value": estimate.value if estimate else None,
+                "low": estimate.low if estimate else None,
+                "high": estimate.high if estimate else None,
+                "n": estimate.n if estimate else 0,
+                "documents": task.task.documents,
+                "available": task.task.available,
+                "status": str(cell.status) if cell else "not measured",
+                "standing": task.standing(name),
+                **sample_columns(samples.get(cell.fingerprint, []) if cell else []),
+                "build_s": model.build_s if model else None,
+                "parameters": model.parameters if model else None,
+                "vocabulary": model.vocabulary if model else None,
+                **verdict_columns(verdicts.get(cell.fingerprint, []) if cell else []),
+                "interval": estimate.method if estimate else "",
+                "note": "; ".join(remarks.get((name, task.task.name), ())),
+            }
+            rows.append(row)
+    frame = pd.DataFrame(rows)
+    frame.attrs = {"title": _title(found.run, frame), "findings": findings(found), "notes": general_notes(found)}
+    return frame
+
+
+def sample_columns(facts: list[SampleFacts]) -> dict[str, Any]:
+    """Return what the answers of a cell cost: bytes per token, stops, seconds and bytes per second."""
+    size, seconds = sum(fact.bytes for fact in facts), sum(fact.seconds for fact in facts)
+    read, tokens = sum(fact.prompt_bytes for fact in facts), sum(fact.prompt_tokens for fact in facts)
+    if not tokens:
+        read, tokens = size, sum(fact.tokens for fact in facts)
+    return {
+        "bytes_per_token": read / tokens if tokens else None,
+        "stops": _counts({fact.stop_reason: fact.samples for fact in facts if fact.stop_reason}),
+        "seconds": seconds if facts else None,
+        "bytes_per_s": size / seconds if seconds else None,
+    }
+
+
+def verdict_columns(facts: list[VerdictFacts]) -> dict[str, Any]:
+    """Return the verdicts of a cell by status, and how they were come by."""
+    counts: Counter[str] = Counter()
+    for fact in facts:
+        counts[fact.status] += fact.verdicts
+    return {
+        "verdicts": _counts(counts),
+        "integrity": " + ".join(sorted({fact.integrity for fact in facts})),
+        "tier": " + ".join(sorted({fact.tier for fact in facts})),
+    }
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _title(run: Run, frame: "pd.DataFrame") -> str:
+    models, tasks = frame["model"].nunique(), frame["task"].nunique()
+    return f"{run.id}: {models} models, {tasks} tasks, {run.status}"
+
+
+def render(frame: "pd.DataFrame", form: str = "md") -> str:
+    """Return a comparison frame as text: ``md``, ``latex``, ``html``, ``csv`` or ``json``.
+
+    Raises:
+        UserError: there is no such format.
+
+    """
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    if form == "json":
+        return json.dumps({**frame.attrs, "rows": records(frame)}, indent=1, ensure_ascii=False)
+    return frame.to_csv(index=False) if form == "csv" else render_layout(layout(frame), form)
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return the rows of a frame for JSON: what was not measured is null, never NaN."""
+    content: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return content
+
+
+def records_json(frame: "pd.DataFrame") -> str:
+    """Return any frame of results as a JSON list of its rows."""
+    return json.dumps(records(frame), indent=1, ensure_ascii=False)

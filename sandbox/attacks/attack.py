@@ -1,0 +1,81 @@
+"""A hostile program, what it tries, and what must come of it.
+
+Attacks are shipped with the package: the tests run them all on every backend, and so does ``crosstok sandbox demo`` on
+the machine where a sandbox is about to be trusted.
+"""
+
+import textwrap
+from dataclasses import dataclass, field
+
+from sandbox.program import Limits, Program
+from sandbox.verdict import Status
+
+QUICK = Limits(cpu_s=1.0, wall_s=5.0, memory_bytes=512 << 20, tmp_bytes=32 << 20, output_bytes=4 << 20)
+"""Limits of the attacks, so that a program that runs into them does so soon."""
+
+NOT_PASSED = frozenset(Status) - {Status.PASSED, Status.SANDBOX_ERROR}
+ANY = frozenset(Status) - {Status.SANDBOX_ERROR}
+PASSED = frozenset({Status.PASSED})
+
+_ADDITION = """
+def check(candidate):
+    assert candidate(1, 2) == 3
+    assert candidate(-5, 12) == 7
+    assert candidate(10**20, 1) == 100000000000000000001
+"""
+_PROBE = "found = probe()\nassert found == [], found\n"
+
+# The pattern is put together from parts, so that the source of the search is not what it finds.
+MEMORY_SEARCH = """
+import gc, re
+pattern = re.compile(b"expected-" + b"value-[0-9a-f]{16}")
+def probe():
+    found = []
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            fields = line.split()
+            if "r" in fields[1] and (len(fields) < 6 or fields[5] in ("[heap]", "[stack]")):
+                start, end = (int(part, 16) for part in fields[0].split("-"))
+                memory.seek(start)
+                found += pattern.findall(memory.read(end - start))
+    for thing in gc.get_objects():
+        if type(thing) is dict:
+            found += [value for value in thing.values() if type(value) is str and pattern.search(value.encode(errors="replace"))]
+    return found
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One hostile program. ``needs`` names guarantees without which its outcome means nothing."""
+
+    name: str
+    what: str
+    candidate: str
+    expected: frozenset[Status]
+    tests: str
+    entry_point: str
+    needs: frozenset[str] = frozenset({"files", "net", "pid"})
+    limits: Limits = field(default=QUICK)
+
+    def program(self) -> Program:
+        """Return the program to run."""
+        return Program(self.name, self.candidate, self.tests, self.entry_point, limits=self.limits)
+
+
+def forgery(name: str, what: str, candidate: str, *needs: str) -> Attack:
+    """Return a wrong solution of the addition task that wants to be taken for a right one."""
+    return Attack(name, what, textwrap.dedent(candidate), NOT_PASSED, _ADDITION, "add", frozenset(needs))
+
+
+def exhaustion(name: str, what: str, candidate: str, expected: frozenset[Status], *needs: str) -> Attack:
+    """Return a program that answers ``f() == 1`` while it takes what it can get of the machine."""
+    return Attack(
+        name, what, textwrap.dedent(candidate), expected, "assert f() == 1\n", "f", frozenset(needs or {"pid", "files"})
+    )
+
+
+def probe(name: str, what: str, candidate: str, *needs: str, expected: frozenset[Status] = PASSED) -> Attack:
+    """Return a program that lists what it managed to do; an empty list passes."""
+    required = frozenset(needs) if needs else frozenset({"files", "net", "pid", "ipc", "seccomp"})
+    return Attack(name, what, textwrap.dedent(candidate), expected, _PROBE, "probe", required)

@@ -1,0 +1,378 @@
+"""Programs that take what they can get: time, memory by every route, processes, disk, descriptors, output."""
+
+from sandbox.attacks.attack import ANY, NOT_PASSED, PASSED, Attack, exhaustion
+from sandbox.verdict import Status
+
+_TIMEOUT = frozenset({Status.TIMEOUT})
+_OUTPUT = frozenset({Status.OUTPUT_LIMIT})
+_ENDS = frozenset({Status.PASSED, Status.TIMEOUT, Status.ERROR, Status.FAILED, Status.MEMORY})
+
+EXHAUSTION: tuple[Attack, ...] = (
+    exhaustion("busy-loop", "loops for ever", "def f():\n    while True:\n        pass\n", _TIMEOUT),
+    exhaustion(
+        "sleep", "sleeps past the limit", "import time\ndef f():\n    time.sleep(100)\n    return 1\n", _TIMEOUT
+    ),
+    exhaustion(
+        "one-allocation", "allocates 8 GB at once", "def f():\n    return len(bytearray(8 << 30))\n", NOT_PASSED
+    ),
+    exhaustion(
+        "page-by-page",
+        "takes memory until it is refused, and swallows the refusal",
+        """
+        def f():
+            kept = []
+            try:
+                while True:
+                    kept.append(b"x" * (1 << 20))
+            except MemoryError:
+                return 1
+        """,
+        ANY,
+    ),
+    exhaustion(
+        "fork-bomb",
+        "forks for ever",
+        """
+        import os
+        def f():
+            while True:
+                try:
+                    os.fork()
+                except OSError:
+                    pass
+        """,
+        NOT_PASSED,
+    ),
+    exhaustion(
+        "thread-bomb",
+        "starts threads until it is refused",
+        """
+        import threading, time
+        def f():
+            try:
+                while True:
+                    threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
+            except RuntimeError:
+                return 1
+        """,
+        _ENDS,
+    ),
+    exhaustion(
+        "process-count",
+        "counts the children that it may have at a time",
+        """
+        import os, time
+        def f():
+            children = 0
+            try:
+                while children < 200:
+                    if not os.fork():
+                        time.sleep(100)
+                        os._exit(0)
+                    children += 1
+            except OSError:
+                pass
+            assert 8 <= children <= 70, children
+            return 1
+        """,
+        PASSED,
+        "processes",
+    ),
+    exhaustion("endless-output", "prints for ever", "def f():\n    while True:\n        print('x' * 10000)\n", _OUTPUT),
+    exhaustion(
+        "endless-errors",
+        "writes to standard error for ever, from a child",
+        """
+        import os
+        def f():
+            if not os.fork():
+                while True:
+                    os.write(2, b"x" * 65536)
+            os.wait()
+        """,
+        _OUTPUT,
+    ),
+    exhaustion("one-print", "prints 200 MB at once", "def f():\n    print('x' * (200 << 20))\n    return 1\n", _OUTPUT),
+    exhaustion(
+        "full-tmp",
+        "fills /tmp",
+        """
+        def f():
+            written = 0
+            try:
+                for number in range(1000):
+                    with open(f"/tmp/{number}", "wb") as stream:
+                        written += stream.write(b"x" * (1 << 20))
+            except OSError:
+                pass
+            assert written <= 32 << 20, written
+            return 1
+        """,
+        PASSED,
+        "files",
+    ),
+    exhaustion(
+        "inodes",
+        "makes files until it is refused",
+        """
+        def f():
+            made = 0
+            try:
+                while made < 200000:
+                    open(f"/tmp/{made}", "w").close()
+                    made += 1
+            except OSError:
+                pass
+            assert made < 20000, made
+            return 1
+        """,
+        PASSED,
+        "files",
+    ),
+    exhaustion(
+        "descriptors",
+        "opens files until it is refused",
+        """
+        import os
+        def f():
+            opened = 0
+            try:
+                while True:
+                    os.open("/dev/null", os.O_RDONLY)
+                    opened += 1
+            except OSError:
+                assert opened <= 128
+                return 1
+        """,
+        PASSED,
+    ),
+    exhaustion(
+        "recursion",
+        "recurses without a limit until the C stack ends",
+        """
+        import sys
+        def f():
+            sys.setrecursionlimit(10 ** 9)
+            class Deep:
+                def __getattr__(self, name):
+                    return getattr(self, name + "x")
+            def down(n):
+                return [down(n + 1)]
+            return eval("down(0)", {"down": lambda n: sorted([1, 2], key=lambda _: down(n))})
+        """,
+        NOT_PASSED,
+    ),
+    exhaustion(
+        "huge-power", "computes a huge power in one C call", "def f():\n    return 3 ** (10 ** 9) > 1\n", NOT_PASSED
+    ),
+    exhaustion(
+        "regex",
+        "backtracks for ever in one C call",
+        "import re\ndef f():\n    return re.match(r'(a+)+$', 'a' * 64 + 'b')\n",
+        _TIMEOUT,
+    ),
+    exhaustion(
+        "zip-bomb",
+        "unpacks a bomb",
+        """
+        import bz2
+        def f():
+            block = bz2.compress(bytes(1 << 26))
+            return len(bz2.decompress(block * 1000)) > 0
+        """,
+        NOT_PASSED,
+    ),
+    exhaustion(
+        "ignored-signals",
+        "ignores every signal and spins",
+        """
+        import signal
+        def f():
+            for number in range(1, 65):
+                try:
+                    signal.signal(number, signal.SIG_IGN)
+                except (OSError, ValueError):
+                    pass
+            while True:
+                pass
+        """,
+        _TIMEOUT,
+    ),
+    exhaustion(
+        "memfds",
+        "fills memory files, which no limit of address space counts",
+        """
+        import os
+        def f():
+            block = b"x" * (1 << 20)
+            for _ in range(100):
+                descriptor = os.memfd_create("hoard")
+                for _ in range(40):
+                    os.write(descriptor, block)
+            return 1
+        """,
+        ANY,
+        "memory-total",
+    ),
+    exhaustion(
+        "fork-times-memory",
+        "has forty children of 200 MB each",
+        """
+        import os, time
+        def f():
+            for _ in range(40):
+                if not os.fork():
+                    hoard = b"x" * (200 << 20)
+                    time.sleep(2)
+                    os._exit(0)
+            time.sleep(2)
+            return 1
+        """,
+        ANY,
+        "memory-total",
+    ),
+    exhaustion(
+        "endless-generator",
+        "returns an endless generator",
+        "import itertools\ndef f():\n    return itertools.count()\n",
+        NOT_PASSED,
+    ),
+    exhaustion(
+        "hundred-million", "returns a hundred million items", "def f():\n    return [0] * 10 ** 8\n", NOT_PASSED
+    ),
+    exhaustion(
+        "closed-output",
+        "closes its own output, then answers",
+        """
+        import os, sys
+        def f():
+            sys.stdout.close()
+            os.close(1)
+            os.close(2)
+            return 1
+        """,
+        ANY,
+    ),
+    exhaustion(
+        "self-stop",
+        "stops itself and its children with SIGSTOP",
+        """
+        import os, signal
+        def f():
+            if not os.fork():
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os._exit(0)
+            os.wait()
+        """,
+        _TIMEOUT,
+    ),
+    exhaustion(
+        "daemon",
+        "leaves a daemon that holds the output and the socket for an hour; its answer is right",
+        """
+        import os, time
+        def f():
+            if not os.fork():
+                os.setsid()
+                if not os.fork():
+                    time.sleep(3600)
+                os._exit(0)
+            return 1
+        """,
+        PASSED,
+        "pid",
+    ),
+    exhaustion(
+        "respawning-daemon",
+        "leaves a daemon that starts itself anew when signalled, and exits",
+        """
+        import os, signal, time
+        def f():
+            if not os.fork():
+                os.setsid()
+                def again(*_):
+                    os.fork()
+                for number in (1, 2, 3, 10, 12, 14, 15):
+                    signal.signal(number, again)
+                while True:
+                    time.sleep(1)
+            os._exit(0)
+        """,
+        NOT_PASSED,
+        "pid",
+    ),
+    exhaustion(
+        "zombies",
+        "starts children that it never waits for",
+        """
+        import os
+        def f():
+            for _ in range(5000):
+                try:
+                    if not os.fork():
+                        os._exit(0)
+                except OSError:
+                    return 1
+            return 1
+        """,
+        _ENDS,
+    ),
+    exhaustion("segfault", "reads address zero", "import ctypes\ndef f():\n    ctypes.string_at(0)\n", NOT_PASSED),
+    exhaustion("abort", "calls abort()", "import os\ndef f():\n    os.abort()\n", NOT_PASSED),
+    exhaustion(
+        "pipe-buffers",
+        "fills big pipe buffers, which are the kernel's memory",
+        """
+        import fcntl, os
+        def f():
+            try:
+                for _ in range(60):
+                    reader, writer = os.pipe()
+                    fcntl.fcntl(writer, 1031, 1 << 20)
+                    os.set_blocking(writer, False)
+                    os.write(writer, b"x" * (1 << 20))
+            except OSError:
+                pass
+            return 1
+        """,
+        PASSED,
+    ),
+    exhaustion(
+        "sparse-file",
+        "makes a sparse file of a terabyte",
+        """
+        def f():
+            with open("/tmp/sparse", "wb") as stream:
+                stream.truncate(1 << 40)
+            return 1
+        """,
+        ANY,
+    ),
+    exhaustion(
+        "exit-instead", "calls sys.exit(0) instead of answering", "import sys\ndef f():\n    sys.exit(0)\n", NOT_PASSED
+    ),
+    exhaustion(
+        "slow-drip",
+        "answers each call just below the limit",
+        "import time\ndef f():\n    end = time.process_time() + 0.9\n    while time.process_time() < end:\n        pass\n    return 1\n",
+        PASSED,
+    ),
+    exhaustion(
+        "deep-pickle",
+        "answers with a list that contains itself",
+        "def f():\n    x = []\n    x.append(x)\n    return x\n",
+        NOT_PASSED,
+    ),
+    exhaustion(
+        "million-prints",
+        "prints a million short lines",
+        "def f():\n    for number in range(1000000):\n        print(number)\n    return 1\n",
+        frozenset({Status.OUTPUT_LIMIT, Status.TIMEOUT, Status.PASSED}),
+    ),
+    exhaustion(
+        "stdin",
+        "waits for input",
+        "def f():\n    try:\n        input()\n    except EOFError:\n        return 1\n",
+        PASSED,
+    ),
+)

@@ -1,0 +1,92 @@
+"""bubblewrap builds the outer wall, the worker the inner ones: the outer one is then made by a program that many trust.
+
+The worker still makes a user namespace of its own inside, so a policy that withholds them from everything that bwrap
+starts withholds this backend too; the report says so. The root file system is the same as that of the namespaces
+backend. Started by root, bwrap makes no user namespace but leaves the worker the two capabilities with which it takes a
+host uid that owns nothing.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandbox.backends.backend import FOLDER, Backend, BackendReport, WorkerProcess, spawn, worker_command
+from sandbox.backends.namespaces import host_uid, walled
+from sandbox.packages import package_paths
+from sandbox.worker import jail
+
+
+class Bubblewrap(Backend):
+    """Workers inside bwrap."""
+
+    name = "bubblewrap"
+
+    def report(self) -> BackendReport:
+        """Look for the program, then try it."""
+        from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+
+        fault = try_worker(self) if shutil.which("bwrap") else "the program bwrap is not installed"
+        if fault:
+            hint = "Install bubblewrap (apt install bubblewrap, dnf install bubblewrap)."
+            return BackendReport(self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=hint)
+        return walled(self.name)
+
+    def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
+        """Start bwrap, and the worker in it."""
+        paths = package_paths(packages)
+        accounts = {path: _memory_file(text) for path, text in jail.ACCOUNTS.items()}
+        try:
+            return spawn(
+                [*_command(accounts, paths), *worker_command()],
+                {"backend": self.name, "uid": host_uid(slot), "packages": paths},
+                descriptors=list(accounts.values()),
+            )
+        finally:
+            for descriptor in accounts.values():
+                os.close(descriptor)
+
+
+def _command(accounts: dict[str, int], packages: list[str]) -> list[str]:
+    root = jail.interpreter_root(packages)
+    command = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    command += ["--die-with-parent", "--new-session"]
+    if os.geteuid() == 0:
+        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-user", "--uid", str(jail.INSIDE_ID), "--gid", str(jail.INSIDE_ID)]
+    command += _read_only([*root.folders, str(FOLDER / "worker")])
+    command += _words("--tmpfs", root.masked)
+    command += _read_only(root.packages)
+    command += _words("--remount-ro", root.masked)
+    for link, target in root.links.items():
+        command += ["--symlink", target, link]
+    command += ["--tmpfs", "/dev", "--symlink", "/tmp/.shm", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]  # noqa: S108
+    for device in jail.DEVICES:
+        command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    # As in the namespaces backend: a whole /proc must be in sight for a new one to be mounted over it.
+    command += ["--remount-ro", "/dev", "--bind", "/proc", "/proc", "--dir", "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108
+    for path, number in accounts.items():
+        command += ["--ro-bind-data", str(number), path]
+    return [*command, "--remount-ro", "/", "--"]
+
+
+def _words(option: str, values: Sequence[str]) -> list[str]:
+    return [word for value in values for word in (option, value)]
+
+
+def _read_only(paths: Sequence[str]) -> list[str]:
+    """Return the words that bind ``paths``; bwrap by itself would make the folders above them for root's eyes only."""
+    words = []
+    for path in paths:
+        for parent in reversed(Path(path).parents[:-1]):
+            words += ["--perms", "0755", "--dir", str(parent)]
+        words += ["--ro-bind", path, path]
+    return words
+
+
+def _memory_file(text: str) -> int:
+    descriptor = os.memfd_create("accounts")
+    os.write(descriptor, text.encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

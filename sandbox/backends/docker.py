@@ -1,0 +1,222 @@
+"""One warm container per worker, for machines that refuse user namespaces to ordinary processes, and for macOS.
+
+The container has no network, no capability, a read-only root and limits on memory and processes; it can gain no
+privilege. Inside it the worker builds the same inner walls around every program as on the other backends, for which it
+needs user namespaces: the engine's own filter of system calls, which refuses them, is replaced by the filter that the
+worker puts on every candidate. Nothing is ever executed into a running container; programs and verdicts travel over
+its standard input and output, which end with this process.
+
+Any engine that speaks Docker's API will do, rootless Docker and Podman's socket included (DOCKER_HOST names it).
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import struct
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sandbox.backends import image
+from sandbox.backends.backend import (
+    ENVIRONMENT,
+    FOLDER,
+    OWN_PROCESSES,
+    Backend,
+    BackendReport,
+    Worker,
+    total_memory,
+    worker_command,
+)
+from sandbox.backends.namespaces import FIRST_UID, GUARANTEES
+from sandbox.packages import package_paths
+from sandbox.program import Limits
+
+if TYPE_CHECKING:
+    import socket
+
+    from docker.client import DockerClient
+    from docker.models.containers import Container
+
+_log = logging.getLogger(__name__)
+_HEADER = struct.Struct(">BxxxI")  # stream number and length, as the attach endpoint frames output
+_ERRORS = 2
+
+
+class Docker(Backend):
+    """Workers in containers."""
+
+    name = "docker"
+
+    def report(self) -> BackendReport:
+        """Look for an engine, then try it."""
+        from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+
+        fault = _engine_fault() or try_worker(self)
+        if fault:
+            return BackendReport(
+                self.name,
+                available=False,
+                guarantees=frozenset(),
+                missing=(fault,),
+                hint="Install and start Docker (apt install docker.io), or point DOCKER_HOST at an engine's socket.",
+            )
+        return BackendReport(self.name, available=True, guarantees=GUARANTEES | {"memory-total"})
+
+    def start(self, slot: int, packages: Sequence[str]) -> Worker:
+        """Start a container with a worker as its only process. Raises OSError where the engine refuses."""
+        import docker  # noqa: PLC0415  (a slow import, for users of this backend only)
+
+        paths = package_paths(packages)
+        uid = FIRST_UID + slot % 1024
+        try:
+            client = docker.from_env()
+            container = _create(client, _image(client, paths), uid, paths)
+            return ContainerWorker(client, container, {"backend": self.name, "uid": uid, "packages": paths})
+        except docker.errors.DockerException as fault:
+            raise OSError(f"the container engine refuses: {fault}") from fault
+
+
+class ContainerWorker(Worker):
+    """A worker at the other end of a container's standard streams."""
+
+    def __init__(self, client: "DockerClient", container: "Container", config: dict[str, Any]) -> None:
+        self._client = client
+        self._container = container
+        self.config = config
+        wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        attached = client.api.attach_socket(str(container.id), params=wanted)
+        self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._attached = attached
+        self._socket.setblocking(False)
+        self._buffer = bytearray()
+        self._errors = bytearray()
+        self._memory = total_memory(Limits())
+        self.verdicts = self._socket.fileno()
+        self.programs = os.dup(self.verdicts)  # the pool waits on both
+        container.start()
+
+    def write(self, data: memoryview) -> int:
+        """Write to the container's standard input."""
+        return self._socket.send(data)
+
+    def read(self) -> bytes:
+        """Read from the container's standard output, and keep what came from its error stream."""
+        chunk = self._socket.recv(1 << 20)
+        self._buffer += chunk
+        out = bytearray()
+        while len(self._buffer) >= _HEADER.size:
+            stream, length = _HEADER.unpack_from(self._buffer)
+            if len(self._buffer) < _HEADER.size + length:
+                break
+            text = self._buffer[_HEADER.size : _HEADER.size + length]
+            del self._buffer[: _HEADER.size + length]
+            if stream == _ERRORS:
+                self._errors += text
+                del self._errors[:-2000]
+            else:
+                out += text
+        if chunk and not out:
+            raise BlockingIOError
+        return bytes(out)
+
+    def limit(self, limits: Limits) -> None:
+        """Set the container's limits, where they differ from those of the program before."""
+        memory = total_memory(limits)
+        if memory != self._memory:
+            import docker  # noqa: PLC0415  (loaded already: this worker came from it)
+
+            self._memory = memory
+            try:
+                self._container.update(mem_limit=memory, memswap_limit=memory)
+            except docker.errors.DockerException as fault:
+                raise OSError(f"the container engine refuses: {fault}") from fault
+
+    def last_words(self) -> str:
+        """Return the end of the error stream."""
+        return self._errors.decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        """Remove the container by force."""
+        import docker  # noqa: PLC0415  (loaded already: this worker came from it)
+
+        os.close(self.programs)
+        self._attached.close()
+        self._socket.close()
+        with contextlib.suppress(docker.errors.NotFound):
+            for _ in range(100):
+                with contextlib.suppress(docker.errors.APIError):  # the engine is at it already, for its end of input
+                    self._container.remove(force=True, v=True)
+                self._container.reload()
+                time.sleep(0.05)
+        self._client.close()
+
+
+def _engine_fault() -> str:
+    if importlib.util.find_spec("docker") is None:
+        return "the Python package docker is not installed"
+    import docker  # noqa: PLC0415  (as above)
+
+    try:
+        client = docker.from_env(timeout=10)
+        client.ping()
+        client.close()
+    except docker.errors.DockerException as fault:
+        return f"no container engine answers ({str(fault).splitlines()[0][:120]})"
+    return ""
+
+
+def _image(client: "DockerClient", packages: list[str]) -> str:
+    """Return the name of the worker's image, made now where the engine does not have it."""
+    import docker  # noqa: PLC0415  (as above)
+
+    tag = image.tag(packages)
+    name = f"{image.REPOSITORY}:{tag}"
+    try:
+        client.images.get(name)
+    except docker.errors.ImageNotFound:
+        _log.info("Packing this interpreter into the container image %s", name)
+        client.api.import_image_from_data(image.tarball(packages), repository=image.REPOSITORY, tag=tag)
+    return name
+
+
+def _create(client: "DockerClient", name: str, uid: int, packages: list[str]) -> "Container":
+    binds = [f"{path}:{path}:ro" for path in [str(FOLDER / "worker"), *packages]]
+    host = client.api.create_host_config(
+        network_mode="none",
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges", "seccomp=unconfined", "apparmor=unconfined"],
+        mem_limit=total_memory(Limits()),
+        memswap_limit=total_memory(Limits()),
+        pids_limit=Limits().processes + OWN_PROCESSES,
+        ipc_mode="private",
+        shm_size=1 << 20,
+        tmpfs={"/tmp": "size=1m,mode=1777"},  # noqa: S108  (covered by a fresh one for every program)
+        binds=binds,
+        log_config=_no_log(),
+        auto_remove=True,
+    )
+    # A new /proc may be mounted only where a whole one is in sight. The one that is meant here shows the container's
+    # processes and is covered before anything runs.
+    host["MaskedPaths"], host["ReadonlyPaths"] = [], []
+    made = client.api.create_container(
+        name,
+        worker_command(),
+        user=f"{uid}:{uid}",
+        environment=ENVIRONMENT,
+        working_dir="/",
+        hostname="sandbox",
+        stdin_open=True,
+        host_config=host,
+        labels={"crosstok": "sandbox"},
+    )
+    # Standard input ends with this process, and the worker with it.
+    return client.containers.get(made["Id"])
+
+
+def _no_log() -> Any:
+    from docker.types import LogConfig  # noqa: PLC0415  (as above)
+
+    return LogConfig(type="none")

@@ -1,0 +1,27 @@
+"""Resource limits alone, without any wall: for the harness's own development, and only on explicit request."""
+
+from collections.abc import Sequence
+
+from sandbox.backends.backend import Backend, BackendReport, WorkerProcess, spawn, worker_command
+from sandbox.packages import package_paths
+
+
+class Process(Backend):
+    """Ordinary processes of the calling user: programs can read, write and connect as that user can."""
+
+    name = "process"
+
+    def report(self) -> BackendReport:
+        """It works wherever Python does, and promises next to nothing."""
+        return BackendReport(
+            self.name,
+            available=True,
+            guarantees=frozenset({"memory"}),
+            missing=("files", "net", "pid", "ipc", "seccomp"),
+            hint="Never run programs of unknown origin here.",
+        )
+
+    def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
+        """Start a worker without walls."""
+        del slot
+        return spawn(worker_command(), {"backend": self.name, "packages": package_paths(packages)})

@@ -1,0 +1,125 @@
+"""``crosstok sandbox check``: judge the programs of a JSON-lines file.
+
+Each line is ``{"id", "candidate", "tests", "entry_point"}`` with, if wanted, ``"setup"``, ``"mode"``, ``"packages"``
+and ``"limits"``. The file is read once to check its form, so that a mistake in line 5,000 is told before anything runs,
+and once more while the programs run, so that its size does not matter.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TextIO
+
+from crosstok.errors import UserError, unknown_name
+from sandbox.pool import Pool
+from sandbox.program import Limits, Mode, Program
+from sandbox.verdict import Status, Verdict
+
+_TEXTS = ("candidate", "tests", "entry_point")
+_KNOWN = ("id", *_TEXTS, "setup", "mode", "packages", "limits")
+
+
+def check(path: Path, out: TextIO, pool: Pool) -> dict[Status, int]:
+    """Judge every program of ``path``, write one line for each to ``out`` in input order, and count the verdicts.
+
+    Raises UserError, naming the line, where the file is not what it should be.
+    """
+    for _ in read_programs(path):
+        pass
+    names: dict[str, Any] = {}
+    counts: dict[Status, int] = {}
+    waiting: dict[int, Verdict] = {}
+    written = 0
+
+    def programs() -> Iterator[Program]:
+        for name, program in read_programs(path):
+            names[program.id] = name
+            yield program
+
+    for verdict in pool.run(programs()):
+        counts[verdict.status] = counts.get(verdict.status, 0) + 1
+        waiting[int(verdict.id)] = verdict
+        while written in waiting:
+            ready = waiting.pop(written)
+            out.write(json.dumps(_line(names.pop(ready.id), ready)) + "\n")
+            written += 1
+    return counts
+
+
+def read_programs(path: Path) -> Iterator[tuple[Any, Program]]:
+    """Yield the id and the program of every line; the program's own id is the line's place in the file."""
+    try:
+        with path.open("rb") as lines:
+            number = 0
+            for place, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _program(line, number, f"{path}, line {place}")
+                    number += 1
+    except OSError as fault:
+        raise UserError(f"Cannot read {path}: {fault.strerror}.") from fault
+
+
+def _program(line: bytes, number: int, where: str) -> tuple[Any, Program]:
+    row = _row(line, where)
+    texts = {key: row.get(key, "") for key in (*_TEXTS, "setup")}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{where}: {key!r} is not text.")
+    packages = row.get("packages", [])
+    if not isinstance(packages, list) or not all(isinstance(package, str) for package in packages):
+        raise UserError(f"{where}: 'packages' is not a list of names.")
+    if row.get("mode", "split") not in list(Mode):
+        raise unknown_name(f"mode in {where}", str(row["mode"]), [mode.value for mode in Mode])
+    program = Program(
+        id=str(number),
+        mode=Mode(row.get("mode", "split")),
+        packages=tuple(packages),
+        limits=_limits(row.get("limits", {}), where),
+        **texts,
+    )
+    return row["id"], program
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as fault:
+        raise UserError(f"{where} is not JSON: {fault}.") from fault
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not a JSON object.")
+    for key in row:
+        if key not in _KNOWN:
+            raise unknown_name(f"key in {where}", key, _KNOWN)
+    for key in ("id", *_TEXTS):
+        if key not in row:
+            raise UserError(f"{where} has no {key!r}.")
+    return row
+
+
+def _limits(wanted: Any, where: str) -> Limits:
+    if not isinstance(wanted, dict):
+        raise UserError(f"{where}: 'limits' is not a JSON object.")
+    known = [field.name for field in fields(Limits)]
+    for key, value in wanted.items():
+        if key not in known:
+            raise unknown_name(f"limit in {where}", key, known)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise UserError(f"{where}: the limit {key!r} is not a positive number.")
+        if not key.endswith("_s") and not isinstance(value, int):
+            raise UserError(f"{where}: the limit {key!r} is not a whole number.")
+    return Limits(**wanted)
+
+
+def _line(name: Any, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "id": name,
+        "verdict": verdict.status.value,
+        "tier": verdict.tier,
+        "integrity": verdict.integrity,
+        "error": verdict.error,
+        "wall_s": verdict.wall_s,
+        "cpu_s": verdict.cpu_s,
+        "peak_memory_bytes": verdict.peak_memory_bytes,
+        "stderr_tail": verdict.stderr_tail,
+    }

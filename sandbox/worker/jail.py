@@ -1,0 +1,239 @@
+"""Walls out of Linux namespaces: one jail around the worker, and a fresh inner one around every candidate.
+
+The outer jail is built once. Its root is an empty tmpfs into which the interpreter and the system libraries are bound
+read-only; whatever else the machine has on its disks does not exist inside. Started by root, the worker first takes a
+host uid that owns nothing: the kernel does not count processes against RLIMIT_NPROC for the host's root, and files of
+root would stay readable. A user namespace of that uid then grants the capabilities that the inner jails need, and
+nothing on the host.
+
+The inner jail is made per program: new PID, mount, IPC and network namespaces, a fresh tmpfs, a fresh /proc; then
+every capability is given up. The candidate is process 1 of its PID namespace, so that its death takes every process
+that it ever started along, daemons and fork bombs included.
+"""
+
+import contextlib
+import os
+import sys
+from typing import Any, NamedTuple
+
+from . import kernel
+from .kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_RELATIME, MS_REMOUNT
+
+INSIDE_ID = 1000
+"""The uid and gid that programs see as their own."""
+
+_OUTER = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWCGROUP
+)
+_INNER = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWNET
+ACCOUNTS = {
+    "/etc/passwd": f"candidate:x:{INSIDE_ID}:{INSIDE_ID}::/tmp:/bin/sh\n",
+    "/etc/group": f"candidate:x:{INSIDE_ID}:\n",
+}
+DEVICES = ("null", "zero", "full", "random", "urandom")
+
+
+class Root(NamedTuple):
+    """What the jail's file system shows.
+
+    Folders bound read-only, links, folders that are masked as empty, and packages, which may lie in masked folders.
+    """
+
+    folders: list[str]
+    links: dict[str, str]
+    masked: list[str]
+    packages: list[str]
+
+
+def has_capability(number: int) -> bool:
+    """Tell whether this process has the capability with that number in its effective set."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        line = next(line for line in status if line.startswith("CapEff"))
+    return bool(int(line.split()[1], 16) >> number & 1)
+
+
+def enter(root: Root | None, uid: int) -> None:
+    """Move this process into the outer jail; returns in a child that is process 1 of it.
+
+    Without ``root``, somebody else (bubblewrap) has put up the file system already. ``uid`` is the host uid that a
+    worker of root's takes. The parent stays outside and ends as soon as the child does. Raises OSError where the kernel
+    refuses.
+    """
+    privileged = root is not None and os.geteuid() == 0 and has_capability(21)  # CAP_SYS_ADMIN
+    if root is not None and privileged:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        _build(root)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # cleared by the change of uid; without it uid_map belongs to root
+    outside, group = os.getuid(), os.getgid()
+    kernel.unshare(_OUTER)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{INSIDE_ID} {outside} 1")
+    _write("/proc/self/gid_map", f"{INSIDE_ID} {group} 1")
+    if root is not None and not privileged:
+        _build(root)
+    child = os.fork()
+    if child:
+        os.closerange(0, 1 << 20)  # the pool waits for the end of its pipes, which must be the worker's end
+        _, status = os.waitpid(child, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    if os.getppid() != 0:  # 0: the parent is outside of this PID namespace
+        os._exit(1)
+    kernel.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def _build(root: Root) -> None:
+    """Replace the root of this mount namespace by one that has nothing but ``root``."""
+    kernel.mount(None, "/", None, MS_REC | MS_PRIVATE)
+    # The new root is put up on /tmp, which every machine has; the machine's own /tmp stays reachable under old/tmp.
+    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")  # noqa: S108  (a mount point)
+    os.mkdir("/tmp/old")  # noqa: S108
+    kernel.pivot_root("/tmp", "/tmp/old")  # noqa: S108
+    os.chdir("/")
+    os.mkdir("/new")
+    kernel.mount("tmpfs", "/new", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
+    for folder in root.folders:
+        os.makedirs("/new" + folder, mode=0o755, exist_ok=True)
+        kernel.mount("/old" + folder, "/new" + folder, None, MS_BIND | MS_REC)
+        _remount_read_only("/new" + folder)
+    for folder in root.masked:
+        kernel.mount("tmpfs", "/new" + folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+    for package in root.packages:
+        _mount_point("/old" + package, "/new" + package)
+        kernel.mount("/old" + package, "/new" + package, None, MS_BIND | MS_REC)
+        _remount_read_only("/new" + package)
+    for folder in root.masked:
+        _remount_read_only("/new" + folder)
+    for link, target in root.links.items():
+        os.makedirs(os.path.dirname("/new" + link), mode=0o755, exist_ok=True)
+        os.symlink(target, "/new" + link)
+    for folder in ("dev", "proc", "tmp", "etc", "var"):
+        os.makedirs("/new/" + folder, mode=0o755, exist_ok=True)
+    os.symlink("/tmp", "/new/var/tmp")  # noqa: S108
+    os.symlink("/tmp/.shm", "/new/dev/shm")  # noqa: S108
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"/new/dev/{name}")
+    os.symlink("/proc/self/fd", "/new/dev/fd")
+    for path, text in ACCOUNTS.items():
+        _write("/new" + path, text)
+    for device in DEVICES:
+        _write(f"/new/dev/{device}", "")
+        kernel.mount(f"/old/dev/{device}", f"/new/dev/{device}", None, MS_BIND)
+    # The kernel mounts a new /proc in an inner jail only where a whole one is in sight already. This one shows the
+    # host's processes, and is covered by the jail's own before anything runs.
+    kernel.mount("/old/proc", "/new/proc", None, MS_BIND | MS_REC)
+    kernel.mount(None, "/new", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    os.chdir("/new")
+    kernel.pivot_root(".", ".")
+    kernel.unmount(".", kernel.MNT_DETACH)
+    os.chdir("/")
+
+
+def _mount_point(source: str, target: str) -> None:
+    """Make the folder or the empty file over which ``source`` is bound."""
+    if os.path.isdir(source):
+        os.makedirs(target, mode=0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+        _write(target, "")
+
+
+def _remount_read_only(folder: str) -> None:
+    """Make a bind mount read-only, with the flags that it has: a user namespace may not clear one."""
+    flags = os.statvfs(folder).f_flag
+    kept = flags & (MS_NODEV | MS_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)  # mount and statvfs agree on these
+    kept |= MS_RELATIME if flags & os.ST_RELATIME else 0
+    kernel.mount(None, folder, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+
+
+def enter_inner(limits: dict[str, Any]) -> None:
+    """Move a candidate process, which is process 1 of a new PID namespace, behind its own walls."""
+    kernel.unshare(_INNER)
+    kernel.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    size, inodes = limits["tmp_bytes"], max(64, limits["tmp_bytes"] >> 12)
+    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=700,size={size},nr_inodes={inodes}")  # noqa: S108
+    os.mkdir("/tmp/.shm")  # noqa: S108
+    if not os.path.islink("/dev/shm") and os.path.isdir("/dev/shm"):  # noqa: S108  (a container's, shared by its programs)
+        kernel.mount("/tmp/.shm", "/dev/shm", None, MS_BIND)  # noqa: S108
+    os.chdir("/tmp")  # noqa: S108
+
+
+def cover(folders: list[str]) -> None:
+    """Cover what a container shows and programs do not need, or could leave something in."""
+    for folder in folders:
+        if os.path.isdir(folder):
+            kernel.mount("tmpfs", folder, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "mode=755,size=4k")
+
+
+def own_pid_namespace() -> int:
+    """Return a descriptor of this process's PID namespace, to come back to after a child was put into a new one."""
+    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def new_pid_namespace(own: int) -> None:
+    """Let the next child be process 1 of a new PID namespace."""
+    kernel.setns(own, kernel.CLONE_NEWPID)
+    kernel.unshare(kernel.CLONE_NEWPID)
+
+
+def back_to_own_pid_namespace(own: int) -> None:
+    """Let the next child be born beside this process again."""
+    kernel.setns(own, kernel.CLONE_NEWPID)
+
+
+def _write(path: str, text: str) -> None:
+    # Plain descriptors: a stream object would cost each candidate more than the write itself.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, text.encode("ascii"))
+    finally:
+        os.close(descriptor)
+
+
+def favour_for_oom(score: int) -> None:
+    """Make the kernel choose this process first when memory runs out; must come before it is not dumpable."""
+    with contextlib.suppress(OSError):  # a /proc that is read-only, as in some containers: the kernel goes by size
+        _write("/proc/self/oom_score_adj", str(score))
+
+
+def interpreter_root(packages: list[str]) -> Root:
+    """Return the root that this interpreter needs: itself, its standard library, the system's shared libraries.
+
+    ``packages`` are the paths of packages that programs may import.
+    """
+    folders, links = [], {}
+    for name in ("usr", "lib", "lib32", "lib64", "libx32", "bin", "sbin"):
+        path = "/" + name
+        if os.path.islink(path):
+            links[path] = os.readlink(path)
+        elif os.path.isdir(path):
+            folders.append(path)
+    prefix = os.path.realpath(sys.base_prefix)
+    if not any(prefix == folder or prefix.startswith(folder + "/") for folder in folders):
+        folders.append(prefix)
+    files = [path for path in ("/etc/ld.so.cache",) if os.path.isfile(path)]  # where the loader finds other folders
+    return Root(folders, links, masked_folders(prefix, folders), [*packages, *files])
+
+
+def masked_folders(prefix: str, folders: list[str]) -> list[str]:
+    """Return the package folders inside ``folders``: installed benchmarks would show their solutions to a candidate."""
+    import glob  # noqa: PLC0415  (not worth its memory in every child)
+
+    patterns = [
+        prefix + "/lib*/python3*/*-packages",
+        "/usr/lib/python3*/*-packages",
+        "/usr/local/lib/python3*/*-packages",
+        "/usr/lib64/python3*/*-packages",
+    ]
+    found = {os.path.realpath(path) for pattern in patterns for path in glob.glob(pattern) if os.path.isdir(path)}
+    return sorted(path for path in found if any(path.startswith(folder + "/") for folder in folders))

@@ -1,0 +1,121 @@
+"""What the tests hold in place of the candidate's objects.
+
+A proxy forwards what a caller of the object asks of it: calls, attributes, iteration, length, text. It forwards no
+comparison, no ``in`` and no arithmetic, because these would hand an expected value to the candidate and let its own
+method decide; two proxies are equal where they stand for the same object.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .referee import Referee
+
+_BATCH = 64
+_ITEMS = 1_000_000
+
+
+class CandidateDied(BaseException):
+    """The conversation broke. Not an Exception, so that no test can take it for a result."""
+
+
+class CandidateFailed(BaseException):
+    """The candidate raised something that tests never expect, such as SystemExit or StopIteration."""
+
+
+class RemoteObject:
+    """An object of the candidate."""
+
+    __slots__ = ("_handle", "_name", "_referee")
+    _handle: int
+    _name: str
+    _referee: "Referee"
+
+    def __init__(self, referee: "Referee", handle: int, name: str) -> None:
+        for slot, value in (("_referee", referee), ("_handle", handle), ("_name", name)):
+            object.__setattr__(self, slot, value)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Have the candidate call it; arguments and answer cross as data."""
+        return self._referee.call(self._handle, "", arguments, named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__name__":
+            return self._name
+        return self._referee.value("get", self._handle, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._referee.ask("set", self._handle, name, self._referee.encode(value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteObject) and other._handle == self._handle
+
+    def __hash__(self) -> int:
+        return hash(self._handle)
+
+    def __repr__(self) -> str:
+        return f"<{self._name} of the candidate>"
+
+    def __str__(self) -> str:
+        return str(self._method("__str__"))
+
+    def __len__(self) -> int:
+        return int(self._method("__len__"))
+
+    def __bool__(self) -> bool:
+        return bool(self._referee.value("truth", self._handle))
+
+    def __iter__(self) -> Iterator[Any]:
+        items: Iterator[Any] = iter(self._method("__iter__"))
+        return items
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._method("__getitem__", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._method("__setitem__", key, value)
+
+    def _method(self, name: str, *arguments: Any) -> Any:
+        return self._referee.call(self._handle, name, arguments, {})
+
+
+class RemoteClass(RemoteObject):
+    """A class of the candidate: called to make instances, asked whether an object is one."""
+
+    __slots__ = ()
+
+    def __instancecheck__(self, instance: object) -> bool:
+        if not isinstance(instance, RemoteObject):
+            return False
+        return bool(self._referee.value("isinstance", self._handle, instance._handle))  # noqa: SLF001  (a proxy's own field)
+
+
+class RemoteIterator(RemoteObject):
+    """An iterator of the candidate. Items are fetched one by one at first, then in growing batches."""
+
+    __slots__ = ("_batch", "_ended", "_items", "_taken")
+    _items: list[Any]
+    _batch: int
+    _taken: int
+    _ended: bool
+
+    def __init__(self, referee: "Referee", handle: int, name: str) -> None:
+        super().__init__(referee, handle, name)
+        for slot, value in (("_items", []), ("_batch", 1), ("_taken", 0), ("_ended", False)):
+            object.__setattr__(self, slot, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._items and not self._ended:
+            items, ended = self._referee.value("next", self._handle, self._batch)
+            object.__setattr__(self, "_items", items[::-1])
+            object.__setattr__(self, "_ended", ended)
+            object.__setattr__(self, "_batch", min(2 * self._batch, _BATCH))
+            object.__setattr__(self, "_taken", self._taken + len(items))
+            if self._taken > _ITEMS:
+                raise CandidateFailed(f"an iterator of more than {_ITEMS} items")
+        if not self._items:
+            raise StopIteration
+        return self._items.pop()

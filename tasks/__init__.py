@@ -1,0 +1,1 @@
+"""What is measured: documents, prompts, stops and scoring rules."""

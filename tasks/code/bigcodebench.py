@@ -1,0 +1,75 @@
+"""BigCodeBench-Hard: 148 functions over many libraries, with unittest cases (Zhuo et al., arXiv 2406.15877).
+
+Base models continue signature and docstring (the paper's "complete" form), chat models get the request in words (its
+"instruct" form) and an answer that is opened with imports and signature. Needs libraries on the host; `crosstok tasks
+check` names the documents that this one cannot run.
+"""
+
+from collections.abc import Sequence
+
+from sandbox.program import Mode, Program
+from tasks.code.answers import before_stop, complete_code
+from tasks.code.solution import FENCE, SolutionTask
+from tasks.code.unittests import patches, runnable, without_main
+from tasks.data.rows import Row
+from tasks.task import Document, Generate, PromptStyle
+
+RAW_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\nimport ", "\nfrom ", FENCE)
+
+
+class BigCodeBenchHard(SolutionTask):
+    """Functions that call libraries."""
+
+    version = "1"
+    published = "bigcodebench_hard"
+    room = 2560
+
+    def paths(self) -> Sequence[str]:
+        """Return the hard subset."""
+        return ["hub/bigcode/bigcodebench-hard/default/v0.1.x"]
+
+    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+        """Return the problem."""
+        fields = {
+            "complete": row["complete_prompt"],
+            "instruct": row["instruct_prompt"],
+            "head": row["code_prompt"],
+            "solution": row["canonical_solution"],
+            "tests": without_main(row["test"]),
+            "entry_point": row["entry_point"],
+        }
+        return Document(row["task_id"], fields)
+
+    def question(self, document: Document) -> str:
+        """Return the request in words."""
+        question: str = document.fields["instruct"]
+        return question
+
+    def opening(self, document: Document) -> str:
+        """Return imports and signature."""
+        head: str = document.fields["head"]
+        return head
+
+    def request(self, document: Document, style: PromptStyle) -> Generate:
+        """Ask for the rest of the function, under its docstring (raw) or its signature (chat)."""
+        if style == "raw":
+            return Generate(prompt=document.fields["complete"], stops=RAW_STOPS, max_bytes=self.max_bytes)
+        asked = super().request(document, style)
+        return Generate(messages=asked.messages, stops=(FENCE,), max_bytes=self.max_bytes)
+
+    def code(self, document: Document, text: str, style: PromptStyle) -> str:
+        """Join head and answer."""
+        if style == "chat":
+            return super().code(document, text, style)
+        return complete_code(document.fields["complete"] + before_stop(text, RAW_STOPS))
+
+    def judged(self, document: Document, code: str) -> Program:
+        """Judge by the unittest cases."""
+        fields = document.fields
+        # The published harness runs code and tests as one module: tests use what the prompt imports.
+        mode = Mode.GUARDED if patches(fields["tests"]) else Mode.SPLIT
+        return Program(document.id, code, runnable(fields["tests"]), fields["entry_point"], mode=mode)
+
+    def solution(self, document: Document) -> str:
+        """Return signature and published body."""
+        return f"{document.fields['head']}{document.fields['solution']}"

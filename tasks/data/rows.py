@@ -1,0 +1,147 @@
+"""Reading rows: one rule for where they come from.
+
+1. The data folder (``--data-dir``, ``CROSSTOK_DATA``): ``<path>.jsonl``, ``.jsonl.gz`` or ``.parquet``.
+2. A file that an installed package ships (HumanEval: see :mod:`tasks.code.humaneval`).
+3. The hub through ``datasets``, at a pinned revision, and only where the network is allowed (``CROSSTOK_NETWORK=1``).
+
+The first that has the rows is taken. What was read is identified by a hash over the rows themselves, so that a copy in
+the data folder and one from the hub are the same source when their rows are equal.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crosstok.errors import UserError
+from crosstok.folders import data_folder
+from tasks.data.catalogue import CATALOGUE, DataSet
+from tasks.task import DataSource
+
+SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one split, in their order, and where they came from."""
+
+    rows: Sequence[Row]
+    source: DataSource
+
+
+def network_allowed(allowed: bool | None = None) -> bool:
+    """Return whether the hub may be asked: the argument, else ``CROSSTOK_NETWORK``."""
+    if allowed is not None:
+        return allowed
+    value = os.environ.get("CROSSTOK_NETWORK", "0")
+    if value not in ("", "0", "1"):
+        raise UserError(f"CROSSTOK_NETWORK is {value!r}.", hint="Set it to 1 or 0.")
+    return value == "1"
+
+
+def locate(path: str, data: Path | None = None) -> Path | None:
+    """Return the file that holds ``path`` in the data folder, or None."""
+    folder = data_folder(data)
+    if folder is None:
+        return None
+    files = (folder / f"{path}{suffix}" for suffix in SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def load_rows(path: str, data: Path | None = None, *, network: bool | None = None) -> Rows:
+    """Return the rows of the data set at ``path``, such as ``hub/openai/gsm8k/main/test``.
+
+    Raises ``UserError`` in one line where no source has them, and for a file that cannot be read.
+    """
+    known = CATALOGUE.get(path)
+    file = locate(path, data)
+    if file is not None:
+        rows = read_rows(file)
+        digest = rows_sha256(rows)
+        revision = known.origin if known and known.sha256 == digest else ""
+        return Rows(rows, DataSource("data-folder", path, revision, digest))
+    if known and known.hub and known.revision and network_allowed(network):
+        rows = _from_hub(known)
+        return Rows(rows, DataSource("hub", known.hub[0], known.revision, rows_sha256(rows)))
+    raise _missing(path, known, data)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Read a JSON Lines or Parquet file."""
+    try:
+        if file.suffix == ".parquet":
+            return _parquet(file)
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} cannot be read: {error}.", hint="Fetch it again.") from None
+    rows = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file}, line {number} is not JSON: {error}.") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{file}, line {number} is not a JSON object.")
+        rows.append(row)
+    return rows
+
+
+def rows_sha256(rows: Sequence[Row]) -> str:
+    """Return a SHA-256 over the content of ``rows``, whatever file format they were kept in."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _parquet(file: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa  # noqa: PLC0415  (heavy; JSON Lines need it not)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"{file} is not a Parquet file: {str(error).splitlines()[0]}.") from None
+    return rows
+
+
+def _from_hub(known: DataSet) -> list[dict[str, Any]]:
+    import datasets  # noqa: PLC0415  (heavy, and only this source needs it)
+
+    name, config, split = known.hub or ("", "", "")
+    try:
+        found = datasets.load_dataset(
+            name, None if config == "default" else config, split=split, revision=known.revision
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises offline and for missing parts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"The data set {name} could not be loaded from the hub: {reason}",
+            hint="Check the network, or use a data folder (--data-dir, CROSSTOK_DATA).",
+        ) from None
+    return [dict(row) for row in found]
+
+
+def _missing(path: str, known: DataSet | None, data: Path | None) -> UserError:
+    folder = data_folder(data)
+    where = f"the data folder {folder} has no such file" if folder else "no data folder is set"
+    if known and known.hub and known.revision:
+        hub = "allow the hub with CROSSTOK_NETWORK=1"
+    elif known and known.hub:
+        hub = f"download {known.hub[0]} from the hub yourself (no revision of it is pinned)"
+    else:
+        hub = "the hub does not have it"
+    origin = f", made from {known.origin.partition('@')[0]}" if known else ""
+    return UserError(
+        f"The documents {path} are missing: {where}, and no installed package ships them.",
+        hint=f"Put {path}.jsonl.gz{origin} into a folder and name it with --data-dir or CROSSTOK_DATA, or {hub}.",
+    )

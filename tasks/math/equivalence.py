@@ -1,0 +1,61 @@
+"""Whether two mathematical answers are equal, by ``math-verify`` (parsing and computer algebra), never by text alone.
+
+Algebra can take for ever on an expression made for it, so each step is bounded: by its own alarm clock, which exists in
+the main thread only, and by the length of what is read.
+"""
+
+import logging
+import re
+import threading
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+_LONGEST = 20_000  # characters that are looked at, from the end: answers stand there
+_SECONDS = 5
+_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+
+for _name in ("math_verify", "math_verify.parser", "math_verify.grader", "latex2sympy2_extended"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # it warns of each answer that is no expression
+
+
+def same_answer(expected: str, answer: str) -> bool:
+    """Return whether the last answer in the text ``answer`` equals the LaTeX or plain expression ``expected``.
+
+    The last box is the answer where there is one.
+    """
+    boxed = last_boxed(answer)
+    seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
+    gold = parse(
+        f"\\boxed{{{expected}}}",
+        extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()],
+        parsing_timeout=seconds,
+    )
+    found = parse(
+        f"\\boxed{{{boxed}}}" if boxed else answer[-_LONGEST:],
+        extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+        parsing_timeout=seconds,
+    )
+    return bool(gold and found and verify(gold, found, timeout_seconds=seconds))
+
+
+def last_number(text: str) -> str:
+    """Return the last number in ``text`` without thousands separators, or nothing."""
+    numbers = _NUMBER.findall(text)
+    return numbers[-1].replace(",", "").replace("$", "") if numbers else ""
+
+
+def last_boxed(text: str) -> str:
+    """Return what is in the last LaTeX box of a published solution, or nothing."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if start < 0:
+        return ""
+    opening = text.find("{", start)
+    if opening < 0 or text[start:opening].strip() not in ("\\boxed", "\\fbox"):
+        words = text[start:].replace("$", " ").split()  # \boxed 5
+        return words[1] if len(words) > 1 else ""
+    depth = 0
+    for index in range(opening, len(text)):
+        depth += (text[index] == "{") - (text[index] == "}")
+        if depth == 0:
+            return text[opening + 1 : index]
+    return ""

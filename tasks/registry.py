@@ -1,0 +1,75 @@
+"""The benchmarks by name: ours, those that installed packages register under ``crosstok.tasks``, and task files."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from crosstok.errors import UserError, unknown_name
+from tasks.task import Task
+
+YAML = "yaml:"
+"""Before the path of a task file, see :mod:`tasks.declared`."""
+
+# Named as text so that a listing imports no benchmark.
+BUILT_IN = {
+    "humaneval": ("tasks.code.humaneval:HumanEval", "164 Python functions with hidden tests; pass@1"),
+    "mbpp": ("tasks.code.mbpp:MBPP", "974 short Python problems, 3-shot for base models; split: test is 11-510"),
+    "odex": ("tasks.code.odex:ODEX", "439 one-line requests over many libraries, English"),
+    "classeval": ("tasks.code.classeval:ClassEval", "100 whole classes"),
+    "exercism": ("tasks.code.exercism:Exercism", "140 practice exercises"),
+    "bigcodebench_hard": ("tasks.code.bigcodebench:BigCodeBenchHard", "148 functions over libraries"),
+    "quixbugs": ("tasks.code.quixbugs:QuixBugs", "31 programs with one wrong line, to be repaired"),
+    "humanevalpack": ("tasks.code.humanevalpack:HumanEvalPack", "164 wrong HumanEval solutions, to be repaired"),
+    "cruxeval": ("tasks.code.cruxeval:CRUXEval", "800 calls whose value is to be predicted"),
+    "gsm8k": ("tasks.math.problems:GSM8K", "1319 school problems"),
+    "svamp": ("tasks.math.problems:SVAMP", "1000 one-step word problems"),
+    "math": ("tasks.math.problems:Math", "5000 competition problems"),
+    "math500": ("tasks.math.problems:Math500", "500 of the competition problems"),
+    "text_bpb": ("tasks.text.bits_per_byte:BitsPerByte", "bits per byte of any held-out text"),
+}
+
+
+def task_names() -> dict[str, str]:
+    """Return every known task with one line about it."""
+    known = {name: about for name, (_, about) in BUILT_IN.items()}
+    for entry in entry_points(group="crosstok.tasks"):
+        known[entry.name] = f"from {entry.dist.name if entry.dist else entry.value}"
+    return known
+
+
+def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None, data: Path | None = None) -> Task:
+    """Return the task ``kind`` with ``options``, under the name that a suite gives it.
+
+    Raises ``UserError`` for an unknown task (with the closest name) and for options that the task does not have.
+    """
+    if kind.startswith(YAML):
+        from tasks.declared import declared_task  # noqa: PLC0415  (for such tasks only)
+
+        return declared_task(kind, options, name or kind, data)
+    task_type = _task_type(kind)
+    try:
+        checked = task_type.options_type.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "options"
+        known = ", ".join(task_type.options_type.model_fields)
+        raise UserError(f"Task {kind!r}: {where}: {first['msg']}.", hint=f"Options: {known}.") from error
+    return task_type(name or kind, checked, data)
+
+
+def _task_type(kind: str) -> type[Task]:
+    if kind in BUILT_IN:
+        module, _, attribute = BUILT_IN[kind][0].partition(":")
+        found = getattr(import_module(module), attribute)
+    else:
+        matches = [entry for entry in entry_points(group="crosstok.tasks") if entry.name == kind]
+        if not matches:
+            raise unknown_name("task", kind, task_names())
+        found = matches[0].load()
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise UserError(f"Task {kind!r} is not a subclass of tasks.task.Task.", hint="Correct its entry point.")
+    return found

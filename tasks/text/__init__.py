@@ -1,0 +1,1 @@
+"""Benchmarks of plain text, judged by likelihood."""

@@ -1,0 +1,64 @@
+"""Fixtures for every test folder: toy tokenizers and tiny models.
+
+The builders themselves are importable from any test (``from toy_tokenizers import toy_tokenizer``), because a
+hypothesis test or a parametrisation needs the function rather than the fixture.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: it reads this once
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from toy_tokenizers import BUILDERS, toy_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# The same examples on every machine and every day; `--hypothesis-profile=search` goes looking for new ones.
+settings.register_profile("steady", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile("steady")
+
+
+@pytest.fixture(params=sorted(BUILDERS))
+def each_tokenizer(request: pytest.FixtureRequest) -> "PreTrainedTokenizerFast":
+    """Run the test once per toy tokenizer."""
+    return toy_tokenizer(request.param)
+
+
+@pytest.fixture
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
+    return toy_tokenizer("byte")
+
+
+@pytest.fixture
+def bpe_tokenizer() -> "PreTrainedTokenizerFast":
+    return toy_tokenizer("bpe")
+
+
+@pytest.fixture
+def bos_tokenizer() -> "PreTrainedTokenizerFast":
+    return toy_tokenizer("bos")
+
+
+@pytest.fixture
+def superword_tokenizer() -> "PreTrainedTokenizerFast":
+    return toy_tokenizer("superword")
+
+
+@pytest.fixture
+def spm_tokenizer() -> "PreTrainedTokenizerFast":
+    return toy_tokenizer("spm")
+
+
+@pytest.fixture
+def make_tiny_model() -> "Callable[..., PreTrainedModel]":
+    """Return the builder ``tiny_model(tokenizer, shape, tied=…, width=…, rows=…, seed=…)``."""
+    from tiny_models import tiny_model  # noqa: PLC0415  (torch is loaded only by the tests that need a model)
+
+    return tiny_model

@@ -1,0 +1,219 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from crosstok.errors import UserError
+from sandbox import Limits, Pool, Program, Status
+from sandbox.attacks import descendants, traces
+from sandbox.cgroups import MOUNTS
+
+
+def right(name: str) -> Program:
+    return Program(name, "def f():\n    return 1\n", "assert f() == 1\n", "f")
+
+
+def wrong(name: str) -> Program:
+    return Program(name, "def f():\n    return 2\n", "assert f() == 1\n", "f")
+
+
+def test_some_walled_backend_works_here() -> None:
+    assert [report.name for report in sandbox.probe() if report.available and report.name != "process"]
+
+
+@pytest.mark.parametrize("name", ["bubblewrap", "namespaces", "docker"])
+def test_a_backend_that_is_not_here_is_told_in_the_summary(name: str) -> None:
+    report = next(report for report in sandbox.probe() if report.name == name)
+    if not report.available:
+        assert report.missing
+        assert report.hint
+        pytest.skip(f"the sandbox tests did not run on {name}: {', '.join(report.missing)}")
+    assert {"files", "net", "pid", "ipc", "seccomp", "processes", "memory"} <= report.guarantees
+
+
+def test_verdicts_do_not_depend_on_order_or_company(pool: Pool) -> None:
+    slow = Program("slow", "import time\ndef f():\n    time.sleep(0.3)\n    return 1\n", "assert f() == 1\n", "f")
+    programs = [slow, *[right(f"r{n}") for n in range(8)], *[wrong(f"w{n}") for n in range(8)]]
+    forward = {verdict.id: verdict.status for verdict in pool.run(programs)}
+    backward = {verdict.id: verdict.status for verdict in pool.run(programs[::-1])}
+    assert forward == backward
+    assert {name for name, status in forward.items() if status is not Status.PASSED} == {f"w{n}" for n in range(8)}
+
+
+def test_verdicts_stream_and_programs_are_taken_only_when_a_worker_is_free(pool: Pool) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Program]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield right(str(taken))
+
+    verdicts = pool.run(endless())
+    for seen in range(1, 20):
+        assert next(verdicts).passed
+        assert taken <= seen + 2
+    verdicts.close()
+    assert next(pool.run([right("after")])).passed
+
+
+def test_a_worker_that_dies_is_replaced_and_its_program_judged_again(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if pool.backend == "docker":
+        pytest.skip("a container's worker is not a process of ours to kill")
+    slow = Program("slow", "import time\ndef f():\n    time.sleep(1)\n    return 1\n", "assert f() == 1\n", "f")
+    verdicts = pool.run([slow, right("other")])
+    assert next(verdicts).id == "other"
+    for slot in pool._slots:
+        if slot.program is not None:
+            assert slot.worker is not None
+            slot.worker._process.kill()
+    with caplog.at_level(logging.WARNING):
+        assert [(verdict.id, verdict.status) for verdict in verdicts] == [("slow", Status.PASSED)]
+    assert "worker died" in caplog.text
+
+
+def test_a_program_whose_worker_dies_twice_is_a_sandbox_error_and_not_a_fail(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = pool._backend.start
+
+    def start_dead(slot: int, packages: tuple[str, ...]) -> object:
+        worker = start(slot, packages)
+        worker.config = {"backend": "no such backend"}
+        return worker
+
+    for slot in pool._slots:
+        pool._stop(slot)
+    monkeypatch.setattr(pool._backend, "start", start_dead)
+    verdict = next(pool.run([right("x")]))
+    assert (verdict.status, verdict.integrity) == (Status.SANDBOX_ERROR, "none")
+    monkeypatch.undo()
+    assert next(pool.run([right("x")])).passed
+
+
+def test_a_hung_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.pool._GRACE_S", 0.3)
+    monkeypatch.setattr("sandbox.pool._START_S", 1.0)
+    quick = Limits(cpu_s=0.5, wall_s=0.5)
+    with sandbox.open_pool("process", workers=1, unsafe=True) as pool:
+        assert next(pool.run([right("warm")])).passed
+        os.kill(pool._slots[0].worker._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]  # it has just judged
+        begun = time.monotonic()
+        program = Program("x", "def f():\n    return 1\n", "assert f() == 1\n", "f", limits=quick)
+        assert next(pool.run([program])).passed
+        assert time.monotonic() - begun < 5
+
+
+BAD = {
+    "NUL": "def f():\n    return 1\x00\n",
+    "surrogates": "def f():\n    return '\ud800'\n",
+    "empty": "",
+    "ten megabytes": "x = '" + "a" * (10 << 20) + "'\ndef f():\n    return 2\n",
+    "a null byte in a string": "def f():\n    return '\x00'\n",
+    "tabs and spaces": "def f():\n\treturn 1\n        return 2\n",
+    "deep brackets": "x = " + "[" * 5000 + "]" * 5000 + "\n",
+    "a huge number": "x = " + "9" * 100000 + "\n",
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_a_bad_program_gets_a_verdict_and_the_pool_goes_on(pool: Pool, case: str) -> None:
+    verdicts = {
+        verdict.id: verdict
+        for verdict in pool.run([Program("bad", BAD[case], "assert f() == 1\n", "f"), right("good")])
+    }
+    assert verdicts["bad"].status in (Status.ERROR, Status.FAILED, Status.MEMORY), verdicts["bad"]
+    assert verdicts["good"].passed
+
+
+@pytest.mark.parametrize("tests", ["assert (", "\x00", "assert f() ==\n", "(" * 5000])
+def test_tests_that_do_not_parse_say_nothing_about_the_program(pool: Pool, tests: str) -> None:
+    verdict = next(pool.run([Program("x", "def f():\n    return 1\n", tests, "f")]))
+    assert verdict.status is Status.SANDBOX_ERROR
+    assert "tests cannot be compiled" in verdict.error
+
+
+def _groups() -> list[Path]:
+    return sorted(MOUNTS.glob(f"**/crosstok-{os.getpid()}-*"))
+
+
+def test_closing_leaves_nothing_behind(pool: Pool, tmp_path: Path) -> None:
+    before = traces(), set(descendants(os.getpid())), _groups(), sorted(Path("/tmp").iterdir())
+    hang = Program("hang", "import os\nos.fork()\nwhile True:\n    pass\n", "assert f() == 1\n", "f")
+    with sandbox.open_pool(pool.backend, workers=2) as other:
+        verdicts = other.run([right("a"), hang, hang])
+        assert next(verdicts).passed
+        assert len(descendants(os.getpid())) > len(before[1]) or pool.backend == "docker"
+    assert (traces(), set(descendants(os.getpid())), _groups(), sorted(Path("/tmp").iterdir())) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_a_harness_that_is_killed_leaves_no_process(number: signal.Signals) -> None:
+    script = textwrap.dedent("""
+        import signal
+        # A test run that was started in the background ignores SIGINT, and so would everything it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        import sandbox
+        from sandbox import Program
+        hang = Program("hang", "import os\\nos.fork()\\nwhile True:\\n    pass\\n", "f()", "f")
+        ready = Program("ready", "def f():\\n    return 1\\n", "assert f() == 1\\n", "f")
+        with sandbox.open_pool(workers=2) as pool:
+            for verdict in pool.run([ready, hang, hang]):
+                print(verdict.id, flush=True)
+    """)
+    harness = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert harness.stdout is not None
+    assert harness.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    children = descendants(harness.pid)
+    assert len(children) >= 4
+    harness.send_signal(number)
+    harness.wait(timeout=20)
+    harness.stdout.close()
+    deadline = time.monotonic() + 10
+    while (alive := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive == []
+
+
+def test_names_and_refusals_are_one_clear_line() -> None:
+    with pytest.raises(UserError, match="Did you mean 'bubblewrap'"):
+        sandbox.open_pool("bublewrap")
+    with pytest.raises(UserError, match="no walls"):
+        sandbox.open_pool("process")
+    with pytest.raises(UserError, match="at least one worker"):
+        sandbox.open_pool(workers=0)
+
+
+def test_without_any_walls_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.pool.try_worker", lambda _: "user namespaces are forbidden here")
+    with pytest.raises(UserError, match=r"No sandbox works on this machine .*user namespaces are forbidden here"):
+        sandbox.open_pool()
+    for name in ("namespaces", "bubblewrap"):
+        with pytest.raises(UserError, match="does not work here"):
+            sandbox.open_pool(name)
+
+
+def test_importing_the_sandbox_is_light() -> None:
+    code = "import sys, sandbox; print([m for m in ('docker', 'torch', 'numpy', 'evaluate', 'multiprocessing') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_two_runs_give_the_same_values(pool: Pool) -> None:
+    from sandbox.attacks import DETERMINISM  # noqa: PLC0415  (one program of the suite)
+
+    first, second = (next(pool.run([DETERMINISM.program()])).stdout_tail for _ in range(2))
+    with sandbox.open_pool(pool.backend, workers=1) as other:
+        assert first == second == next(other.run([DETERMINISM.program()])).stdout_tail != ""
