@@ -41,6 +41,23 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; the default is greedy."""
+
+    temperature: float = 0.0
+    """Divides the logits; 0 takes the most probable token."""
+    top_p: float = 1.0
+    """Keep the fewest tokens whose probability together reaches this."""
+    top_k: int = 0
+    """Keep this many most probable tokens; 0 keeps all."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     """Ask for a continuation of ``prompt``, or for the answer to ``messages`` where those are given."""
 
@@ -52,6 +69,9 @@ class Generate:
     """Generation ends on the byte that completes one of these; the stop itself is not part of the answer."""
     max_bytes: int = 1024
     """Room for the answer in UTF-8 bytes, the same for every tokenizer."""
+    sampling: Sampling = Sampling()
+    seeds: tuple[int, ...] = (0,)
+    """One answer is drawn per seed, each independent of batch, order and neighbours; greedy answers need only one."""
 
 
 @dataclass(frozen=True, slots=True)
