@@ -115,8 +115,7 @@ def transfer(
     from rich.console import Console
 
     from crosstok.folders import data_folder
-    from distill.recipes import check_transfer
-    from distill.recipes import transfer as make
+    from distill.recipes import check_student, make_student
     from harness.progress import Reporter
 
     chosen = {
@@ -129,9 +128,9 @@ def transfer(
         **({"loss": loss} if loss else {}),
         **dict(_pair(text) for text in option or []),
     }
-    spec = check_transfer(chosen, str(out))
+    spec = check_student("transfer", chosen, str(out))
     with Reporter(Console(stderr=True)) as reporter, reporter.stage("transfer", max(spec.steps, 1), 1.0) as advance:
-        make(spec, out, data=data_folder(data_dir), progress=advance)
+        make_student(spec, out, data=data_folder(data_dir), progress=advance)
     typer.echo(str(out))
 
 

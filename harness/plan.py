@@ -5,7 +5,7 @@ it is trained on; a cell's covers model, task and settings. Nothing is loaded he
 and checked before the first second of work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from crosstok.corpora import load_texts
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from distill import checkpoints
-from distill.recipes import TransferSpec, check_transfer
-from harness.suite import ModelSpec, Suite, order_of_models, parents
+from distill.recipes import StudentSpec, check_student
+from harness.suite import ModelSpec, Suite, made_from, order_of_models, parents
 from tasks.registry import build_task
 from tasks.task import CodeTask, PromptStyle, Task
 
@@ -32,8 +32,10 @@ class PlannedModel:
     spec: ModelSpec
     parents: tuple[str, ...]
     """Names of the planned models that it is made from."""
-    transfer: TransferSpec | None
-    """The checked recipe of a transfer, its seed filled in."""
+    options_of_parents: tuple[str, ...]
+    """The options of its recipe that name them, in the same order; empty for an ensemble."""
+    recipe: StudentSpec | None
+    """How a student is made, its seed filled in."""
     seed: int
     style: PromptStyle
     fingerprint: str
@@ -43,9 +45,8 @@ class PlannedModel:
         """What it is, in a few words."""
         if self.spec.ensemble:
             return f"{self.spec.ensemble.combine} of {' + '.join(self.parents)}"
-        if self.transfer:
-            losses = "+".join(self.transfer.loss_names) if self.transfer.steps else "not trained"
-            return f"{self.transfer.tokenizer}, {self.transfer.init_name}, {losses}"
+        if self.recipe:
+            return self.recipe.label
         return str(self.spec.source)
 
 
@@ -94,8 +95,7 @@ def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
     known: dict[tuple[str, int], PlannedModel] = {}
     for name in order_of_models(suite):
         for seed in suite.seeds:
-            made_from = [known[parent, seed] for parent in parents(suite, name)]
-            model = _model(suite, name, seed, made_from, data)
+            model = _model(suite, name, seed, [known[parent, seed] for parent in parents(suite, name)], data)
             known[name, seed] = model
     emitted: set[str] = set()
     for name in suite.models:
@@ -106,44 +106,50 @@ def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
                 yield model
 
 
-def _model(suite: Suite, name: str, seed: int, made_from: list[PlannedModel], data: Path | None) -> PlannedModel:
+def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data: Path | None) -> PlannedModel:
     spec = suite.models[name]
-    transfer: TransferSpec | None = None
+    recipe: StudentSpec | None = None
+    options: tuple[str, ...] = ()
     if spec.source is not None:
         identity: dict[str, Any] = {"source": checkpoints.identify(spec.source)}
-    elif spec.transfer is not None:
-        options = {key: value for key, value in spec.transfer.items() if key not in ("from", "seed")}
-        source = made_from[0].name if made_from else spec.transfer["from"]
-        transfer = check_transfer({"from": source, "seed": spec.transfer.get("seed", seed), **options}, name)
-        parent = made_from[0].fingerprint if made_from else checkpoints.identify(transfer.source)
-        recipe = transfer.model_dump(mode="json", exclude={"source"})
-        if not transfer.steps:
-            recipe.pop("seed")
-        texts = {corpus: load_texts(corpus, "train", data).source for corpus in corpora_of(transfer)}
-        identity = {"version": STUDENT_VERSION, "parent": parent, "recipe": recipe, "texts": texts}
     elif spec.ensemble is not None:
         ensemble = spec.ensemble.model_dump(mode="json", exclude={"members"})
-        identity = {"members": [member.fingerprint for member in made_from], **ensemble}
+        identity = {"members": [member.fingerprint for member in parents], **ensemble}
     else:
-        raise UserError(f"Model {name!r} has neither source, transfer nor ensemble.")
-    repeated = bool(transfer and transfer.steps) or any("@" in parent.name for parent in made_from)
+        options = tuple(made_from(suite, name))
+        recipe, identity = _student(spec, name, seed, dict(zip(options, parents, strict=True)), data)
+    repeated = bool(recipe and recipe.steps) or any("@" in parent.name for parent in parents)
     return PlannedModel(
         name=f"{name}@{seed}" if repeated and len(suite.seeds) > 1 else name,
         spec=spec,
-        parents=tuple(model.name for model in made_from),
-        transfer=transfer,
+        parents=tuple(model.name for model in parents),
+        options_of_parents=options,
+        recipe=recipe,
         seed=seed,
         style=spec.prompt or suite.prompt,
         fingerprint=fingerprint(identity),
     )
 
 
-def corpora_of(transfer: TransferSpec) -> list[str]:
-    """Return the text sources that a transfer reads: for training, and for a tokenizer that it trains."""
-    named = [transfer.corpus] if transfer.steps else []
-    if transfer.tokenizer.startswith("train:"):
-        named.append(transfer.tokenizer.split(":", 2)[2].rpartition(":")[0])
-    return sorted(set(named))
+def _student(
+    spec: ModelSpec, name: str, seed: int, parents: Mapping[str, PlannedModel], data: Path | None
+) -> tuple[StudentSpec, dict[str, Any]]:
+    """Return the checked recipe of a student and all that decides what comes of it."""
+    if spec.recipe is None:
+        raise UserError(f"Model {name!r} has neither source, ensemble nor recipe.")
+    kind, options = spec.recipe
+    named = {option: parent.name for option, parent in parents.items()}
+    recipe = check_student(kind, {"seed": seed, **options, **named}, name)
+    models = {
+        option: parents[option].fingerprint if option in parents else checkpoints.identify(getattr(recipe, field))
+        for option, field in recipe.parents.items()
+    }
+    settings = recipe.model_dump(mode="json", exclude=set(recipe.parents.values()))
+    if not recipe.steps:
+        settings.pop("seed")
+    texts = {corpus: load_texts(corpus, "train", data).source for corpus in recipe.corpora()}
+    identity = {"version": STUDENT_VERSION, "recipe": kind, "models": models, "settings": settings, "texts": texts}
+    return recipe, identity
 
 
 def _cell(model: PlannedModel, task: Task, suite: Suite) -> PlannedCell:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crosstok.folders import cache_folder
-from distill import checkpoints, ensemble, recipes
+from distill import checkpoints, ensemble
 from distill.checkpoints import Checkpoint
+from distill.recipes import at, make_student
 from distill.training import LOG
 from distill.training_log import read_log
 from harness.plan import Plan, PlannedModel
@@ -31,7 +32,7 @@ class Students:
         model = self.plan.models[name]
         if model.spec.source or self._ready(model):
             return 0.0
-        return 5.0 + SECONDS_PER_STEP * (model.transfer.steps if model.transfer else 0)
+        return 5.0 + SECONDS_PER_STEP * (model.recipe.steps if model.recipe else 0)
 
     def source(self, name: str) -> str:
         """Return what to load for ``name``, making it and whatever it is made from first."""
@@ -43,8 +44,10 @@ class Students:
             expected = self.expected_s(name)
             sources = [self.source(parent) for parent in model.parents]
             began = time.monotonic()
-            if model.transfer:
-                self._transfer(model, sources, folder, expected)
+            if model.recipe:
+                recipe = at(model.recipe, dict(zip(model.options_of_parents, sources, strict=True)))
+                with self.reporter.stage(f"make {model.name}", max(recipe.steps, 1), expected) as advance:
+                    make_student(recipe, folder, data=self.data, device=self.device, progress=advance)
             elif model.spec.ensemble:
                 spec = model.spec.ensemble
                 ensemble.save_ensemble(folder, sources, combine=spec.combine, weights=spec.weights)
@@ -65,12 +68,3 @@ class Students:
 
     def _ready(self, model: PlannedModel) -> bool:
         return (self.folder / model.fingerprint / _BUILD_SECONDS).exists()
-
-    def _transfer(self, model: PlannedModel, sources: list[str], folder: Path, expected: float) -> None:
-        spec = model.transfer
-        if spec is None:
-            return
-        if sources:
-            spec = spec.model_copy(update={"source": sources[0]})
-        with self.reporter.stage(f"make {model.name}", max(spec.steps, 1), expected) as advance:
-            recipes.transfer(spec, folder, data=self.data, device=self.device, progress=advance)

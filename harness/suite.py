@@ -28,8 +28,13 @@ class EnsembleSpec(Part):
     weights: tuple[float, ...] | None = Field(default=None, description="One weight per member; default: equal.")
 
 
+RECIPES: dict[str, tuple[str, ...]] = {"transfer": ("from",)}
+"""The recipes of ``distill.recipes`` and those of their options that name a model; here so that a suite is read without
+loading torch."""
+
+
 class ModelSpec(Part):
-    """One model: exactly one of the three keys."""
+    """One model: exactly one of source, ensemble or a recipe."""
 
     source: str | None = Field(default=None, description="A folder, hub:owner/name@revision, gguf:path or wheel:NAME.")
     transfer: dict[str, Any] | None = Field(
@@ -40,10 +45,15 @@ class ModelSpec(Part):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ModelSpec":
-        given = [key for key in ("source", "transfer", "ensemble") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError("a model needs exactly one of: source, transfer, ensemble")
+        kinds = ("source", *RECIPES, "ensemble")
+        if sum(getattr(self, key) is not None for key in kinds) != 1:
+            raise ValueError(f"a model needs exactly one of: {', '.join(kinds)}")
         return self
+
+    @property
+    def recipe(self) -> tuple[str, dict[str, Any]] | None:
+        """Name and options of the recipe that makes it; None for a source and for an ensemble."""
+        return next(((key, given) for key in RECIPES if (given := getattr(self, key)) is not None), None)
 
 
 class TaskSpec(Part):
@@ -166,15 +176,24 @@ def parents(suite: Suite, name: str) -> list[str]:
             if member not in suite.models:
                 raise unknown_name(f"member of model {name!r}:", member, suite.models)
         return list(spec.ensemble.members)
-    if spec.transfer:
-        source = spec.transfer.get("from")
+    return list(made_from(suite, name).values())
+
+
+def made_from(suite: Suite, name: str) -> dict[str, str]:
+    """Return the models of the suite that the recipe of ``name`` names: option to model."""
+    if (recipe := suite.models[name].recipe) is None:
+        return {}
+    kind, options = recipe
+    named: dict[str, str] = {}
+    for option in RECIPES[kind]:
+        source = options.get(option)
         if not isinstance(source, str):
-            raise UserError(f"Model {name!r}: transfer needs `from`, a model of this suite or a source.")
+            raise UserError(f"Model {name!r}: {kind} needs `{option}`, a model of this suite or a source.")
         if source in suite.models:
-            return [source]
-        if ":" not in source and not Path(source).is_dir():
-            raise unknown_name(f"model to transfer in {name!r}:", source, suite.models)
-    return []
+            named[option] = source
+        elif ":" not in source and not Path(source).is_dir():
+            raise unknown_name(f"model in `{option}` of {name!r}:", source, suite.models)
+    return named
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from crosstok.errors import UserError
 from distill.balance import Fixed, GradMag, GradNorm, balance, gradients, last_layer
-from distill.recipes import check_transfer
+from distill.recipes import check_student
 from distill.training import LOG, TrainingSpec, _Run, train
 from distill.training_log import read_log
 
@@ -168,6 +168,6 @@ def test_a_run_with_gradnorm_that_was_killed_continues_to_the_same_bits(tmp_path
 
 def test_a_suite_names_the_balance_and_a_misspelt_one_is_refused() -> None:
     common = {"from": "somewhere", "tokenizer": "bytes", "loss": ["sft", "alm"]}
-    assert check_transfer({**common, "balance": "gradmag"}).balance == "gradmag"
+    assert check_student("transfer", {**common, "balance": "gradmag"}).balance == "gradmag"
     with pytest.raises(UserError, match="balance"):
-        check_transfer({**common, "balance": "gradmagg"})
+        check_student("transfer", {**common, "balance": "gradmagg"})

@@ -13,7 +13,7 @@ from toy_tokenizers import TEXT
 from crosstok.errors import UserError
 from distill.embeddings import INITIALISERS
 from distill.losses import LOSSES
-from distill.recipes import check_transfer, transfer
+from distill.recipes import check_student, make_student
 from distill.training import LOG
 from distill.training_log import read_log
 
@@ -123,7 +123,7 @@ def test_a_student_is_initialised_and_trained_with_methods_of_another_package(sa
         "window_bytes": 128,
         "lr": 3e-3,
     }
-    folder = transfer(check_transfer(options), tmp_path / "student", device="cpu")
+    folder = make_student(check_student("transfer", options), tmp_path / "student", device="cpu")
     log = read_log(folder / LOG)
     assert len(log) == 12
     assert log[-1]["loss"]["toy_gap"] < log[0]["loss"]["toy_gap"]

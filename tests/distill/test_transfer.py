@@ -24,7 +24,7 @@ from distill.ensemble import save_ensemble
 from distill.losses import Reader
 from distill.losses.alm import ALM
 from distill.losses.sft import SFT
-from distill.recipes import TransferSpec, check_transfer, transfer
+from distill.recipes import TransferSpec, check_student, make_student
 from distill.training import LOG, Model, TrainingSpec, train
 from distill.training_log import read_log
 from distill.windows import Encoder, Windows
@@ -84,8 +84,8 @@ def test_a_permuted_copy_of_the_vocabulary_gives_permuted_logits_and_zero_loss(
     save_model(tmp_path / "source", toy_tokenizer(name), tied=tied)
     shuffled, new = permuted(toy_tokenizer(name))
     shuffled.save_pretrained(tmp_path / "tokenizer")
-    spec = check_transfer({"from": str(tmp_path / "source"), "tokenizer": str(tmp_path / "tokenizer")})
-    student = checkpoints.load(transfer(spec, tmp_path / "student"))
+    spec = check_student("transfer", {"from": str(tmp_path / "source"), "tokenizer": str(tmp_path / "tokenizer")})
+    student = checkpoints.load(make_student(spec, tmp_path / "student"))
     source = checkpoints.load(tmp_path / "source")
 
     ids = torch.tensor([source.tokenizer(TEXT[:300])["input_ids"]])
@@ -105,8 +105,8 @@ def test_a_permuted_copy_of_the_vocabulary_gives_permuted_logits_and_zero_loss(
 
 def test_transfer_to_the_same_tokenizer_is_the_identity(tmp_path: Path) -> None:
     save_model(tmp_path / "source", toy_tokenizer("bpe"), rows=448)
-    spec = check_transfer({"from": str(tmp_path / "source"), "tokenizer": str(tmp_path / "source")})
-    student = checkpoints.load(transfer(spec, tmp_path / "student"))
+    spec = check_student("transfer", {"from": str(tmp_path / "source"), "tokenizer": str(tmp_path / "source")})
+    student = checkpoints.load(make_student(spec, tmp_path / "student"))
     source = checkpoints.load(tmp_path / "source")
     assert student.tokenbytes.fingerprint == source.tokenbytes.fingerprint
     state = student.model.state_dict()
@@ -117,7 +117,7 @@ def test_transfer_to_the_same_tokenizer_is_the_identity(tmp_path: Path) -> None:
 def test_the_student_keeps_its_specials_and_its_bos(tmp_path: Path, specials: str, bos: bool) -> None:
     save_model(tmp_path / "source", toy_tokenizer("bos"))
     options = {"from": str(tmp_path / "source"), "tokenizer": "bytes", "specials": specials}
-    student = checkpoints.load(transfer(check_transfer(options), tmp_path / "student"))
+    student = checkpoints.load(make_student(check_student("transfer", options), tmp_path / "student"))
     source = checkpoints.load(tmp_path / "source")
     rows = {side: side.model.get_input_embeddings().weight for side in (source, student)}
     for role in ("bos", "eos", "pad"):
@@ -161,9 +161,9 @@ def test_training_lowers_held_out_bits_per_byte_and_chunk_kl_against_initialisat
     taught_model(tmp_path / "source", load_texts(corpus, "train"))
     held_out = load_texts(corpus, "heldout")
     common = {"from": str(tmp_path / "source"), "tokenizer": f"train:bpe:{corpus}:300", "corpus": corpus}
-    initialised = transfer(check_transfer(common), tmp_path / "initialised")
+    initialised = make_student(check_student("transfer", common), tmp_path / "initialised")
     options = {"loss": [loss], "steps": 60, "batch": 8, "lr": 5e-3, "window_bytes": 256}
-    trained = transfer(check_transfer({**common, **options}), tmp_path / "trained")
+    trained = make_student(check_student("transfer", {**common, **options}), tmp_path / "trained")
     teacher = checkpoints.load(tmp_path / "source")
     before, after = (figures(teacher, checkpoints.load(folder), held_out) for folder in (initialised, trained))
     assert after[0] < 0.8 * before[0]
@@ -189,7 +189,7 @@ def options_for(tmp_path: Path, corpus: str) -> dict[str, Any]:
 
 def test_the_folder_is_a_plain_model_with_provenance_log_and_picture(tmp_path: Path, corpus: str) -> None:
     save_model(tmp_path / "source", toy_tokenizer("bos"), shape="gemma3")
-    folder = transfer(check_transfer(options_for(tmp_path, corpus)), tmp_path / "student")
+    folder = make_student(check_student("transfer", options_for(tmp_path, corpus)), tmp_path / "student")
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "provenance.json", LOG, "training.svg"}
     assert {path.name for path in tmp_path.iterdir()} == {"source", "student", "corpus.jsonl"}
@@ -207,14 +207,16 @@ def test_the_folder_is_a_plain_model_with_provenance_log_and_picture(tmp_path: P
 def test_asked_again_it_does_nothing_and_another_recipe_is_refused(tmp_path: Path, corpus: str) -> None:
     save_model(tmp_path / "source", toy_tokenizer("bos"))
     options = options_for(tmp_path, corpus)
-    folder = transfer(check_transfer(options), tmp_path / "student")
+    folder = make_student(check_student("transfer", options), tmp_path / "student")
     before = (folder / "model.safetensors").stat().st_mtime_ns
     steps: list[float] = []
-    transfer(check_transfer(options), tmp_path / "student", progress=lambda amount, _: steps.append(amount))
+    make_student(
+        check_student("transfer", options), tmp_path / "student", progress=lambda amount, _: steps.append(amount)
+    )
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert not steps
     with pytest.raises(UserError, match="exists and is not this student"):
-        transfer(check_transfer({**options, "seed": 1}), tmp_path / "student")
+        make_student(check_student("transfer", {**options, "seed": 1}), tmp_path / "student")
 
 
 def _transfer_and_die(options: dict[str, Any], out: Path, at_step: int) -> None:
@@ -227,14 +229,14 @@ def _transfer_and_die(options: dict[str, Any], out: Path, at_step: int) -> None:
         if done >= at_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    transfer(check_transfer(options), out, device="cpu", progress=progress)
+    make_student(check_student("transfer", options), out, device="cpu", progress=progress)
 
 
 def test_kill_minus_nine_and_start_again_gives_the_weights_of_an_undisturbed_run(tmp_path: Path, corpus: str) -> None:
     torch.set_num_threads(1)
     save_model(tmp_path / "source", toy_tokenizer("bos"))
     options = options_for(tmp_path, corpus)
-    whole = transfer(check_transfer(options), tmp_path / "whole", device="cpu")
+    whole = make_student(check_student("transfer", options), tmp_path / "whole", device="cpu")
     context = multiprocessing.get_context("spawn")
     for at_step in (2, 8):
         victim = context.Process(target=_transfer_and_die, args=(options, tmp_path / "cut", at_step))
@@ -243,7 +245,9 @@ def test_kill_minus_nine_and_start_again_gives_the_weights_of_an_undisturbed_run
         assert victim.exitcode == -signal.SIGKILL
         assert not (tmp_path / "cut").exists()
     seen: list[tuple[float, str]] = []
-    cut = transfer(check_transfer(options), tmp_path / "cut", device="cpu", progress=lambda *told: seen.append(told))
+    cut = make_student(
+        check_student("transfer", options), tmp_path / "cut", device="cpu", progress=lambda *told: seen.append(told)
+    )
     assert seen[0] == (6, "continued at step 6")
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert [line["step"] for line in read_log(cut / LOG)] == list(range(1, 11))
@@ -258,10 +262,12 @@ def test_an_unfinished_student_of_another_recipe_is_not_continued(tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        transfer(check_transfer(options), tmp_path / "student", progress=stop)
+        make_student(check_student("transfer", options), tmp_path / "student", progress=stop)
     seen: list[float] = []
-    transfer(
-        check_transfer({**options, "seed": 5}), tmp_path / "student", progress=lambda amount, _: seen.append(amount)
+    make_student(
+        check_student("transfer", {**options, "seed": 5}),
+        tmp_path / "student",
+        progress=lambda amount, _: seen.append(amount),
     )
     assert seen == [1] * 10
 
@@ -284,27 +290,32 @@ def test_an_unfinished_student_of_another_recipe_is_not_continued(tmp_path: Path
 )
 def test_a_specification_that_does_not_add_up_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
-        check_transfer({"from": "somewhere", "tokenizer": "bytes", **change}, "model 'x'")
+        check_student("transfer", {"from": "somewhere", "tokenizer": "bytes", **change}, "model 'x'")
     assert "\n" not in str(refused.value)
 
 
 def test_without_a_loss_nothing_is_trained_and_with_one_it_is() -> None:
     common = {"from": "somewhere", "tokenizer": "bytes"}
-    assert check_transfer(common).steps == 0
-    assert check_transfer({**common, "loss": ["alm"]}).steps > 0
-    assert check_transfer({**common, "loss": ["alm"], "steps": 0}).steps == 0
-    assert isinstance(check_transfer(common), TransferSpec)
+    assert check_student("transfer", common).steps == 0
+    assert check_student("transfer", {**common, "loss": ["alm"]}).steps > 0
+    assert check_student("transfer", {**common, "loss": ["alm"], "steps": 0}).steps == 0
+    assert isinstance(check_student("transfer", common), TransferSpec)
 
 
 def test_an_ensemble_is_refused(tmp_path: Path) -> None:
     members = [str(save_model(tmp_path / name, toy_tokenizer("bpe"), seed=seed)) for seed, name in enumerate("ab")]
     save_ensemble(tmp_path / "pair", members, combine="mean_prob")
     with pytest.raises(UserError, match="is an ensemble"):
-        transfer(check_transfer({"from": str(tmp_path / "pair"), "tokenizer": "bytes"}), tmp_path / "out")
+        make_student(
+            check_student("transfer", {"from": str(tmp_path / "pair"), "tokenizer": "bytes"}), tmp_path / "out"
+        )
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     save_model(tmp_path / "source", toy_tokenizer("bpe"))
     (tmp_path / "file").write_text("x", "utf-8")
     with pytest.raises(UserError, match="cannot be written"):
-        transfer(check_transfer({"from": str(tmp_path / "source"), "tokenizer": "bytes"}), tmp_path / "file" / "out")
+        make_student(
+            check_student("transfer", {"from": str(tmp_path / "source"), "tokenizer": "bytes"}),
+            tmp_path / "file" / "out",
+        )

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from crosstok.errors import UserError
-from harness.suite import check_suite, order_of_models, read_suite
+from distill import recipes
+from harness.suite import RECIPES, ModelSpec, check_suite, order_of_models, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MINIMAL = "name: s\nmodels: {base: {source: somewhere}}\ntasks: [humaneval]\n"
@@ -93,3 +94,8 @@ def test_a_misspelt_member_is_answered_with_the_closest_name() -> None:
 def test_an_ensemble_of_one_is_refused() -> None:
     with pytest.raises(UserError, match="at least 2 items"):
         check_suite(models(base={"source": "x"}, p={"ensemble": {"members": ["base"]}}), "test")
+
+
+def test_the_recipes_of_a_suite_are_those_that_make_students_with_the_same_parents() -> None:
+    assert {name: tuple(recipe.parents) for name, recipe in recipes.RECIPES.items()} == RECIPES
+    assert set(RECIPES) <= set(ModelSpec.model_fields)

@@ -1,0 +1,98 @@
+"""``transfer`` moves a model to another tokenizer.
+
+The vocabulary is replaced, its rows are initialised, and the student is trained against the model that it came from
+(self-distillation, arXiv 2503.20083), which needs no labels and no second model.
+"""
+
+import copy
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from distill.checkpoints import Checkpoint
+from distill.embeddings import INITIALISERS, Rows
+from distill.embeddings.transplant import special_ids, special_rows, transplant
+from distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
+from distill.roles import Roles
+from distill.special_tokens import wear_specials
+from distill.tokenbytes import TokenBytes
+from distill.tokenizers import load_tokenizer
+from distill.weights import is_tied
+
+
+class TransferSpec(StudentSpec):
+    """Everything that decides a transferred student."""
+
+    kind: ClassVar[str] = "transfer"
+
+    tokenizer: str = Field(description="Its new tokenizer: any tokenizer source, `bytes` or `train:bpe:CORPUS:SIZE`.")
+    init: Choice = Field(default="fvt", description="How the rows of the new vocabulary are made.")
+    specials: Literal["keep", "replace"] = Field(
+        default="keep", description="Keep the model's own special tokens, or take those of the new tokenizer."
+    )
+
+    @property
+    def init_name(self) -> str:
+        """The initialiser's name."""
+        return name_of(self.init)
+
+    @property
+    def label(self) -> str:
+        """Tokenizer, initialiser and losses."""
+        losses = "+".join(self.loss_names) if self.steps else "not trained"
+        return f"{self.tokenizer}, {self.init_name}, {losses}"
+
+    def corpora(self) -> list[str]:
+        """Return the text to train on, and that of a tokenizer that is trained."""
+        named = super().corpora()
+        if self.tokenizer.startswith("train:"):
+            named.append(self.tokenizer.split(":", 2)[2].rpartition(":")[0])
+        return sorted(set(named))
+
+    def check(self) -> None:
+        """Raise UserError for methods, or options of methods, that do not exist."""
+        INITIALISERS.create(self.init)
+        super().check()
+
+    def build(self, source: Checkpoint, workshop: Workshop) -> Made:
+        """Replace the vocabulary, then train against the model as it was."""
+        losses = self.losses() if self.steps else []
+        needs_teacher = any(loss.of_teacher for loss in losses)
+        student, rows = initialise(source, self, workshop, copied=needs_teacher)
+        workshop.train(student, source, losses, self)
+        return Made(student, self._record(source, student, rows))
+
+    def _record(self, source: Checkpoint, student: Checkpoint, rows: Rows) -> dict[str, Any]:
+        kept = sum(name in source.tokenbytes.specials.values() for name in student.tokenbytes.specials.values())
+        return {
+            "source_tokenizer": source.tokenbytes.fingerprint,
+            "target_tokenizer": student.tokenbytes.fingerprint,
+            "tokenizer_source": self.tokenizer,
+            "initialiser": {**INITIALISERS.create(self.init).describe(), "rows": rows.counts()},
+            "specials": f"{self.specials}: {kept} of {len(student.tokenbytes.specials)} are the source's",
+            "tied": is_tied(student.model),
+            "rows": rows.matrices["input"].shape[0],
+            "valid_rows": student.valid_rows,
+        }
+
+
+def initialise(source: Checkpoint, spec: TransferSpec, workshop: Workshop, *, copied: bool) -> tuple[Checkpoint, Rows]:
+    """Return the untrained student and where its rows came from; ``copied`` leaves the source's model as it is."""
+    tokenizer = load_tokenizer(spec.tokenizer, workshop.data)
+    if spec.specials == "keep":
+        worn = wear_specials(tokenizer, source.tokenizer)
+        tokenizer, specials = worn.tokenizer, {here: there for there, here in worn.specials.items()}
+    tokens, roles = TokenBytes.from_tokenizer(tokenizer), Roles.from_tokenizer(tokenizer)
+    if spec.specials == "replace":
+        specials = special_rows(source.tokenbytes, tokens, source.roles.as_dict(), roles.as_dict())
+    model = copy.deepcopy(source.model) if copied else source.model
+    rows = transplant(model, INITIALISERS.create(spec.init), source.tokenbytes, tokens, specials)
+    special_ids(model, specials)
+    here = {there: token for token, there in sorted(specials.items(), reverse=True)}
+    bos = None if source.bos_id is None else here.get(source.bos_id)
+    stops = frozenset(here[token] for token in source.stop_ids if token in here) | roles.stop_ids
+    student = dataclasses.replace(
+        source, model=model, tokenizer=tokenizer, tokenbytes=tokens, roles=roles, bos_id=bos, stop_ids=stops
+    )
+    return student, rows
