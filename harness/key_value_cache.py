@@ -9,7 +9,8 @@ that is in use. All rows end in the same column (they are padded on the left, so
 
 A row that ends is overwritten by the last row; a new row is written behind it; both cost one row. The buffer is copied
 only when it runs out of columns. The layers replace those that the model itself made during prefill, so whatever holds
-them (one model's cache, an ensemble's cache of caches) stays what its model expects.
+them (one model's cache, an ensemble's cache of caches) stays what its model expects. A prompt is read once and copied
+into as many rows as answers are wanted.
 
 Sliding-window layers are kept in full, as the attention mask hides what lies outside the window.
 """
@@ -66,6 +67,23 @@ def _layer_lists(cache: Any) -> list[list[Any]]:
     return [layers for member in cache.members for layers in _layer_lists(member)]
 
 
+class ReadPrompts:
+    """What a model keeps of prompts that it has just read, padded on the left, until they are copied into rows.
+
+    ``lengths[i]`` is the number of columns that belong to prompt ``i``.
+    """
+
+    def __init__(self, cache: Any, lengths: Sequence[int]) -> None:
+        self.cache = cache
+        self.lengths = list(lengths)
+        self.lists = _layer_lists(cache)
+        # Layers are replaced when the cache is adopted; what they hold stays reachable from here.
+        self.layers = [layer for layers in self.lists for layer in layers]
+        if not all(isinstance(layer, DynamicLayer) and layer.is_initialized for layer in self.layers):
+            kinds = ", ".join(sorted({type(layer).__name__ for layer in self.layers}))
+            raise UserError(f"Generation supports attention caches only, and this model keeps {kinds}.")
+
+
 class RowCache:
     """The caches of all rows of a running batch.
 
@@ -85,25 +103,21 @@ class RowCache:
         return self._frame.end - self._frame.start
 
     @torch.inference_mode()
-    def insert(self, prefilled: Any, lengths: Sequence[int]) -> None:
-        """Add rows whose prompts were just read: ``prefilled`` is the model's own cache, left-padded."""
-        lists = _layer_lists(prefilled)
-        layers = [layer for layers in lists for layer in layers]
-        if not all(isinstance(layer, DynamicLayer) and layer.is_initialized for layer in layers):
-            kinds = ", ".join(sorted({type(layer).__name__ for layer in layers}))
-            raise UserError(f"Generation supports attention caches only, and this model keeps {kinds}.")
+    def insert(self, read: ReadPrompts, prompts: Sequence[int]) -> None:
+        """Add a row for each of ``prompts``, which are positions in ``read``; one may come many times."""
         if self.cache is None:
-            self._adopt(prefilled, lists)
+            self._adopt(read)
+        lengths = [read.lengths[prompt] for prompt in prompts]
         frame, rows = self._frame, len(lengths)
         # What the sliding layers dropped counts as padding: the mask hides it.
         width = max(self.columns, *lengths)
         if frame.end < width or frame.end >= self._layers[0].keys.shape[2]:
             self._move(width)
-        for ours, theirs in zip(self._layers, layers, strict=True):
+        for ours, theirs in zip(self._layers, read.layers, strict=True):
             kept = min(theirs.keys.shape[2], width)
             target = (slice(frame.rows, frame.rows + rows), slice(None), slice(frame.end - kept, frame.end))
-            ours.keys[target] = theirs.keys[:, :, -kept:]
-            ours.values[target] = theirs.values[:, :, -kept:]
+            ours.keys[target] = theirs.keys[prompts, :, -kept:]
+            ours.values[target] = theirs.values[prompts, :, -kept:]
         frame.rows += rows
         self.lengths.extend(lengths)
         self._trim()
@@ -135,9 +149,9 @@ class RowCache:
         """Leave out the columns in which no row has anything."""
         self._frame.start = self._frame.end - max(self.lengths, default=0)
 
-    def _adopt(self, prefilled: Any, lists: list[list[Any]]) -> None:
-        self.cache = prefilled
-        for layers in lists:
+    def _adopt(self, read: ReadPrompts) -> None:
+        self.cache = read.cache
+        for layers in read.lists:
             for index, theirs in enumerate(layers):
                 ours = BufferLayer(self._frame)
                 ours.lazy_initialization(theirs.keys, theirs.values)

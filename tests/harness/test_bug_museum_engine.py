@@ -138,8 +138,8 @@ def test_museum_11_no_step_is_spent_on_a_row_that_has_ended() -> None:
     assert [len(answer.data) for answer in found] == list(lengths.values())
     # The first token of an answer comes with its prompt; each further one takes one step.
     assert [answer.steps for answer in found] == [length + 1 for length in lengths.values()]
-    assert generator.row_steps == sum(answer.steps for answer in found)
-    assert generator.wasted_row_steps == 0
+    assert generator.counts.row_steps == sum(answer.steps for answer in found)
+    assert generator.counts.wasted_row_steps == 0
 
 
 def test_museum_12_a_stop_in_another_segmentation_is_caught_on_its_last_byte() -> None:

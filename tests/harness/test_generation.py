@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from toy_tokenizers import BUILDERS, TEXT
 
 from crosstok.errors import UserError
-from harness.generation import Generation, Generator, whole_characters
+from harness.answers import whole_characters
+from harness.generation import Generation, Generator
 from tasks.task import Generate
 
 SHAPES = ("llama", "gpt2", "gemma3")
