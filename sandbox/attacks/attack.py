@@ -5,13 +5,16 @@ the machine where a sandbox is about to be trusted.
 """
 
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sandbox.program import Limits, Program
 from sandbox.verdict import Status
 
-QUICK = Limits(cpu_s=1.0, wall_s=5.0, memory_bytes=512 << 20, tmp_bytes=32 << 20, output_bytes=4 << 20)
-"""Limits of the attacks, so that a program that runs into them does so soon."""
+ROOMY = Limits(cpu_s=30.0, wall_s=120.0, memory_bytes=512 << 20, tmp_bytes=32 << 20, output_bytes=4 << 20)
+"""For attacks that end by themselves or at a limit of theirs: so much time that even a machine that is ten times slower,
+or busy, comes to the verdict that they are about, and not to a timeout."""
+OUT_OF_TIME = replace(ROOMY, cpu_s=0.5, wall_s=4.0)
+"""For attacks that only time can end: little of it, so that a run of the suite is short."""
 
 NOT_PASSED = frozenset(Status) - {Status.PASSED, Status.SANDBOX_ERROR}
 ANY = frozenset(Status) - {Status.SANDBOX_ERROR}
@@ -56,23 +59,24 @@ class Attack:
     tests: str
     entry_point: str
     needs: frozenset[str] = frozenset({"files", "net", "pid"})
-    limits: Limits = field(default=QUICK)
+    limits: Limits = field(default=ROOMY)
 
     def program(self) -> Program:
         """Return the program to run."""
         return Program(self.name, self.candidate, self.tests, self.entry_point, limits=self.limits)
 
 
-def forgery(name: str, what: str, candidate: str, *needs: str) -> Attack:
+def forgery(name: str, what: str, candidate: str, *needs: str, limits: Limits = ROOMY) -> Attack:
     """Return a wrong solution of the addition task that wants to be taken for a right one."""
-    return Attack(name, what, textwrap.dedent(candidate), NOT_PASSED, _ADDITION, "add", frozenset(needs))
+    return Attack(name, what, textwrap.dedent(candidate), NOT_PASSED, _ADDITION, "add", frozenset(needs), limits)
 
 
-def exhaustion(name: str, what: str, candidate: str, expected: frozenset[Status], *needs: str) -> Attack:
+def exhaustion(
+    name: str, what: str, candidate: str, expected: frozenset[Status], *needs: str, limits: Limits = ROOMY
+) -> Attack:
     """Return a program that answers ``f() == 1`` while it takes what it can get of the machine."""
-    return Attack(
-        name, what, textwrap.dedent(candidate), expected, "assert f() == 1\n", "f", frozenset(needs or {"pid", "files"})
-    )
+    required = frozenset(needs or {"pid", "files"})
+    return Attack(name, what, textwrap.dedent(candidate), expected, "assert f() == 1\n", "f", required, limits)
 
 
 def probe(name: str, what: str, candidate: str, *needs: str, expected: frozenset[Status] = PASSED) -> Attack:

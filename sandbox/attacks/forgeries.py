@@ -1,6 +1,6 @@
 """Wrong solutions that try to be judged right: by the verdict channel, the comparison, the tests, or the clock."""
 
-from sandbox.attacks.attack import NOT_PASSED, Attack, forgery
+from sandbox.attacks.attack import NOT_PASSED, OUT_OF_TIME, Attack, forgery
 
 _WRONG = "def add(a, b):\n    return 0\n"
 
@@ -212,6 +212,7 @@ FORGERIES: tuple[Attack, ...] = (
                 except:
                     return 0
         """,
+        limits=OUT_OF_TIME,
     ),
     forgery(
         "kill-parent",
@@ -383,6 +384,7 @@ FORGERIES: tuple[Attack, ...] = (
                 pass
             return a + b
         """,
+        limits=OUT_OF_TIME,
     ),
     forgery(
         "forging-thread",

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.backends.namespaces import FIRST_UID
+
 SECRET = "CROSSTOK_BAIT"  # noqa: S105  (the name of an environment variable)
 
 
@@ -62,15 +64,50 @@ def bait() -> Iterator[Host]:
 
 
 def traces() -> dict[str, object]:
-    """Return what an escaped program would change on this host: mounts, shared memory, System V objects, processes."""
+    """Return what an escaped program would change on this host: mounts, shared memory, System V objects.
+
+    Only what it could have made is looked at, since a host has other users who come and go: shared memory and System V
+    objects of the uids that programs run under, and mounts other than those of container engines.
+    """
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    shared = sorted(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else []  # noqa: S108, PTH208
-    system_v = {
-        kind: len(path.read_text(encoding="ascii").splitlines())
-        for kind in ("shm", "sem", "msg")
-        if (path := Path("/proc/sysvipc") / kind).exists()
+    return {
+        "mounts": [line for line in mounts if not _is_of_an_engine(line)],
+        "shared memory": sorted(path.name for path in _entries("/dev/shm") if _owner(path) in _uids()),  # noqa: S108
+        "system v": {kind: _system_v(kind) for kind in ("shm", "sem", "msg")},
     }
-    return {"mounts": mounts, "shared memory": shared, "system v": system_v}
+
+
+def _uids() -> range:
+    """Return the uids of this host that programs run under."""
+    own = os.geteuid()
+    return range(FIRST_UID, FIRST_UID + 1024) if own == 0 else range(own, own + 1)
+
+
+def _is_of_an_engine(mount: str) -> bool:
+    """Tell whether a line of mountinfo is a container's root, its shared memory, or a namespace that is kept open."""
+    what, _, kind = mount.partition(" - ")
+    point = what.split()[4]
+    return kind.split()[0] in ("overlay", "nsfs") or "/containers/" in point or point.endswith("/netns")
+
+
+def _entries(folder: str) -> list[Path]:
+    return list(Path(folder).iterdir()) if Path(folder).is_dir() else []
+
+
+def _owner(path: Path) -> int:
+    try:
+        return path.stat().st_uid
+    except FileNotFoundError:  # gone since the folder was read
+        return -1
+
+
+def _system_v(kind: str) -> int:
+    """Count the System V objects of one kind that belong to the uids of programs."""
+    path = Path("/proc/sysvipc") / kind
+    if not path.exists():
+        return 0
+    head, *rows = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return sum(int(row[head.index("uid")]) in _uids() for row in rows)
 
 
 def descendants(root: int) -> dict[int, str]:

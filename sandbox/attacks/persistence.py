@@ -117,8 +117,9 @@ PERSISTENCE: tuple[tuple[Attack, Attack], ...] = (
                             stream.write("x")
                         time.sleep(0.01)
                 os.wait()
-                time.sleep(0.1)
-                return [] if os.path.exists("/tmp/left-behind") else ["could not leave a daemon"]
+                while not os.path.exists("/tmp/left-behind"):
+                    time.sleep(0.01)
+                return []
             """,
             "pid",
             "files",
