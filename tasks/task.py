@@ -83,7 +83,19 @@ class Rolling:
     stride_bytes: int = 1024
 
 
-Request = Generate | Rolling
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """Ask how likely each of ``continuations`` is behind ``context``."""
+
+    context: str
+    continuations: tuple[str, ...]
+    unconditional: str | None = None
+    """A context that says nothing of the question ("Answer:"): every continuation is scored behind it as well."""
+    exact: bool = False
+    """Sum over all tokens that may stand across the border, instead of charging the token of one encoding."""
+
+
+Request = Generate | Rolling | Continuations
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +115,18 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """A model's answer to :class:`Continuations`, one entry per continuation."""
+
+    nats: tuple[float, ...]
+    """Minus the log-likelihood of each continuation."""
+    greedy: tuple[bool, ...]
+    """Whether the model's most probable tokens spell it."""
+    unconditional: tuple[float, ...] | None = None
+    """Nats behind the unconditional context, where one was given."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One document's share of a metric: the metric of a task is sum(``value``) / sum(``weight``) over its documents."""
 
@@ -116,7 +140,7 @@ class Metric:
     """What a metric's number means."""
 
     name: str
-    unit: Literal["fraction", "bits/byte"]
+    unit: Literal["fraction", "bits/byte", "nats", "nats/word"]
     higher_is_better: bool
 
 
@@ -177,6 +201,17 @@ class TextTask(Task):
 
     @abstractmethod
     def score(self, document: Document, answer: Scored) -> list[Score]:
+        """Return the document's scores."""
+
+
+class ChoiceTask(Task):
+    """A task that is judged by which of several continuations is the most likely; ``request`` asks Continuations.
+
+    See :func:`tasks.choice.choice_scores` for the scores that most of them return.
+    """
+
+    @abstractmethod
+    def score(self, document: Document, answer: Likelihoods) -> list[Score]:
         """Return the document's scores."""
 
 
