@@ -74,7 +74,7 @@ class Answers:
     def difference(self, other: "Answers") -> Difference:
         """Return other minus self on the documents that both have."""
         totals = None
-        if np.array_equal(self.documents, other.documents):
+        if self.documents is other.documents or np.array_equal(self.documents, other.documents):
             mine = theirs = np.arange(len(self.documents))
             if self.totals is not None and other.totals is not None:
                 totals = np.hstack([self.totals, other.totals])
@@ -184,9 +184,9 @@ def _corrected(comparison: Comparison) -> Comparison:
 
 def answers_of(scores: DocumentScores) -> Answers:
     """Return stored scores as arrays."""
-    value, weight, number = np.array(scores.value), np.array(scores.weight), np.array(scores.scores)
-    passed = np.isin(value, (0.0, 1.0)) & (weight == 1) & (number == 1)
-    return Answers(np.array(scores.document, dtype=object), value, weight, bool(passed.all()))
+    value, weight = scores.value, scores.weight
+    passed = ((value == 0) | (value == 1)) & (weight == 1) & (scores.scores == 1)
+    return Answers(scores.document, value, weight, bool(passed.all()))
 
 
 def _resampled_together(known: dict[str, Answers]) -> dict[str, Answers]:

@@ -90,6 +90,22 @@ RUN_CELLS = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     comment="The cells of a run, each under the name of its model.",
 )
+TALLIES = sa.Table(
+    "tallies",
+    METADATA,
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("metric", _TEXT, primary_key=True),
+    *(sa.Column(name, sa.LargeBinary, nullable=False) for name in ("documents", "value", "weight", "scores")),
+    comment="The scores of a finished cell in columns, made of its rows; see results.tallies.",
+)
+TALLY_FACTS = sa.Table(
+    "tally_facts",
+    METADATA,
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("samples", sa.JSON, nullable=False),
+    sa.Column("verdicts", sa.JSON, nullable=False),
+    comment="Sums over the samples and verdicts of a finished cell.",
+)
 # Sums over the samples of a cell read this index alone and never the texts.
 sa.Index(
     "samples_facts",
@@ -98,6 +114,9 @@ sa.Index(
         for name in ("cell", "stop_reason", "bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")
     ),
 )
+_SINCE = {("models", "compute"): 3}
+"""The schema version that brought a column, where it was not the first."""
+TALLIED_SINCE = 3
 sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
 
 
@@ -118,6 +137,10 @@ class Database:
         with self.plainly():
             self._engine = _sqlite_engine(self.path, read_only=read_only) if self.path else _server_engine(text)
             self._open()
+
+    def columns(self, table: sa.Table) -> list[sa.Column[Any]]:
+        """Return the columns that a table has in this store, which may be an older one that is only read."""
+        return [one for one in table.columns if _SINCE.get((table.name, one.name), 1) <= self.version]
 
     def _open(self) -> None:
         with self.read() as connection:
@@ -143,6 +166,8 @@ class Database:
             with self.write() as connection:
                 self._alone(connection)
                 migrate(connection, self._version(connection) or version)
+            version = schema.SCHEMA_VERSION
+        self.version = version
 
     def _alone(self, connection: sa.Connection) -> None:
         """Wait until no other process changes the tables; SQLite's write transactions are alone already."""

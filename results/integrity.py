@@ -3,13 +3,15 @@
 A store can be complete by its own account and still be wrong: a disk that lost pages, a file edited by hand, a row that
 some script has written. Every record hangs on another one, every complete cell owes a sample (and where programs are
 judged, a verdict) to each document, and every score must be what its record says. A sample that was altered afterwards
-is found by its seal, the hash of its fields, which is written beside it in the transaction that stores it.
+is found by its seal, the hash of its fields, which is written beside it in the transaction that stores it; scores and
+verdicts that were altered no longer agree with the tally of their cell.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from results.database import (
@@ -21,6 +23,8 @@ from results.database import (
     SAMPLES,
     SCORES,
     SEALS,
+    TALLIED_SINCE,
+    TALLY_FACTS,
     TASKS,
     VERDICTS,
     Database,
@@ -28,6 +32,8 @@ from results.database import (
 from results.schema import Progress, Sample
 from results.seal import seal
 from results.store import Store
+from results.sums import DocumentScores
+from results.tallies import count_samples, count_scores, count_verdicts, tallied_facts, tallied_scores
 
 LISTED = 3
 
@@ -54,7 +60,7 @@ def check(store: Store) -> list[Finding]:
     """Return everything that is wrong with ``store``; an empty list means that all is well."""
     database = store.database
     found = list(_file(database))
-    for search in (_orphans, _duplicates, _missing, _contradictions, _tampered):
+    for search in (_orphans, _duplicates, _missing, _contradictions, _tampered, _mistallied):
         found += search(database)
     return found
 
@@ -152,6 +158,35 @@ def _tampered(database: Database) -> Iterator[Finding]:
                 wrong.append(_name(values))
     if wrong:
         yield Finding("samples altered after they were stored", len(wrong), tuple(sorted(wrong)[:LISTED]), AGAIN)
+
+
+def _mistallied(database: Database) -> Iterator[Finding]:
+    """Find cells whose rows no longer add up to what was tallied when the cell ended."""
+    if database.version < TALLIED_SINCE:
+        return
+    wrong: list[str] = []
+    with database.read() as connection:
+        for cell in connection.scalars(sa.select(TALLY_FACTS.c.cell)).all():
+            one = sa.select(sa.literal(cell))
+            samples, verdicts = tallied_facts(connection, one)[cell]
+            scores = {metric: found for _, metric, found in tallied_scores(connection, one)}
+            same = (
+                _same_scores(scores, count_scores(connection, cell))
+                and verdicts == count_verdicts(connection, cell)
+                and [fact[:6] for fact in samples] == [fact[:6] for fact in count_samples(connection, cell)]
+            )
+            if not same:
+                wrong.append(cell)
+    if wrong:
+        yield Finding("cells that no longer add up to their tally", len(wrong), tuple(sorted(wrong)[:LISTED]), AGAIN)
+
+
+def _same_scores(first: dict[str, DocumentScores], second: dict[str, DocumentScores]) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(mine, theirs)
+        for metric, columns in first.items()
+        for mine, theirs in zip(columns, second[metric], strict=True)
+    )
 
 
 def _found(database: Database, what: str, table: sa.Table, condition: Any, cure: str) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 Statements go through alembic, which knows how each database alters a table. The version lies in the store itself and
 changes in the same transaction as the tables, so a migration that is interrupted has not happened. Reading needs no
-migration: every version so far only added tables.
+migration: every version so far only added tables and columns, and ``Database.columns`` knows which are there.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from results.database import SAMPLES, SEALS, STORE_SCHEMA
+from results.database import CELLS, MODELS, SAMPLES, SEALS, STORE_SCHEMA, TALLIES, TALLY_FACTS
 from results.schema import SCHEMA_VERSION, Sample
 from results.seal import seal
+from results.tallies import tally
 
 _AT_ONCE = 1000
 
@@ -28,7 +29,7 @@ def migrate(connection: sa.Connection, version: int) -> None:
 
 def _add_seals(connection: sa.Connection, operations: Operations) -> None:
     """Version 2: samples are sealed; those that are there are taken as they are."""
-    operations.create_table(SEALS.name, *(column._copy() for column in SEALS.columns))  # noqa: SLF001  (no public copy)
+    _create(operations, SEALS)
     rows = connection.execute(sa.select(SAMPLES)).mappings()
     while batch := rows.fetchmany(_AT_ONCE):
         sealed = [
@@ -41,4 +42,17 @@ def _add_seals(connection: sa.Connection, operations: Operations) -> None:
         connection.execute(sa.insert(SEALS), sealed)
 
 
-_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {2: _add_seals}
+def _add_tallies(connection: sa.Connection, operations: Operations) -> None:
+    """Version 3: models say what a token costs them (unknown of those that are there), and cells are tallied."""
+    operations.add_column(MODELS.name, sa.Column("compute", sa.JSON, nullable=False, server_default="{}"))
+    for table in (TALLIES, TALLY_FACTS):
+        _create(operations, table)
+    for cell in connection.scalars(sa.select(CELLS.c.fingerprint)).all():
+        tally(connection, cell)
+
+
+def _create(operations: Operations, table: sa.Table) -> None:
+    operations.create_table(table.name, *(column._copy() for column in table.columns))  # noqa: SLF001  (no public copy)
+
+
+_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {2: _add_seals, 3: _add_tallies}

@@ -11,9 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from crosstok.errors import UserError
-from results.database import METADATA, STORE_SCHEMA
+from results.database import CELLS, METADATA, STORE_SCHEMA, TALLIES, TALLY_FACTS
 from results.schema import SCHEMA_VERSION
 from results.store import Store, upsert_rows
+from results.tallies import tally
 
 _AT_ONCE = 5000
 
@@ -75,11 +76,13 @@ def import_parquet(store: Store, folder: Path) -> int:
                         count += len(rows)
             except (OSError, pa.ArrowException, KeyError) as error:
                 raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+        for cell in connection.scalars(sa.select(CELLS.c.fingerprint)).all():
+            tally(connection, cell)
     return count
 
 
 def _tables() -> list[sa.Table]:
-    return [table for table in METADATA.sorted_tables if table is not STORE_SCHEMA]
+    return [table for table in METADATA.sorted_tables if table not in (STORE_SCHEMA, TALLIES, TALLY_FACTS)]
 
 
 def _arrow_type(column: sa.Column[Any], pa: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Progress(StrEnum):
@@ -56,6 +56,9 @@ class Model(Record):
     vocabulary: int = Field(description="Number of ids that the tokenizer can produce, specials included.")
     provenance: dict[str, Any] = Field(description="How it was made; the content of provenance.json.")
     build_s: float = Field(description="Seconds spent making it (training included), 0 for a source.")
+    compute: dict[str, int] = Field(
+        default_factory=dict, description="What one token costs it: body, head, context; see results.costs."
+    )
 
 
 class Task(Record):

@@ -10,8 +10,6 @@ a sample's text. ``results.tables`` makes pandas frames of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -29,13 +27,25 @@ from results.database import (
     SAMPLES,
     SCORES,
     SEALS,
+    TALLIED_SINCE,
+    TALLIES,
+    TALLY_FACTS,
     TASKS,
     VERDICTS,
     Database,
 )
 from results.schema import Cell, Model, Progress, Record, Run, Sample, Score, Task, Verdict, now
 from results.seal import seal
-from results.sums import DocumentScores, SampleFacts, VerdictFacts, sum_by_document
+from results.sums import DocumentScores, SampleFacts, VerdictFacts
+from results.tallies import (
+    begin_change,
+    count_samples,
+    count_scores,
+    count_verdicts,
+    tallied_facts,
+    tallied_scores,
+    tally,
+)
 
 R = TypeVar("R", bound=Record)
 
@@ -130,11 +140,13 @@ class Store:
         return stored
 
     def end_cell(self, fingerprint: str, status: Progress, error: str = "", seconds: float = 0.0) -> None:
-        """Set how far a cell has come and add this session's wall time in seconds."""
+        """Set how far a cell has come, add this session's wall time in seconds, and tally it."""
         change = {"status": status.value, "error": error, "seconds": CELLS.c.seconds + seconds}
         with self.database.write() as connection:
             query = sa.update(CELLS).where(CELLS.c.fingerprint == fingerprint).values(change)
             found = connection.execute(query).rowcount
+            if found:
+                tally(connection, fingerprint)
         if not found:
             raise KeyError(fingerprint)
 
@@ -150,9 +162,11 @@ class Store:
         """Store scores."""
         self._add((SCORES, scores))
 
-    def _add(self, *batches: tuple[sa.Table, Iterable[Record]]) -> None:
+    def _add(self, *batches: tuple[sa.Table, Iterable[Sample | Verdict | Score]]) -> None:
+        given = [(table, list(records)) for table, records in batches]
         with self.database.write() as connection:
-            for table, records in batches:
+            begin_change(connection, (record.cell for _, records in given for record in records))
+            for table, records in given:
                 kept = [_storable(record, connection) for record in records]
                 _upsert(connection, table, kept)
                 if table is SAMPLES:
@@ -162,7 +176,7 @@ class Store:
         """Remove the samples, verdicts and scores of a cell, so that it is measured again; return how many rows."""
         removed = 0
         with self.database.write() as connection:
-            for table in (SAMPLES, SEALS, VERDICTS, SCORES):
+            for table in (TALLIES, TALLY_FACTS, SAMPLES, SEALS, VERDICTS, SCORES):
                 removed += connection.execute(sa.delete(table).where(table.c.cell == cell)).rowcount
             change = {"status": Progress.PARTIAL.value, "error": "set aside by hand", "seconds": 0.0}
             removed += connection.execute(sa.update(CELLS).where(CELLS.c.fingerprint == cell).values(change)).rowcount
@@ -226,7 +240,8 @@ class Store:
 
     def models(self, run: str) -> dict[str, Model]:
         """Return the models of a run by the names that it gives them, in the order in which it came to them."""
-        query = sa.select(RUN_MODELS.c.name, MODELS).join(MODELS, MODELS.c.fingerprint == RUN_MODELS.c.model)
+        query = sa.select(RUN_MODELS.c.name, *self.database.columns(MODELS))
+        query = query.join(MODELS, MODELS.c.fingerprint == RUN_MODELS.c.model)
         query = query.where(RUN_MODELS.c.run == run).order_by(RUN_MODELS.c.position)
         with self.database.read() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
@@ -271,51 +286,44 @@ class Store:
         """Return the scores of a run by document, under (cell, metric), ordered by document."""
         found: dict[tuple[str, str], DocumentScores] = {}
         with self.database.read() as connection:
+            tallied: set[str] = set()
+            if self.database.version >= TALLIED_SINCE:
+                tallied.update(connection.scalars(sa.select(TALLY_FACTS.c.cell).where(_in_run(TALLY_FACTS, run))))
+                for cell, metric, scores in tallied_scores(connection, _cells_of(run)):
+                    found[cell, metric] = scores
             for cell in connection.scalars(_cells_of(run)).all():
-                rows = connection.execute(_SCORES_OF, {"cell": cell}).all()
-                one_metric = not rows or rows[0][0] == rows[-1][0]
-                for metric, part in [(rows[0][0], rows)] if rows and one_metric else groupby(rows, itemgetter(0)):
-                    found[cell, metric] = sum_by_document(*list(zip(*part, strict=True))[1:])
+                if cell not in tallied:
+                    counted = count_scores(connection, cell)
+                    found |= {(cell, metric): scores for metric, scores in counted.items()}
         return found
 
     def sample_facts(self, run: str) -> dict[str, list[SampleFacts]]:
         """Return sums over the samples of each cell of a run, one per stop reason."""
-        columns = [SAMPLES.c[name] for name in SampleFacts._fields[2:]]
-        # PostgreSQL sums integers as decimals.
-        sums = [sa.cast(sa.func.sum(column), column.type) for column in columns]
-        query = sa.select(SAMPLES.c.cell, SAMPLES.c.stop_reason, sa.func.count(), *sums)
-        query = query.where(SAMPLES.c.cell.in_(_cells_of(run))).group_by(SAMPLES.c.cell, SAMPLES.c.stop_reason)
-        facts: dict[str, list[SampleFacts]] = {}
-        with self.database.read() as connection:
-            for cell, *row in connection.execute(query):
-                facts.setdefault(cell, []).append(SampleFacts(*row))
-        return facts
+        return {cell: samples for cell, (samples, _) in self._facts(run).items() if samples}
 
     def verdict_facts(self, run: str) -> dict[str, list[VerdictFacts]]:
         """Return the numbers of verdicts of each cell of a run."""
-        keys = (VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
-        query = sa.select(*keys, sa.func.count()).where(VERDICTS.c.cell.in_(_cells_of(run))).group_by(*keys)
-        facts: dict[str, list[VerdictFacts]] = {}
+        return {cell: verdicts for cell, (_, verdicts) in self._facts(run).items() if verdicts}
+
+    def _facts(self, run: str) -> dict[str, tuple[list[SampleFacts], list[VerdictFacts]]]:
         with self.database.read() as connection:
-            for cell, *row in connection.execute(query):
-                facts.setdefault(cell, []).append(VerdictFacts(*row))
-        return facts
+            found = tallied_facts(connection, _cells_of(run)) if self.database.version >= TALLIED_SINCE else {}
+            for cell in connection.scalars(_cells_of(run)).all():
+                if cell not in found:
+                    found[cell] = (count_samples(connection, cell), count_verdicts(connection, cell))
+        return found
 
     def _records(self, record: type[R], query: sa.Select[Any]) -> list[R]:
         with self.database.read() as connection:
             return [record.model_validate(dict(row)) for row in connection.execute(query).mappings()]
 
 
-# In the order of the primary key. Summing in the database would cost more than reading: mostly there is nothing to sum.
-_SCORES_OF = (
-    sa.select(SCORES.c.metric, SCORES.c.document, SCORES.c.value, SCORES.c.weight)
-    .where(SCORES.c.cell == sa.bindparam("cell"))
-    .order_by(SCORES.c.metric, SCORES.c.document, SCORES.c["index"])
-)
-
-
 def _cells_of(run: str) -> sa.Select[str]:
     return sa.select(RUN_CELLS.c.cell).where(RUN_CELLS.c.run == run)
+
+
+def _in_run(table: sa.Table, run: str) -> sa.ColumnElement[bool]:
+    return table.c.cell.in_(_cells_of(run))
 
 
 def _in_cell(table: sa.Table, cell: str, document: str | None = None) -> sa.Select[Any]:

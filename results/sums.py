@@ -2,14 +2,22 @@
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+Names = npt.NDArray[np.object_]
+
 
 class DocumentScores(NamedTuple):
     """One metric of a cell, summed over the samples of each document; four columns of equal length."""
 
-    document: tuple[str, ...]
-    value: tuple[float, ...]
-    weight: tuple[float, ...]
-    scores: tuple[int, ...]
+    document: Names
+    """Ids, each once, in the order of the key."""
+    value: Floats
+    weight: Floats
+    scores: Counts
     """How many samples went into the sums."""
 
 
@@ -23,6 +31,10 @@ class SampleFacts(NamedTuple):
     prompt_bytes: int
     prompt_tokens: int
     seconds: float
+    new_tokens: float | None
+    """Generated tokens that the source's vocabulary did not have; None where nobody counted them."""
+    checked_tokens: int | None
+    """Tokens of the samples in which they were counted."""
 
 
 class VerdictFacts(NamedTuple):
@@ -34,12 +46,11 @@ class VerdictFacts(NamedTuple):
     verdicts: int
 
 
-def sum_by_document(document: tuple[str, ...], value: tuple[float, ...], weight: tuple[float, ...]) -> DocumentScores:
-    """Return the sums over the samples of each document, in the order given."""
-    if len(set(document)) == len(document):
-        return DocumentScores(document, value, weight, (1,) * len(document))
-    sums: dict[str, tuple[float, float, int]] = {}
-    for name, numerator, denominator in zip(document, value, weight, strict=True):
-        before = sums.get(name, (0.0, 0.0, 0))
-        sums[name] = (before[0] + numerator, before[1] + denominator, before[2] + 1)
-    return DocumentScores(tuple(sums), *zip(*sums.values(), strict=True))
+def sum_by_document(document: Names, value: Floats, weight: Floats) -> DocumentScores:
+    """Return the sums over the samples of each document; equal ids stand next to each other."""
+    fresh = np.append(True, document[1:] != document[:-1])
+    if fresh.all():
+        return DocumentScores(document, value, weight, np.ones(len(document), dtype=np.int64))
+    place = np.cumsum(fresh) - 1
+    sums = [np.bincount(place, weights=column) for column in (value, weight)]
+    return DocumentScores(document[fresh], *sums, np.bincount(place).astype(np.int64))

@@ -10,6 +10,7 @@ from results.integrity import check
 from results.schema import Progress, Run, Sample
 from results.seal import seal
 from results.store import Store
+from results.tables import comparison_frame
 
 
 @pytest.fixture
@@ -46,6 +47,8 @@ DAMAGE = [
     ("DELETE FROM tasks WHERE name = 'humaneval'", "cells of no known task"),
     ("DELETE FROM models WHERE fingerprint = 'model-alm'", "models without a record"),
     (f"UPDATE scores SET value = 1 - value WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "contradict"),
+    (f"UPDATE scores SET value = 9 WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "no longer add up"),
+    (f"UPDATE verdicts SET tier = 'better' WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "no longer add up"),
     (EXTRA, "more documents than their task"),
     (EXTRA, "without a seal"),
     (TWIN, "measured twice"),
@@ -80,15 +83,21 @@ def test_a_cell_that_is_set_aside_is_clean_and_measured_again(path: Path) -> Non
 
 def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_written(path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        connection.executescript("DROP TABLE seals; UPDATE store_schema SET version = 1")
+        connection.executescript(
+            "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts; ALTER TABLE models DROP COLUMN compute;"
+            "UPDATE store_schema SET version = 1"
+        )
     with Store(path, read_only=True) as store:
         before = store.samples(CELL)
         assert before
+        shown = comparison_frame(store)
     with Store(path) as store:
         assert store.samples(CELL) == before
         assert check(store) == []
+        assert comparison_frame(store).equals(shown)
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(2,)]
+        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(3,)]
+        assert connection.execute("SELECT count(*) FROM tally_facts").fetchone() == (15,)
         connection.execute(f"UPDATE samples SET text = 'x' WHERE cell = '{CELL}' AND document = 'HumanEval/7'")
     with Store(path) as store:
         assert len(check(store)) == 1
