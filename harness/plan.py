@@ -149,7 +149,8 @@ def _student(
         settings.pop("seed")
     texts = {corpus: load_texts(corpus, "train", data).source for corpus in recipe.corpora()}
     identity = {"version": STUDENT_VERSION, "recipe": kind, "models": models, "settings": settings, "texts": texts}
-    return recipe, identity
+    foreign = recipe.foreign_code()  # built-in methods change with STUDENT_VERSION
+    return recipe, identity | ({"code": foreign} if foreign else {})
 
 
 def _cell(model: PlannedModel, task: Task, suite: Suite) -> PlannedCell:

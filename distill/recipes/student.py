@@ -138,6 +138,10 @@ class StudentSpec(TrainingSpec):
         """Return the losses, made anew."""
         return [LOSSES.create(choice) for choice in self.loss]
 
+    def foreign_code(self) -> dict[str, str]:
+        """Return the hash of the code of every method that is not built in, by the name that the recipe gives it."""
+        return {name: code for name in self.loss_names if (code := LOSSES.code(name))}
+
     @abstractmethod
     def build(self, source: Checkpoint, workshop: Workshop) -> Made:
         """Make the student from ``source``, which may be changed in place, and train it."""

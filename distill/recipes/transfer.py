@@ -55,6 +55,11 @@ class TransferSpec(StudentSpec):
         INITIALISERS.create(self.init)
         super().check()
 
+    def foreign_code(self) -> dict[str, str]:
+        """Return the hash of the code of losses and initialiser, where they are not built in."""
+        code = INITIALISERS.code(self.init_name)
+        return super().foreign_code() | ({self.init_name: code} if code else {})
+
     def build(self, source: Checkpoint, workshop: Workshop) -> Made:
         """Replace the vocabulary, then train against the model as it was."""
         losses = self.losses() if self.steps else []
