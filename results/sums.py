@@ -52,5 +52,5 @@ def sum_by_document(document: Names, value: Floats, weight: Floats) -> DocumentS
     if fresh.all():
         return DocumentScores(document, value, weight, np.ones(len(document), dtype=np.int64))
     place = np.cumsum(fresh) - 1
-    sums = [np.bincount(place, weights=column) for column in (value, weight)]
-    return DocumentScores(document[fresh], *sums, np.bincount(place).astype(np.int64))
+    values, weights = (np.bincount(place, weights=column).astype(np.float64) for column in (value, weight))
+    return DocumentScores(document[fresh], values, weights, np.bincount(place).astype(np.int64))
