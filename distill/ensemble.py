@@ -144,7 +144,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
     def forward(  # noqa: PLR0917  (the signature of every causal language model)
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | Sequence[Any] | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: EnsembleCache | None = None,
         use_cache: bool | None = None,
@@ -154,6 +154,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and the cache if asked for.
 
         ``attention_mask`` ``[batch, columns]`` may be left-padded; it and ``position_ids`` reach every member as given.
+        A sequence of masks holds one for each member, of whatever form that member takes.
         """
         if past_key_values is None and use_cache:
             past_key_values = self.new_cache()
@@ -163,7 +164,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         for index, (member, share) in enumerate(zip(self._models, self._shares, strict=True)):
             output = member(
                 input_ids=input_ids.to(member.device),
-                attention_mask=None if attention_mask is None else attention_mask.to(member.device),
+                attention_mask=_own_mask(attention_mask, index, member.device),
                 position_ids=None if position_ids is None else position_ids.to(member.device),
                 past_key_values=None if past_key_values is None else past_key_values.members[index],
                 use_cache=past_key_values is not None,
@@ -241,6 +242,13 @@ def save_ensemble(
         tokenizers[0].save_pretrained(building)
         provenance.write(building, record)
     return folder
+
+
+def _own_mask(masks: torch.Tensor | Sequence[Any] | None, index: int, device: torch.device) -> Any:
+    mask = masks if masks is None or isinstance(masks, torch.Tensor) else masks[index]
+    if isinstance(mask, dict):  # one mask per kind of layer
+        return {kind: part.to(device) for kind, part in mask.items()}
+    return mask if mask is None or isinstance(mask, list) else mask.to(device)
 
 
 def _load_member(folder: Path, member: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
