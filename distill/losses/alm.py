@@ -25,8 +25,9 @@ ids, since the logarithm of a summed probability underflows to -inf.
 
 A chunk is dropped on both sides if one of its tokens has no prediction, is padding or belongs to a prompt; a merged
 group goes as a whole. The last group of a window is kept although no boundary closed it, so that every byte is
-scored. Unlike the published implementation, chunk sums are taken by chunk id in O(n) instead of through a dense
-token-by-chunk matrix, and the global number of chunks divides the sum also when chunks are merged.
+scored; no group crosses into the next window of a packed row. Unlike the published implementation, chunk sums are taken
+by chunk id in O(n) instead of through a dense token-by-chunk matrix, and the global number of chunks divides the sum
+also when chunks are merged.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -86,7 +87,7 @@ class ALM(Loss):
             return batch
         ends = batch.teacher.chunk_ends(batch.count)
         mass = teacher.boundary.detach().gather(1, ends.clamp(min=0))
-        closes = (mass.exp() > self.gamma) & (ends >= 0)
+        closes = ((mass.exp() > self.gamma) & (ends >= 0)) | batch.teacher.window_ends(batch.count)
         return batch.regroup(closes.long().cumsum(dim=1) - closes.long())
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:

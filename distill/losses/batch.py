@@ -2,7 +2,7 @@
 
 Which tokens of the two sides belong together is told by a chunk id per token, never by a token-by-chunk matrix, so the
 memory of an alignment is that of the tokens themselves. The rule of what may be scored stands here once, for all
-losses: a token counts if the model predicted it (it is not the first of its row) and if it is content rather than
+losses: a token counts if the model predicted it (it is not the first of its window) and if it is content rather than
 padding, a special token or a masked prompt; a chunk counts if all of its tokens count, on both sides.
 """
 
@@ -27,17 +27,54 @@ class Side:
     """``[b, n]`` bool: content that may be trained on (no padding, no special token, no prompt)."""
     lengths: Tensor
     """``[b, n]`` int64 bytes of each token; 0 for special tokens and padding."""
+    positions: Tensor | None = None
+    """``[b, n]`` int64 where windows share a row: the place of each token in its window. None: a window a row."""
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same side on another device."""
-        return replace(self, **{field: getattr(self, field).to(device) for field in self.__dataclass_fields__})
+        values = {field: getattr(self, field) for field in self.__dataclass_fields__}
+        return replace(self, **{field: value.to(device) for field, value in values.items() if value is not None})
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a Hugging Face model is called with.
+
+        Positions that begin anew keep windows of one row apart: the library lets no token see another window. Padding
+        is on the right, where causal attention does not look, and needs no mask then; the library wants none.
+        """
+        if self.positions is None:
+            return {"input_ids": self.ids, "attention_mask": self.attention}
+        return {"input_ids": self.ids, "position_ids": self.positions}
+
+    @property
+    def begins(self) -> Tensor:
+        """``[b, n]`` bool: the first tokens of windows."""
+        if self.positions is not None:
+            return (self.positions == 0) & (self.attention == 1)
+        first = torch.zeros_like(self.counted)
+        first[:, 0] = True
+        return first
 
     @property
     def predicted(self) -> Tensor:
-        """``[b, n]`` bool: the counted tokens that have a prediction, which the first of a row has not."""
-        predicted = self.counted.clone()
-        predicted[:, 0] = False
-        return predicted
+        """``[b, n]`` bool: the counted tokens that have a prediction, which the first of a window has not."""
+        return self.counted & ~self.begins
+
+    def window_ends(self, count: int) -> Tensor:
+        """``[b, count]`` bool: chunks after which the row goes on with another window."""
+        windows = self.begins.long().cumsum(dim=1)
+        of_chunk = windows.gather(1, self.chunk_ends(count).clamp(min=0))
+        return torch.nn.functional.pad(of_chunk[:, 1:] > of_chunk[:, :-1], (0, 1))
+
+    def windows(self) -> list[tuple[int, int, int]]:
+        """Return row, first token and last token + 1 of each window."""
+        found: list[tuple[int, int, int]] = []
+        lengths = self.attention.sum(dim=1).tolist()
+        for row, first in self.begins.nonzero().tolist():
+            if found and found[-1][0] == row:
+                found[-1] = (row, found[-1][1], first)
+            found.append((row, first, lengths[row]))
+        return found
 
     def sum_by_chunk(self, values: Tensor, count: int) -> Tensor:
         """Sum per-token ``values [b, n]`` over each of ``count`` chunks: ``[b, count]``, in O(n)."""

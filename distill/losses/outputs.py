@@ -1,23 +1,28 @@
 """What a loss may ask of a model: named readings of one forward pass, in fp32 and without padded vocabulary rows.
 
 A loss declares the readings that it needs of the student and of the teacher. That declaration decides whether the
-teacher runs at all, whether full logits must be kept, and whether a stored reading can stand in for the teacher: the
-log-probability of the actual token and the boundary mass are one number per token each.
+teacher runs at all, whether logits of the whole vocabulary must be held (``fused_scoring`` does without), and whether a
+stored reading can stand in for the teacher (``teacher_cache``): the log-probability of the actual token and the
+boundary mass are one number per token each.
 """
 
+import dataclasses
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from distill.fused_scoring import Head, Order, head_of, score
 from distill.losses.batch import Side
 from distill.tokenbytes import TokenBytes
 
-Reading = Literal["gold", "boundary", "logits", "hidden", "embedded", "head"]
+Reading = Literal["gold", "boundary", "logits", "top", "rest", "hidden", "layers", "embedded", "head"]
 
 _BOUNDARY_BYTES = frozenset(b" \t\n")
+_TOP_TOKENS = 64  # tokens whose logits are held at a time where only the largest ones are kept
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class Reader:
     valid_rows: int
     boundary: Tensor
     """``[valid_rows]`` bool: the ids that begin a new pretoken (a space, tab or newline first, or a special token)."""
+    top: int = 0
+    """How many of the likeliest tokens the readings ``top`` and ``rest`` tell apart."""
+    fused: bool = True
+    """Whether scores are taken from hidden states where no loss needs logits; False is for comparisons."""
 
     @classmethod
     def of(cls, tokens: TokenBytes, valid_rows: int) -> "Reader":
@@ -38,18 +47,41 @@ class Reader:
         boundary[[token for token in tokens.special_ids if token < valid_rows]] = True
         return cls(valid_rows, boundary)
 
+    def telling_apart(self, top: int) -> "Reader":
+        """Return the reader that keeps the ``top`` likeliest tokens."""
+        return dataclasses.replace(self, top=top)
+
+    @cached_property
+    def order(self) -> Order:
+        """The ids in the order in which they are scored."""
+        return Order.of(self.boundary)
+
     def read(self, model: nn.Module, side: Side, needs: AbstractSet[Reading]) -> "Outputs":
         """Run ``model`` on one side of a batch and keep the readings named in ``needs``; gradients flow if enabled.
 
-        Everything from the log-softmax on is fp32, whatever the model computes in.
+        Everything from the log-softmax on is fp32, whatever the model computes in. Logits of the whole batch exist only
+        if they are asked for, or if the model makes them in a way that is not known (see ``fused_scoring``).
         """
         if not needs:
             return Outputs({})
-        wanted = {"output_hidden_states": True} if "hidden" in needs else {}
-        answer: Any = model(input_ids=side.ids, attention_mask=side.attention, use_cache=False, **wanted)
+        bare: Any = getattr(model, "module", model)  # without the wrapper of several processes
+        head = head_of(bare) if self.fused and "logits" not in needs else None
+        if head is None:
+            readings = self._from_logits(model, side, needs)
+        else:
+            readings = self._from_states(model, bare, head, side, needs)
+        if "embedded" in needs:
+            readings["embedded"] = bare.get_input_embeddings()(side.ids).detach().float()
+        if "head" in needs:
+            readings["head"] = bare.get_output_embeddings().weight.detach()[: self.valid_rows].float()
+        return Outputs(readings)
+
+    def _from_logits(self, model: nn.Module, side: Side, needs: AbstractSet[Reading]) -> dict[Reading, Tensor]:
+        layers = not needs.isdisjoint({"hidden", "layers"})
+        answer: Any = model(**side.inputs, use_cache=False, output_hidden_states=layers)
         logits = answer.logits[..., : self.valid_rows].float()
-        readings: dict[Reading, Tensor] = {}
-        if "gold" in needs or "boundary" in needs:
+        readings: dict[Reading, Tensor] = _states(answer.hidden_states, needs) if layers else {}
+        if not needs.isdisjoint({"gold", "boundary"}):
             norm = logits.logsumexp(dim=-1)
         if "gold" in needs:
             chosen = logits[:, :-1].gather(-1, side.ids[:, 1:, None]).squeeze(-1)
@@ -61,14 +93,63 @@ class Reader:
             readings["boundary"] = (inside.logsumexp(dim=-1) - norm).clamp(max=0)
         if "logits" in needs:
             readings["logits"] = logits
-        if "hidden" in needs:
-            readings["hidden"] = answer.hidden_states[-1].float()
-        bare: Any = getattr(model, "module", model)  # without the wrapper of several processes
-        if "embedded" in needs:
-            readings["embedded"] = bare.get_input_embeddings()(side.ids).detach().float()
-        if "head" in needs:
-            readings["head"] = bare.get_output_embeddings().weight.detach()[: self.valid_rows].float()
-        return Outputs(readings)
+        if "top" in needs:
+            readings["top"], readings["rest"] = likeliest(logits, self.top)
+        return readings
+
+    def _from_states(
+        self, model: nn.Module, bare: Any, head: Head, side: Side, needs: AbstractSet[Reading]
+    ) -> dict[Reading, Tensor]:
+        body = bare.base_model
+        if bare is model:
+            answer: Any = body(**side.inputs, use_cache=False, output_hidden_states="layers" in needs)
+            last = answer.last_hidden_state
+        else:  # through the wrapper, which has to see the pass
+            answer = model(**side.inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+            last = answer.hidden_states[-1]
+        readings: dict[Reading, Tensor] = _states((*(answer.hidden_states or ())[:-1], last), needs)
+        real = side.attention.bool()
+        if not needs.isdisjoint({"gold", "boundary"}):
+            following = torch.cat([side.ids[:, 1:], torch.full_like(side.ids[:, :1], -1)], dim=1)
+            following[:, :-1][~real[:, 1:]] = -1
+            scores = score(last[real], following[real], head, self.order)
+            empty = last.new_zeros(real.shape, dtype=torch.float32)
+            if "gold" in needs:
+                gold = empty.masked_scatter(real, scores[0])[:, :-1]
+                readings["gold"] = torch.cat([gold.new_zeros(gold.shape[0], 1), gold], dim=1)
+            if "boundary" in needs:
+                readings["boundary"] = empty.masked_scatter(real, scores[1])
+        if "top" in needs:
+            blocks = torch.split(last.flatten(0, 1), _TOP_TOKENS)
+            parts = [likeliest(head.logits(block)[:, : self.valid_rows], self.top) for block in blocks]
+            readings["top"] = torch.cat([ids for ids, _ in parts]).reshape(*real.shape, -1)
+            readings["rest"] = torch.cat([rest for _, rest in parts]).reshape(*real.shape, -1)
+        return readings
+
+
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return ids (int64) ``[..., count]`` of the largest ``logits [..., V]``, and log-probabilities ``[..., count+1]``.
+
+    The last of these is that of all other ids together: a log-sum-exp over them, not 1 minus the others, which has no
+    digits left where the model is sure.
+    """
+    norm = logits.logsumexp(dim=-1, keepdim=True)
+    values, ids = logits.topk(count, dim=-1)
+    return ids, torch.cat([values, others(logits, ids)], dim=-1) - norm
+
+
+def others(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-sum-exp ``[..., 1]`` of all ``logits [..., V]`` but those at ``ids [..., k]``."""
+    return logits.scatter(-1, ids, float("-inf")).logsumexp(dim=-1, keepdim=True)
+
+
+def _states(layers: tuple[Tensor, ...], needs: AbstractSet[Reading]) -> dict[Reading, Tensor]:
+    found: dict[Reading, Tensor] = {}
+    if "hidden" in needs:
+        found["hidden"] = layers[-1].float()
+    if "layers" in needs:
+        found["layers"] = torch.stack([layer.float() for layer in layers[1:]], dim=2)
+    return found
 
 
 @dataclass(frozen=True)
@@ -93,9 +174,24 @@ class Outputs:
         return self.readings["logits"]
 
     @property
+    def top(self) -> Tensor:
+        """``[b, n, k]`` int64 ids that are the likeliest *after* each position, by falling probability."""
+        return self.readings["top"]
+
+    @property
+    def rest(self) -> Tensor:
+        """``[b, n, k + 1]`` log-probabilities (nats) of :attr:`top` and, last, of all other ids together."""
+        return self.readings["rest"]
+
+    @property
     def hidden(self) -> Tensor:
         """``[b, n, d]`` last hidden states, as the output head reads them."""
         return self.readings["hidden"]
+
+    @property
+    def layers(self) -> Tensor:
+        """``[b, n, L, d]`` states after each of the L layers, the last ones as in :attr:`hidden`."""
+        return self.readings["layers"]
 
     @property
     def embedded(self) -> Tensor:
