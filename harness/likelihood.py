@@ -10,16 +10,13 @@ Each window is conditioned on the same special token (``harness.model_input``), 
 special tokens do not occur, as text is encoded without parsing them. Rows of the vocabulary beyond those that may carry
 probability are left out of the softmax. Log-probabilities are fp32 whatever the weights are, and summed in fp64.
 
-The output head is applied to the scored positions only, a few at a time, so memory does not grow with the vocabulary
-times the length of a window. That needs the hidden states and the head apart, and some architectures do more than a
-matrix product between the two (Gemma 2 caps its logits, Cohere scales them); the shortcut is therefore compared with
-the model's own logits before it is used, and a model that disagrees (an ensemble has no head at all) is scored from its
-logits, fewer windows at a time.
+The numbers themselves come from :mod:`harness.next_token`; how likely given continuations of a context are is the
+subject of :mod:`harness.continuations`.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +25,10 @@ import torch
 
 from crosstok.errors import UserError
 from distill.tokenbytes import RoundTripError
+from harness.continuations import ContinuationScore, ContinuationScorer
 from harness.model_input import context_tokens, first_id
-from tasks.task import Rolling
+from harness.next_token import NextToken, is_out_of_memory
+from tasks.task import Continuations, Rolling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOGIT_ELEMENTS = 1 << 24  # of one chunk: 64 MB in fp32
 _POOLED_BATCHES = 8  # windows are sorted by length among this many batches; later documents wait their turn
 
 
@@ -103,16 +101,16 @@ class Scorer:
 
     def __init__(self, checkpoint: "Checkpoint", *, max_batch_tokens: int = 4096) -> None:
         self._checkpoint = checkpoint
-        self._model = checkpoint.model
         self._first = first_id(checkpoint)
         self._conditioned_on = str(checkpoint.tokenizer.convert_ids_to_tokens(self._first))
         self._context = context_tokens(checkpoint)
-        self._budget = max_batch_tokens
-        self._head = self._find_head()
-        if self._head is None:
-            logger.info("%s is scored from its full logits.", type(self._model).__name__)
-            # Logits of a whole pass exist at once: no more of them than eight chunks.
-            self._budget = min(self._budget, max(1, 8 * _LOGIT_ELEMENTS // checkpoint.valid_rows))
+        self._next = NextToken(checkpoint)
+        self._budget = self._next.affordable(max_batch_tokens)
+        self._continuations = ContinuationScorer(checkpoint, self._next, max_batch_tokens=max_batch_tokens)
+
+    def continuations(self, requests: Sequence[Continuations]) -> Iterator[ContinuationScore]:
+        """Score the continuations of every request, in the order in which the scores are ready."""
+        return self._continuations.score(requests)
 
     def rolling(self, requests: Sequence[Rolling]) -> Iterator[RollingScore]:
         """Score every text once, in the order in which the scores are ready.
@@ -174,7 +172,7 @@ class Scorer:
         try:
             return self._nats(batch)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if len(batch) == 1 or not _is_out_of_memory(error):
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
         half = (len(batch) + 1) // 2
         self._budget = max(1, half * _width(batch[0][1]))
@@ -197,46 +195,9 @@ class Scorer:
             rows.append(torch.full_like(scored, number))
             columns.append(scored)
         row, column = torch.cat(rows), torch.cat(columns)
-        losses = self._losses(ids, mask, row, column)
+        states = self._next.states(ids, attention_mask=mask.to(self._next.model.device))
+        losses = self._next.score(states[row.to(states.device), column.to(states.device) - 1], ids[row, column]).nats
         return torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row, losses.double()).tolist()
-
-    def _losses(self, ids: torch.Tensor, mask: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """Return minus log p of ``ids[row, column]`` given what is left of it, fp32 on the CPU, one per pair."""
-        device = self._model.device
-        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
-        if self._head is None:
-            states = self._model(**inputs).logits
-            head: Callable[[torch.Tensor], torch.Tensor] = torch.nn.Identity()
-        else:
-            states = self._model.base_model(**inputs).last_hidden_state
-            head = self._head
-        states = states[row.to(device), column.to(device) - 1]
-        targets = ids[row, column].to(device)
-        size = self._checkpoint.valid_rows
-        chunk = max(1, _LOGIT_ELEMENTS // size)
-        parts = [
-            torch.nn.functional.cross_entropy(head(some)[:, :size].float(), wanted, reduction="none").cpu()
-            for some, wanted in zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
-        ]
-        return torch.cat(parts)
-
-    @torch.inference_mode()
-    def _find_head(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Return the function from hidden states to logits, None where the model's own logits say otherwise."""
-        model = self._model
-        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        if head is None or model.base_model is model:
-            return None
-        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-
-        def logits(states: torch.Tensor) -> torch.Tensor:
-            values: torch.Tensor = head(states)
-            return values if cap is None else torch.tanh(values / cap) * cap
-
-        probe = torch.arange(min(8, self._checkpoint.valid_rows), device=model.device)[None]
-        states = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-        wanted = model(input_ids=probe, use_cache=False).logits
-        return logits if torch.allclose(logits(states), wanted, rtol=1e-4, atol=1e-4) else None
 
     def _score(self, document: _Document) -> RollingScore:
         context = np.concatenate(
@@ -295,9 +256,3 @@ def _context_bytes(document: _Document, window: Window) -> "NDArray[np.int64]":
 def _width(window: Window) -> int:
     """Return the tokens that a window takes in a batch, its special token included."""
     return 1 + window.end - window.first
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether the allocator gave up; the CPU's raises a plain RuntimeError."""
-    message = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in message or "out of memory" in message

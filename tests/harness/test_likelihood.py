@@ -207,7 +207,7 @@ def _scale(output: Any, factor: float) -> Any:
 @pytest.mark.parametrize("elements", [1 << 24, 1000, 1])
 def test_the_size_of_a_chunk_of_logits_changes_no_score(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     checkpoint = toy_checkpoint("bpe", "gemma3")
-    monkeypatch.setattr("harness.likelihood._LOGIT_ELEMENTS", elements)
+    monkeypatch.setattr("harness.next_token.LOGIT_ELEMENTS", elements)
     [answer] = score_all(checkpoint, [Rolling(TEXT[:200])])
     assert answer.nats == pytest.approx(plain_nats(checkpoint, TEXT[:200], checkpoint.tokenizer.eos_token_id), rel=1e-5)
 
@@ -216,6 +216,6 @@ def test_gemma_logit_capping_is_applied() -> None:
     checkpoint = toy_checkpoint("bpe", "gemma3")
     checkpoint.model.config.final_logit_softcapping = 2.0
     text = TEXT[:200]
-    assert Scorer(checkpoint)._head is not None
+    assert Scorer(checkpoint)._next.has_head
     [answer] = score_all(checkpoint, [Rolling(text)])
     assert answer.nats == pytest.approx(plain_nats(checkpoint, text, checkpoint.tokenizer.eos_token_id), rel=1e-5)
