@@ -21,7 +21,7 @@ from distill import wheels
 from distill.atomic import new_folder
 from distill.ensemble import EnsembleForCausalLM
 from distill.provenance import Provenance
-from distill.roles import Roles
+from distill.roles import Roles, adds_bos, generation_ends
 from distill.sources import fetch, identify, pinned
 from distill.tokenbytes import TokenBytes
 from distill.tokenizers import read_tokenizer
@@ -83,8 +83,8 @@ def load(
         folder=folder,
         fingerprint=identity,
         provenance=record.as_dict(),
-        bos_id=roles.bos if _adds_bos(tokenizer, roles.bos) else None,
-        stop_ids=roles.stop_ids | _generation_ends(model, tokenbytes),
+        bos_id=roles.bos if adds_bos(tokenizer, roles.bos) else None,
+        stop_ids=roles.stop_ids | generation_ends(model, tokenbytes.size),
     )
 
 
@@ -122,17 +122,6 @@ def _check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Pa
 
 def _is_used(tokenbytes: TokenBytes, index: int) -> bool:
     return tokenbytes.table[index] is not None or index in tokenbytes.specials
-
-
-def _adds_bos(tokenizer: PreTrainedTokenizerFast, bos: int | None) -> bool:
-    """Tell whether the tokenizer itself puts ``bos`` in front of a text: the trace that training leaves."""
-    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-
-
-def _generation_ends(model: PreTrainedModel, tokenbytes: TokenBytes) -> frozenset[int]:
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return frozenset(index for index in ids if index < tokenbytes.size)
 
 
 def _of_source(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,18 @@ class Roles:
     def as_dict(self) -> dict[str, int]:
         """Return role -> id for the roles that exist."""
         return {role: index for role, index in asdict(self).items() if index is not None}
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase, bos: int | None) -> bool:
+    """Tell whether the tokenizer itself puts ``bos`` in front of a text: the trace that training leaves."""
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def generation_ends(model: PreTrainedModel, size: int) -> frozenset[int]:
+    """Return the ids below ``size`` at which the model's own configuration ends an answer."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return frozenset(index for index in ids if index < size)
 
 
 def _first_known(tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> int | None:
