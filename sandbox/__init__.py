@@ -2,6 +2,7 @@
 
 from sandbox.backends.backend import BackendReport
 from sandbox.calibration import Calibration, Requirement, calibrate
+from sandbox.inlet import Inlet
 from sandbox.pool import Pool, open_pool, probe
 from sandbox.program import Limits, Mode, Program
 from sandbox.verdict import Status, Verdict
@@ -9,6 +10,7 @@ from sandbox.verdict import Status, Verdict
 __all__ = [
     "BackendReport",
     "Calibration",
+    "Inlet",
     "Limits",
     "Mode",
     "Pool",

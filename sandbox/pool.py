@@ -4,34 +4,38 @@ One loop in the caller's thread feeds the workers and reads their verdicts; ther
 has one program at a time, and the next program is taken from the caller's iterable only when a worker is free, so an
 endless iterable is fine. A worker that dies or overstays is replaced and its program tried once more; a second failure
 is reported as ``sandbox_error``, which says nothing about the program.
+
+The number of workers is the number of programs that compute at a time. A program that sleeps, or waits for what will
+never come, holds up nobody: its worker says so, and the pool runs another program beside it on a further worker, where
+memory allows. Programs that loop are not treated so: cores are what they take, and a limit of CPU time, not the number
+of places, bounds how much.
 """
 
-import json
+import contextlib
 import logging
 import selectors
-import struct
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from crosstok.errors import UserError, unknown_name
-from sandbox.backends.backend import Backend, BackendReport, Worker
+from sandbox.backends.backend import Backend, BackendReport, total_memory
 from sandbox.backends.bubblewrap import Bubblewrap
 from sandbox.backends.docker import Docker
 from sandbox.backends.namespaces import Namespaces
 from sandbox.backends.process import Process
+from sandbox.inlet import Drawn, Inlet
 from sandbox.program import Program
+from sandbox.slot import Slot
 from sandbox.verdict import Status, Verdict
 
 _log = logging.getLogger(__name__)
-_LENGTH = struct.Struct("<I")
-_GRACE_S = 10.0
-"""How long a worker may overstay a program's wall limit before it counts as hung."""
-_START_S = 20.0
 _TRIES = 2
+_PLACES = 10
+"""Programs per worker that there are at most, those that sleep included."""
 
 BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Bubblewrap, Namespaces, Docker, Process)}
 """In the order in which ``auto`` prefers them; it never takes ``process``."""
@@ -73,22 +77,6 @@ def open_pool(backend: str = "auto", workers: int = 2, *, unsafe: bool = False) 
     return Pool(chosen, report, workers)
 
 
-class _Slot:
-    """One worker and the program that it has."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.worker: Worker | None = None
-        self.program: Program | None = None
-        self.packages: tuple[str, ...] = ()
-        self.note = ""
-        self.tries = 0
-        self.ready = False
-        self.unsent = memoryview(b"")
-        self.received = bytearray()
-        self.deadline = 0.0
-
-
 class Pool:
     """Warm workers of one backend. Closing it leaves no process behind."""
 
@@ -98,8 +86,10 @@ class Pool:
         self.guarantees = report.guarantees
         self.tier = f"{backend.name}({','.join(sorted(report.guarantees))})"
         """Stored with every verdict: what kept the program in."""
-        self._slots = [_Slot(number) for number in range(workers)]
+        self._workers = workers
         self._selector = selectors.DefaultSelector()
+        self._slots: list[Slot] = []
+        self._again: deque[tuple[Program, int]] = deque()
         self._running = False
 
     def __enter__(self) -> Self:
@@ -113,151 +103,120 @@ class Pool:
     def close(self) -> None:
         """End all workers; returns when their processes are gone."""
         for slot in self._slots:
-            self._stop(slot)
+            slot.stop()
         self._selector.close()
 
-    def run(self, programs: Iterable[Program]) -> Iterator[Verdict]:
-        """Judge programs and yield their verdicts in the order in which they are ready."""
+    def run(self, programs: Iterable[Program] | Inlet) -> Iterator[Verdict]:
+        """Judge programs and yield their verdicts in the order in which they are ready.
+
+        While an iterable makes its next program, the pool can do nothing else; where that may take long, use an inlet.
+        """
         if self._running:
             raise RuntimeError("this pool is running already")
+        source = programs if isinstance(programs, Inlet) else Drawn(programs)
+        bell = source.attach() if isinstance(source, Inlet) else None
         self._running = True
-        source, again = iter(programs), deque[tuple[Program, int]]()
+        if bell is not None:
+            self._selector.register(bell, selectors.EVENT_READ, source)
         try:
             while True:
-                for slot in self._slots:
-                    if slot.program is None:
-                        yield from self._give(slot, source, again)
-                if all(slot.program is None for slot in self._slots):
+                yield from self._fill(source)
+                if not self._again and source.exhausted and not self._busy():
                     return
-                yield from self._wait(again)
+                yield from self._wait()
         finally:
             self._running = False
-            for slot in self._slots:
-                if slot.program is not None:  # the caller went away in mid-program
-                    self._stop(slot)
+            self._again.clear()
+            for slot in self._busy():  # the caller went away in mid-program
+                slot.stop()
+            if bell is not None:
+                self._selector.unregister(bell)
+            if isinstance(source, Inlet):
+                source.detach()
 
-    # --- one worker -----------------------------------------------------------------------------------------------
+    # --- handing out ----------------------------------------------------------------------------------------------
 
-    def _give(self, slot: _Slot, source: Iterator[Program], again: deque[tuple[Program, int]]) -> Iterator[Verdict]:
-        """Send the next program, if there is one; yield a verdict only where no worker can be had for it."""
-        program, tries = again.popleft() if again else (next(source, None), 0)
-        if program is None:
-            return
-        slot.program, slot.tries = program, tries + 1
-        message = b""
-        if slot.worker is not None and slot.packages != program.packages:
-            self._stop_worker(slot)
-        try:
-            if slot.worker is None:
-                message = self._start(slot, program.packages)
-            if slot.worker is not None:
-                slot.worker.limit(program.limits)
-        except OSError as fault:
-            yield from self._lost(slot, f"no worker can be had: {fault}", again)
-            return
-        message += _frames(program)
-        slot.unsent = memoryview(message)
-        slot.deadline = time.monotonic() + program.limits.wall_s + _GRACE_S + (0 if slot.ready else _START_S)
-        self._send(slot)
+    def _busy(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.program is not None]
 
-    def _start(self, slot: _Slot, packages: tuple[str, ...]) -> bytes:
-        """Start a worker and return the frame that configures it."""
-        worker = slot.worker = self._backend.start(slot.number, packages)
-        slot.packages = packages
-        slot.ready, slot.note = False, ""
-        slot.received.clear()
-        self._selector.register(worker.verdicts, selectors.EVENT_READ, slot)
-        return _frame(worker.config)
+    def _fill(self, source: Inlet | Drawn) -> Iterator[Verdict]:
+        """Give out programs until as many run as there are workers; yield a verdict where no worker can be had."""
+        while self._has_room():
+            program, tries = self._again.popleft() if self._again else (source.take(), 0)
+            if program is None:
+                return
+            slot = self._slot(program.packages)
+            try:
+                slot.give(program, tries + 1)
+            except OSError as fault:
+                yield from self._lost(slot, f"no worker can be had: {fault}")
 
-    def _stop(self, slot: _Slot) -> None:
-        slot.program = None
-        self._stop_worker(slot)
+    def _has_room(self) -> bool:
+        """Whether one more program may run now; programs that use no core leave room for others."""
+        busy = self._busy()
+        if sum(not slot.idles for slot in busy) >= self._workers:
+            return False
+        if len(busy) < self._workers:
+            return True
+        most = max(total_memory(slot.program.limits) for slot in busy if slot.program is not None)
+        return len(busy) < self._workers * _PLACES and available_memory() > 2 * most
 
-    def _stop_worker(self, slot: _Slot) -> None:
-        worker, slot.worker, slot.ready = slot.worker, None, False
-        if worker is None:
-            return
-        for descriptor in (worker.verdicts, worker.programs):
-            if descriptor in self._selector.get_map():
-                self._selector.unregister(descriptor)
-        worker.close()
+    def _slot(self, packages: tuple[str, ...]) -> Slot:
+        """Return a slot without a program: one with the right worker, one without any, or whichever there is."""
+        free = [slot for slot in self._slots if slot.program is None]
+        fitting = [slot for slot in free if slot.worker is not None and slot.packages == packages]
+        empty = [slot for slot in free if slot.worker is None]
+        if not fitting and not empty and (len(self._slots) < self._workers or not free):
+            empty = [Slot(len(self._slots), self._backend, self._selector)]
+            self._slots += empty
+        return (fitting or empty or free)[0]
 
-    def _send(self, slot: _Slot) -> None:
-        """Write as much as the pipe takes, and ask to be woken for the rest."""
-        worker = slot.worker
-        if worker is None:
-            return
-        try:
-            while slot.unsent:
-                slot.unsent = slot.unsent[worker.write(slot.unsent) :]
-        except BlockingIOError:
-            if worker.programs not in self._selector.get_map():
-                self._selector.register(worker.programs, selectors.EVENT_WRITE, slot)
-            return
-        except ConnectionError:
-            slot.unsent = memoryview(b"")  # the end of the other pipe tells the rest
-        if worker.programs in self._selector.get_map():
-            self._selector.unregister(worker.programs)
+    # --- waiting --------------------------------------------------------------------------------------------------
 
-    def _wait(self, again: deque[tuple[Program, int]]) -> Iterator[Verdict]:
+    def _wait(self) -> Iterator[Verdict]:
         """Wait for something to happen; yield the verdicts that came of it."""
-        busy = [slot for slot in self._slots if slot.program is not None]
-        patience = max(0.0, min(slot.deadline for slot in busy) - time.monotonic())
+        busy = self._busy()
+        patience = max(0.0, min(slot.deadline for slot in busy) - time.monotonic()) if busy else None
         for key, _ in self._selector.select(patience):
-            slot: _Slot = key.data
+            if isinstance(key.data, Inlet):
+                key.data.hear()
+                continue
+            slot: Slot = key.data
             if slot.worker is None:
                 continue  # stopped by an event before this one
             if key.fd == slot.worker.programs:
-                self._send(slot)
+                slot.send()
             else:
-                yield from self._receive(slot, again)
+                yield from self._receive(slot)
         for slot in busy:
             if slot.program is not None and time.monotonic() > slot.deadline:
-                yield from self._lost(slot, "the worker hung", again)
+                yield from self._lost(slot, "the worker hung")
 
-    def _receive(self, slot: _Slot, again: deque[tuple[Program, int]]) -> Iterator[Verdict]:
-        worker = slot.worker
-        if worker is None:
-            return
-        try:
-            chunk = worker.read()
-        except BlockingIOError:
-            return
-        slot.received += chunk
-        for message in _take_frames(slot.received):
-            if "error" in message and "status" not in message:
-                yield from self._lost(slot, message["error"], again)
-                return
-            if not slot.ready:
-                slot.ready = True
-                continue
-            if "note" in message:  # from the referee: the reason of the verdict that follows
-                slot.note = str(message["note"])
-                continue
-            message["error"], slot.note = (slot.note + message["error"]).strip(), ""
-            program, slot.program = slot.program, None
-            if program is None:
-                yield from self._lost(slot, "a verdict for no program", again)
-                return
-            yield Verdict(
-                id=program.id,
-                integrity=program.mode.value,
-                tier=self.tier,
-                **{**message, "status": Status(message["status"])},
-            )
-        if not chunk and slot.worker is worker:
-            yield from self._lost(slot, "the worker died", again)
+    def _receive(self, slot: Slot) -> Iterator[Verdict]:
+        message, fault = slot.receive()
+        verdict = None
+        if message is not None and slot.program is not None:
+            own = {"id": slot.program.id, "integrity": slot.program.mode.value, "tier": self.tier}
+            try:
+                verdict = Verdict(**{**message, **own, "status": Status(message["status"])})
+            except (TypeError, ValueError) as nonsense:
+                fault = f"the worker wrote nonsense: {nonsense}"
+        if verdict is not None:
+            slot.program = None
+            yield verdict
+        elif fault:
+            yield from self._lost(slot, fault)
 
-    def _lost(self, slot: _Slot, why: str, again: deque[tuple[Program, int]]) -> Iterator[Verdict]:
+    def _lost(self, slot: Slot, why: str) -> Iterator[Verdict]:
         """Replace a worker that is of no more use; its program gets one more try."""
         program, tries = slot.program, slot.tries
         words = slot.worker.last_words() if slot.worker else ""
-        self._stop(slot)
+        slot.stop()
         if program is None:
             return
         _log.warning("Sandbox worker %d: %s %s", slot.number, why, words)
         if tries < _TRIES:
-            again.append((program, tries))
+            self._again.append((program, tries))
         else:
             line = words.splitlines()[-1] if words else ""
             yield Verdict(
@@ -287,32 +246,8 @@ def try_worker(backend: Backend) -> str:
     return verdicts["right"].error or verdicts["wrong"].error or "the control programs were judged wrongly"
 
 
-def _frame(message: Any) -> bytes:
-    text = json.dumps(message, separators=(",", ":")).encode("ascii")
-    return _LENGTH.pack(len(text)) + text
-
-
-def _frames(program: Program) -> bytes:
-    """Return the two frames of a program: what the worker reads, and what only the referee reads."""
-    header = {"limits": asdict(program.limits)}
-    body = {
-        "mode": program.mode.value,
-        "setup": program.setup,
-        "candidate": program.candidate,
-        "tests": program.tests,
-        "entry_point": program.entry_point,
-        "expected_calls": program.expected_calls,
-    }
-    return _frame(header) + _frame(body)
-
-
-def _take_frames(buffer: bytearray) -> list[Any]:
-    """Remove the whole frames from a buffer and return their messages."""
-    messages = []
-    while len(buffer) >= 4:
-        (length,) = _LENGTH.unpack_from(buffer)
-        if len(buffer) < 4 + length:
-            break
-        messages.append(json.loads(bytes(buffer[4 : 4 + length])))
-        del buffer[: 4 + length]
-    return messages
+def available_memory() -> int:
+    """Return the bytes that new processes of this machine can have; 0 where that is not known."""
+    with contextlib.suppress(OSError, StopIteration), Path("/proc/meminfo").open(encoding="ascii") as lines:
+        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10
+    return 0

@@ -70,8 +70,9 @@ class Worker:
             jail.back_to_own_pid_namespace(self._pid_namespace)
         for descriptor in (requests_read, requests_write, answers_read, answers_write, out_write, error_write):
             os.close(descriptor)
-        watch = Watch(candidate_pid, referee.pid, (out_read, error_read), limits)
-        verdict = watch.finish(watch.wait(referee.verdicts, self._programs), process_group=not self._walls)
+        watch = Watch(candidate_pid, referee.pid, (out_read, error_read), limits, alone=self._walls)
+        reason = watch.wait(referee.verdicts, self._programs, lambda state: write_frame(self._verdicts, state))
+        verdict = watch.finish(reason, process_group=not self._walls)
         if verdict.pop("spent"):
             self._end_referee(referee)
         return verdict

@@ -1,0 +1,49 @@
+"""The frames between a pool and its workers: four bytes of length, then JSON."""
+
+import json
+import struct
+from dataclasses import asdict
+from typing import Any
+
+from sandbox.program import Program
+
+_LENGTH = struct.Struct("<I")
+_LIMIT = 1 << 24
+"""Bytes of one frame from a worker: far more than a verdict with the ends of two outputs."""
+
+
+def frame(message: Any) -> bytes:
+    """Return one frame."""
+    text = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return _LENGTH.pack(len(text)) + text
+
+
+def program_frames(program: Program) -> bytes:
+    """Return the two frames of a program: what the worker reads, and what only the referee reads."""
+    header = {"limits": asdict(program.limits)}
+    body = {
+        "mode": program.mode.value,
+        "setup": program.setup,
+        "candidate": program.candidate,
+        "tests": program.tests,
+        "entry_point": program.entry_point,
+        "expected_calls": program.expected_calls,
+    }
+    return frame(header) + frame(body)
+
+
+def take_frames(buffer: bytearray) -> list[dict[str, Any]]:
+    """Remove the whole frames from a buffer and return their messages; raises ValueError where they are not frames."""
+    messages = []
+    while len(buffer) >= 4:
+        (length,) = _LENGTH.unpack_from(buffer)
+        if length > _LIMIT:
+            raise ValueError(f"a frame of {length} bytes")
+        if len(buffer) < 4 + length:
+            break
+        message = json.loads(bytes(buffer[4 : 4 + length]))
+        if not isinstance(message, dict):
+            raise ValueError(f"a frame that holds a {type(message).__name__}")  # noqa: TRY004  (a stream, not a caller)
+        messages.append(message)
+        del buffer[: 4 + length]
+    return messages
