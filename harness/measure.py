@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 import sandbox
 from crosstok.errors import UserError
@@ -85,11 +84,11 @@ def measure_code(  # noqa: PLR0917
     done = store.done_documents(cell.fingerprint)
     waiting = [document for document in documents.values() if document.id not in done]
     advance(len(documents) - len(waiting), "")
-    programs: SimpleQueue[Program | None] = SimpleQueue()
+    programs = sandbox.Inlet()
     for sample in store.samples_without_verdict(cell.fingerprint):
         programs.put(_program(task, documents[sample.document], sample, cell))
     judge = _Judge(cell, store)
-    judging = court.thread.submit(judge.judge, court.pool.run(iter(programs.get, None)))
+    judging = court.thread.submit(judge.judge, court.pool.run(programs))
     try:
         for answer in generator.generate([_generate(task, document, cell) for document in waiting]):
             document = waiting[answer.index]
@@ -98,7 +97,7 @@ def measure_code(  # noqa: PLR0917
             programs.put(_program(task, document, sample, cell))
             advance(1, f"{judge.passed} passed of {judge.judged}")
     finally:
-        programs.put(None)
+        programs.close()
         judging.result()
     advance(0, f"{judge.passed} passed of {judge.judged}")
     return judge.undecided
