@@ -7,9 +7,11 @@ one that was not (same machine, same number of processes).
 
 The teacher reads all micro-batches of a step before the student reads the first one, because the divisors must be known
 by then and merging chunks depends on the teacher. What is kept of it is what the losses ask for, for ALM two numbers
-per token. If no loss asks for anything, it never runs.
+per token. If no loss asks for anything, it never runs; where a cache of these numbers is kept (``teacher_cache``), it
+runs once per window and never again.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -19,18 +21,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from crosstok.errors import UserError
-from distill.balance import BalanceName, balance, gradients, last_layer
+from crosstok.folders import cache_folder
+from distill.adapters import adapter_weights, attach, embedding_matrices, merge
+from distill.balance import balance, gradients, last_layer
 from distill.losses import AlignedBatch, Loss, LossTerm, Outputs, Party, Reader, Reading
+from distill.teacher_cache import SCORES, TOP, WindowTeacher, cache_name
 from distill.training_log import append_log, cut_log
+from distill.training_spec import TrainingSpec, learning_rate
 from distill.windows import Windows
+
+__all__ = ["LOG", "Advance", "Model", "TrainingSpec", "learning_rate", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -40,44 +47,14 @@ Advance = Callable[[float, str], None]
 LOG = "training.jsonl"
 
 
-class TrainingSpec(BaseModel):
-    """How long, on how much and how fast to train."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    steps: int = Field(default=200, ge=0, description="Optimizer steps; 0 only initialises.")
-    batch: int = Field(default=16, ge=1, description="Windows per optimizer step, over all processes.")
-    micro_batch: int | None = Field(default=None, ge=1, description="Windows per forward pass; default: the batch.")
-    window_bytes: int = Field(default=2048, ge=16, description="Bytes of text per window, on both sides.")
-    lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
-    embedding_lr: float | None = Field(default=None, gt=0, description="Peak rate of the embeddings; default: lr.")
-    warmup: int = Field(default=10, ge=0, description="Steps of linear warm-up; a linear decay to 0 follows.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW.")
-    clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
-    balance: BalanceName = Field(
-        default="fixed", description="Weights of several losses: their own, or from the length of their gradients."
-    )
-    train: Literal["full", "embeddings"] = Field(default="full", description="Which parameters learn.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Of matrix products; weights, log-softmax and losses are float32 either way."
-    )
-    seed: int = Field(default=0, ge=0, description="Of the order of the windows and of dropout.")
-    save_every: int = Field(default=50, ge=1, description="Steps between saved states, which a restart continues from.")
-
-
 @dataclass(frozen=True)
 class Model:
     """A model and how it is read."""
 
     network: nn.Module
     reader: Reader
-
-
-def learning_rate(step: int, spec: TrainingSpec) -> float:
-    """Return the factor of the peak rate at ``step`` (from 0): linear up over ``warmup``, then linear down to 0."""
-    if step < spec.warmup:
-        return (step + 1) / (spec.warmup + 1)
-    return (spec.steps - step) / max(1, spec.steps - spec.warmup)
+    fingerprint: str | None = None
+    """Of its weights and tokenizer; a teacher without one is not cached."""
 
 
 def train(
@@ -93,8 +70,9 @@ def train(
 ) -> None:
     """Train ``student`` in place; ``folder`` keeps the log and the state from which a restart continues.
 
-    Raises UserError if a loss stops being a number (the batch is saved in ``folder`` first), if nothing of the first
-    step can be scored, and if a state cannot be saved (the one before stays).
+    With LoRA the student's frozen weights may be the teacher's tensors (``adapters.share``); it gets weights of its own
+    when the adapters are merged at the end. Raises UserError if a loss stops being a number (the batch is saved in
+    ``folder`` first), if nothing of the first step can be scored, and if a state cannot be saved (the last one stays).
     """
     run = _Run(student, teacher, windows, losses, spec, folder=folder, device=device)
     start = run.restore()
@@ -133,6 +111,10 @@ class _Run:
         self.accelerator = Accelerator(mixed_precision="no", cpu=device == "cpu")
         self.device = self.accelerator.device
         self.student = student.network.to(self.device).train()
+        if spec.train == "lora":
+            attach(self.student, spec.lora_rank, spec.lora_alpha or spec.lora_rank)
+        if spec.gradient_checkpointing:
+            _keep_no_activations(self.student)
         self._prepare(student, teacher)
         groups = [*_groups(self.student, spec), *self._learned_groups()]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=spec.weight_decay)
@@ -140,15 +122,43 @@ class _Run:
         self.accelerator.register_for_checkpointing(self.balance)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.network, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.by_window: WindowTeacher | None = None
         if self.of_teacher:
-            teacher.network.to(self.device).eval().requires_grad_(requires_grad=False)
+            teacher.network.to(self.device).eval()
+            trained = {id(parameter) for parameter in self.trained}
+            for parameter in teacher.network.parameters():
+                parameter.requires_grad = parameter.requires_grad and id(parameter) in trained
+            self._meet_teacher()
         self.seconds_before = 0.0
         self.began = time.monotonic()
         self.first_step = 0
 
+    def _meet_teacher(self) -> None:
+        """Decide how the teacher is read: by the window where all that is asked of it is known per token."""
+        reader = self.teacher.reader.telling_apart(max(loss.teacher_top for loss in self.losses))
+        self.teacher = dataclasses.replace(self.teacher, reader=reader)
+        if not self.of_teacher <= SCORES | TOP:
+            if self.spec.teacher_cache:
+                log.warning("the losses ask the teacher for more than the cache keeps: it is read at every step")
+            return
+        folder = None
+        if self.spec.teacher_cache and self.teacher.fingerprint is not None:
+            tokens = self.windows.teacher.tokens.fingerprint
+            about = (self.teacher.fingerprint, tokens, reader.valid_rows, self.spec.precision, self.device.type)
+            folder = cache_folder() / "teacher" / cache_name(*about)
+            log.info("what the teacher says is kept in %s", folder)
+        self.by_window = WindowTeacher(
+            self.teacher.network, reader, self.of_teacher, precision=self._autocast, folder=folder
+        )
+
     def _prepare(self, student: Model, teacher: Model) -> None:
         """Let the losses see both models; what they learn is drawn from the seed, equally in every process."""
         for loss in self.losses:
+            if self.spec.pack and not loss.packs:
+                raise UserError(
+                    f"The loss {loss.name} reads a whole row at once, so windows cannot share one.",
+                    hint="Leave pack out.",
+                )
             loss.prepare(
                 Party(self.windows.student.tokens, student.reader.valid_rows, student.network),
                 Party(self.windows.teacher.tokens, teacher.reader.valid_rows, teacher.network),
@@ -168,6 +178,7 @@ class _Run:
 
     def step(self, step: int) -> dict[str, Any]:
         """Do optimizer step ``step`` and return its line of the log."""
+        found = self.by_window.found_windows if self.by_window else 0
         factor = learning_rate(step, self.spec)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak"]
@@ -207,9 +218,9 @@ class _Run:
 
         names = sorted(ratios)
         reduced = self._total([value for name in names for value in ratios[name]])
-        extras = self._total(
-            [float(sum(int(batch.student.lengths.sum()) for batch in batches)), float(self.windows.refused - refused)]
-        )
+        read = float(sum(int(batch.student.lengths.sum()) for batch in batches))
+        found = self.by_window.found_windows - found if self.by_window else 0
+        extras = self._total([read, float(self.windows.refused - refused), float(found)])
         return {
             "step": step + 1,
             "loss": {
@@ -223,6 +234,7 @@ class _Run:
             "grad_norm": norm,
             "bytes": int(extras[0]),
             "refused_windows": int(extras[1]),
+            "cached_windows": int(extras[2]),
             "seconds": round(self.seconds, 3),
         }
 
@@ -235,6 +247,8 @@ class _Run:
         return [self.windows.batch(mine[first : first + size]) for first in range(0, share, size)]
 
     def _read_teacher(self, batch: AlignedBatch) -> Outputs:
+        if self.by_window is not None:
+            return self.by_window.read(batch.teacher)
         with torch.no_grad(), self._autocast():
             return self.teacher.reader.read(self.teacher.network, batch.teacher, self.of_teacher)
 
@@ -363,6 +377,12 @@ class _Run:
         """Leave the student as it was given, without accelerate's wrappers."""
         self.student.eval()
         self.accelerator.free_memory()
+        if self.by_window is not None:
+            self.by_window.close()
+        if self.spec.gradient_checkpointing:
+            self.student.gradient_checkpointing_disable()  # type: ignore[operator]  # of Hugging Face models
+        if self.spec.train == "lora":
+            merge(self.student)
 
 
 def _states(folder: Path) -> dict[int, Path]:
@@ -375,22 +395,25 @@ def _union(needs: Iterator[frozenset[Reading]] | Any) -> frozenset[Reading]:
 
 def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
     """Return the optimizer's groups: embeddings (input and output) and, if they are trained, all other parameters."""
-    embeddings = {id(matrix): matrix for matrix in _embedding_matrices(student)}
-    others = [parameter for parameter in student.parameters() if id(parameter) not in embeddings]
-    for parameter in others:
-        parameter.requires_grad = spec.train == "full"
-    for matrix in embeddings.values():
-        matrix.requires_grad = True
-    groups = [{"params": list(embeddings.values()), "peak": spec.embedding_lr or spec.lr}]
-    if spec.train == "full":
-        groups.append({"params": others, "peak": spec.lr})
-    return groups
+    embeddings = embedding_matrices(student)
+    known = {id(matrix) for matrix in embeddings}
+    others = [parameter for parameter in student.parameters() if id(parameter) not in known]
+    if spec.train != "full":
+        for parameter in others:
+            parameter.requires_grad = False
+        others = adapter_weights(student)
+    for parameter in (*embeddings, *others):
+        parameter.requires_grad = True
+    groups: list[dict[str, Any]] = [{"params": embeddings, "peak": spec.embedding_lr or spec.lr}]
+    return [*groups, {"params": others, "peak": spec.lr}] if others else groups
 
 
-def _embedding_matrices(student: Any) -> list[nn.Parameter]:
-    found = [student.get_input_embeddings().weight]
-    output = student.get_output_embeddings()
-    return found if output is None else [*found, output.weight]
+def _keep_no_activations(student: Any) -> None:
+    if not getattr(student, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"{type(student).__name__} cannot compute its activations again.", hint="Leave gradient_checkpointing out."
+        )
+    student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _describe(line: dict[str, Any], left: float) -> str:

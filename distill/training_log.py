@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
-"""``step`` (from 1), ``loss`` {name: value}, ``metrics`` {name: {…}}, ``lr``, ``grad_norm``, ``bytes``, ``seconds``."""
+"""``step`` (from 1), ``loss`` {name: value}, ``metrics`` {name: {…}}, ``lr``, ``grad_norm``, ``bytes``,
+``refused_windows``, ``cached_windows`` (that the teacher did not have to read), ``seconds``."""
 
 
 def read_log(path: Path) -> list[Line]:

@@ -6,6 +6,9 @@ boundary, and each side then tokenises the window by itself: both sides begin an
 no tail is lost to a token limit, and no chunk crosses two documents. (The same cut by token count, as is common, lets
 the two sides cover different text.)
 
+Short windows may share a row (``pack``), which saves padding. They stay apart: each has positions of its own, by which
+the model's attention is kept inside it, its first token is not predicted, and no chunk reaches into the next one.
+
 Windows are only cut when the corpus is opened; tokenising waits until a step asks for them. The order is a permutation
 per pass over the corpus, a pure function of the seed, so the windows of step s are known without replaying the steps
 before it: that is what makes a run resumable.
@@ -13,7 +16,7 @@ before it: that is what makes a run resumable.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -97,10 +100,14 @@ def cut(text: str, size: int) -> Iterator[str]:
 class Windows:
     """The windows of a corpus in training order, and the batches made of them."""
 
-    def __init__(self, texts: "Texts", teacher: Encoder, student: Encoder, *, size: int, seed: int) -> None:
+    def __init__(
+        self, texts: "Texts", teacher: Encoder, student: Encoder, *, size: int, seed: int, pack: bool = False
+    ) -> None:
         self.teacher = teacher
         self.student = student
+        self.size = size
         self.seed = seed
+        self.pack = pack
         self.refused = 0
         """Windows so far that one of the tokenizers did not give back byte for byte."""
         self.windows = [Window(text.id, part) for text in texts.documents for part in cut(text.text, size)]
@@ -125,7 +132,8 @@ class Windows:
         self.refused += len(problems)
         for problem in problems:
             log.info("left out a window of %s", problem)
-        return collate(rows)
+        laid = [lay_out(row) for row in rows]
+        return stack(packed(laid, self.size) if self.pack else [[one] for one in laid])
 
     def _encode(self, windows: Sequence[Window]) -> tuple[list[Row], list[str]]:
         texts = [window.text for window in windows]
@@ -159,26 +167,87 @@ class Windows:
             )
 
 
-def collate(rows: Sequence[Row]) -> AlignedBatch:
-    """Pad and align the rows of one micro-batch. No rows give a batch of one padding token, which scores nothing."""
-    alignments = [align(teacher.ends, student.ends) for _, teacher, student in rows]
-    return AlignedBatch(
-        teacher=_side([(row[1], found.teacher_chunks) for row, found in zip(rows, alignments, strict=True)]),
-        student=_side([(row[2], found.student_chunks) for row, found in zip(rows, alignments, strict=True)]),
-        count=max((len(found) for found in alignments), default=0),
-        texts=tuple(text for text, _, _ in rows),
+class Laid(NamedTuple):
+    """A window as one side of a batch holds it, ``[n]`` each: the fields of ``Side``."""
+
+    ids: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A window as both sides read it."""
+
+    text: str
+    teacher: Laid
+    student: Laid
+    count: int
+    """Number of its chunks."""
+
+
+def lay_out(row: Row) -> Pair:
+    """Align the two sides of a window."""
+    text, teacher, student = row
+    found = align(teacher.ends, student.ends)
+    return Pair(text, _laid(teacher, found.teacher_chunks), _laid(student, found.student_chunks), len(found))
+
+
+def _laid(tokens: Tokens, chunks: NDArray[np.int32]) -> Laid:
+    none = np.zeros(tokens.special, dtype=np.int64)
+    return Laid(
+        ids=tokens.ids,
+        chunks=np.concatenate([none - 1, chunks]),
+        counted=np.arange(len(tokens.ids)) >= tokens.special,
+        lengths=np.concatenate([none, np.diff(tokens.ends, prepend=0)]),
     )
 
 
-def _side(rows: Sequence[tuple[Tokens, NDArray[np.int32]]]) -> Side:
-    height, width = max(1, len(rows)), max((len(tokens.ids) for tokens, _ in rows), default=1)
-    ids, attention, lengths = (np.zeros((height, width), dtype=np.int64) for _ in range(3))
+def packed(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
+    """Put windows into rows of at most ``size`` bytes, each into the first one with room."""
+    rows: list[list[Pair]] = []
+    room: list[int] = []
+    for pair in pairs:
+        needed = len(pair.text.encode())
+        place = next((place for place, left in enumerate(room) if left >= needed), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(size)
+        rows[place].append(pair)
+        room[place] -= needed
+    return rows
+
+
+def collate(rows: Sequence[Row]) -> AlignedBatch:
+    """Align the windows of one micro-batch, each in a row of its own."""
+    return stack([[lay_out(row)] for row in rows])
+
+
+def stack(rows: Sequence[Sequence[Pair]]) -> AlignedBatch:
+    """Join the windows of each row and pad the rows; no rows give one padding token, which scores nothing."""
+    counts = [[pair.count for pair in row] for row in rows]
+    return AlignedBatch(
+        teacher=_side([[pair.teacher for pair in row] for row in rows], counts),
+        student=_side([[pair.student for pair in row] for row in rows], counts),
+        count=max(map(sum, counts), default=0),
+        texts=tuple("".join(pair.text for pair in row) for row in rows),
+    )
+
+
+def _side(rows: Sequence[Sequence[Laid]], counts: Sequence[Sequence[int]]) -> Side:
+    height, width = max(1, len(rows)), max((sum(len(laid.ids) for laid in row) for row in rows), default=1)
+    ids, attention, lengths, positions = (np.zeros((height, width), dtype=np.int64) for _ in range(4))
     chunks = np.full((height, width), -1, dtype=np.int64)
     counted = np.zeros((height, width), dtype=np.bool_)
     attention[:, 0] = 1  # a row of nothing but padding has no defined attention
-    for row, (tokens, chunk) in enumerate(rows):
-        n, content = len(tokens.ids), slice(tokens.special, len(tokens.ids))
-        ids[row, :n], attention[row, :n] = tokens.ids, 1
-        chunks[row, content], counted[row, content] = chunk, True
-        lengths[row, content] = np.diff(tokens.ends, prepend=0)
-    return Side(*(torch.from_numpy(array) for array in (ids, attention, chunks, counted, lengths)))
+    for place, (row, of_row) in enumerate(zip(rows, counts, strict=True)):
+        first = chunk = 0
+        for laid, count in zip(row, of_row, strict=True):
+            here = place, slice(first, first + len(laid.ids))
+            ids[here], attention[here], lengths[here], counted[here] = laid.ids, 1, laid.lengths, laid.counted
+            chunks[here] = np.where(laid.chunks >= 0, laid.chunks + chunk, -1)
+            positions[here] = np.arange(len(laid.ids))
+            first, chunk = first + len(laid.ids), chunk + count
+    side = Side(*(torch.from_numpy(array) for array in (ids, attention, chunks, counted, lengths)))
+    return replace(side, positions=torch.from_numpy(positions)) if any(len(row) > 1 for row in rows) else side

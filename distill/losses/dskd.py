@@ -40,6 +40,7 @@ class DSKD(DistributionLoss):
     """Dual-space distillation with cross-model attention."""
 
     name: ClassVar[str] = "dskd"
+    packs: ClassVar[bool] = False  # attends over, and is scaled by, all of a row
 
     temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """Divides both sides' logits."""

@@ -7,7 +7,8 @@ and ``h_S`` there, and ``v`` the mean of ``h_T**2`` over the chunks, per channel
     L = mean over channels of (W h_S - h_T)^2 / (v + 1e-8)
 
 averaged over chunks; no unit. W is the identity where the widths agree, else a linear map that is learnt beside the
-student. States are those that the output head reads. ``norm: none`` leaves the division out.
+student. States are those that the output head reads; with ``layers`` those of earlier layers too, the mean over the
+pairs of layers being the loss. ``norm: none`` leaves the division out.
 
 ``v`` is taken over each window of text by itself. Over the whole batch, as the published code has it, the loss of a
 window would depend on the windows that happen to be beside it, and a step on how it is cut into micro-batches.
@@ -17,8 +18,9 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr
-from torch import nn
+from torch import Tensor, nn
 
+from crosstok.errors import UserError
 from distill.losses.batch import AlignedBatch
 from distill.losses.loss import Loss, LossTerm, Party
 from distill.losses.outputs import Outputs, Reading
@@ -29,38 +31,60 @@ class Hidden(Loss):
     """Squared distance of hidden states at chunk ends, relative to the teacher's channels."""
 
     name: ClassVar[str] = "hidden"
+    packs: ClassVar[bool] = False  # a channel's mean square is taken over all of a row
 
     norm: Literal["channel", "none"] = "channel"
     """Divide each channel by the teacher's mean square of it."""
+    layers: Literal["last", "all"] | tuple[tuple[int, int], ...] = "last"
+    """Which layers are compared: the last ones, every layer of the student with the teacher's at the same relative
+    depth, or pairs of a student's and a teacher's layer, counted from 1."""
     lr: float = Field(default=1e-3, gt=0)
-    """Peak rate of the projection, where there is one."""
+    """Peak rate of the projections, where there are any."""
 
-    _projection: nn.Module | None = PrivateAttr(default=None)
+    _pairs: tuple[tuple[int, int], ...] = PrivateAttr(default=())
+    _projections: nn.ModuleList | None = PrivateAttr(default=None)
 
     @property
     def of_student(self) -> frozenset[Reading]:
-        """The hidden states."""
-        return frozenset({"hidden"})
+        """The hidden states, of the last layer or of all."""
+        return frozenset({"hidden" if self.layers == "last" else "layers"})
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """The hidden states."""
-        return frozenset({"hidden"})
+        """As of the student."""
+        return self.of_student
 
     @property
     def learned(self) -> nn.Module | None:
-        """The projection; None where both widths are equal."""
-        return self._projection
+        """The projections, one per pair of layers; None where both widths are equal."""
+        return self._projections
 
     @property
     def learned_lr(self) -> float:
-        """Peak rate of the projection."""
+        """Peak rate of the projections."""
         return self.lr
 
     def prepare(self, student: Party, teacher: Party) -> None:
-        """Make the projection if one is needed."""
-        same = student.width == teacher.width
-        self._projection = None if same else nn.Linear(student.width, teacher.width, bias=False)
+        """Pair the layers and make the projections if any are needed. Raises UserError for layers that do not exist."""
+        self._pairs = self.pairs(student.depth, teacher.depth)
+        if student.width != teacher.width:
+            maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in self._pairs]
+            self._projections = nn.ModuleList(maps)
+
+    def pairs(self, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+        """Return the pairs of layers (from 1) of models with so many layers."""
+        if self.layers == "last":
+            return ((student, teacher),)
+        if self.layers == "all":  # rounded half up, and never below the first
+            return tuple((i, max(1, (2 * i * teacher + student) // (2 * student))) for i in range(1, student + 1))
+        wrong = [pair for pair in self.layers if not (1 <= pair[0] <= student and 1 <= pair[1] <= teacher)]
+        if wrong or not self.layers:
+            raise UserError(
+                f"The loss hidden cannot compare the layers {list(wrong)}: the student has {student}, the teacher"
+                f" {teacher}.",
+                hint="Name pairs [student, teacher], counted from 1, or all.",
+            )
+        return self.layers
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
         """Return the number of chunks."""
@@ -70,13 +94,24 @@ class Hidden(Loss):
         """Return the distance summed over chunks."""
         rows, chunks = batch.scored.nonzero(as_tuple=True)
         ends = [side.chunk_ends(batch.count)[rows, chunks] for side in (batch.teacher, batch.student)]
-        theirs, ours = teacher.hidden[rows, ends[0]].detach(), student.hidden[rows, ends[1]]
-        if self._projection is not None:
-            ours = self._projection(ours)
+        height = len(batch.student.ids)
+        parts = []
+        for place, (layer, taught) in enumerate(self._pairs):
+            ours = self._states(student, layer)[rows, ends[1]]
+            if self._projections is not None:
+                ours = self._projections[place](ours)
+            theirs = self._states(teacher, taught)[rows, ends[0]].detach()
+            parts.append(self._distance(ours, theirs, rows, height))
+        return LossTerm(torch.stack(parts).mean() + touch(student), float(len(rows)))
+
+    def _states(self, outputs: Outputs, layer: int) -> Tensor:
+        return outputs.hidden if self.layers == "last" else outputs.layers[:, :, layer - 1]
+
+    def _distance(self, ours: Tensor, theirs: Tensor, rows: Tensor, height: int) -> Tensor:
+        """Return the distance of states ``[p, d]`` at the chunk ends of ``rows [p]``, summed."""
         square = (ours - theirs) ** 2
         if self.norm == "channel":
-            height = len(batch.student.ids)
             sums = theirs.new_zeros(height, theirs.shape[1]).index_add(0, rows, theirs**2)
             chunks_of_row = torch.bincount(rows, minlength=height).clamp(min=1)
             square = square / ((sums / chunks_of_row[:, None])[rows] + 1e-8)
-        return LossTerm(square.mean(dim=1).sum() + touch(student), float(len(rows)))
+        return square.mean(dim=1).sum()

@@ -9,7 +9,7 @@ divisor of each is known.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -49,9 +49,18 @@ class Party:
         network: Any = self.network
         return int(network.get_input_embeddings().weight.shape[1])
 
+    @property
+    def depth(self) -> int:
+        """Number of the model's layers."""
+        network: Any = self.network
+        return int(network.config.get_text_config().num_hidden_layers)
+
 
 class Loss(Method, ABC):
     """One training objective. Its options are its fields."""
+
+    packs: ClassVar[bool] = True
+    """Whether the loss of a window stays the same where several windows share a row."""
 
     weight: float = Field(default=1.0, gt=0)
     """Factor of this loss where several are added up."""
@@ -65,6 +74,11 @@ class Loss(Method, ABC):
     def of_teacher(self) -> frozenset[Reading]:
         """The readings of the teacher that the loss uses; if no loss uses any, the teacher never runs."""
         return frozenset()
+
+    @property
+    def teacher_top(self) -> int:
+        """How many of the teacher's likeliest tokens the readings ``top`` and ``rest`` have to tell apart."""
+        return 0
 
     def prepare(self, student: Party, teacher: Party) -> None:
         """Get ready for these two models: called once, before the first step.
