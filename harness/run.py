@@ -15,6 +15,8 @@ from rich.console import Console
 from crosstok.errors import CrosstokError, RunIncomplete, UserError
 from distill.checkpoints import Checkpoint
 from harness import environment
+from harness.choices import measure_choices
+from harness.foreign import ForeignTask
 from harness.generation import Generator
 from harness.likelihood import Scorer
 from harness.measure import Court, measure_answers, measure_code, measure_text, open_court
@@ -24,10 +26,11 @@ from harness.students import Students
 from harness.suite import Suite
 from results import schema
 from results.store import Store
-from tasks.task import AnswerTask, CodeTask, Task, TextTask
+from tasks.task import AnswerTask, ChoiceTask, CodeTask, Task, TextTask
 
 SECONDS_PER_ANSWER = 2.0  # first guesses for the progress bar, on two cores
 SECONDS_PER_KILOBYTE = 0.9
+SECONDS_PER_CHOICE = 0.1
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,15 @@ class _Driver:
                     scorer = Scorer(checkpoint, max_batch_tokens=suite.batch_tokens)
                     measure_text(cell, cell.task, scorer, self.store, advance)
                     status, problem = schema.Progress.COMPLETE, ""
+                elif isinstance(cell.task, ChoiceTask):
+                    scorer = Scorer(checkpoint, max_batch_tokens=suite.batch_tokens)
+                    measure_choices(cell, cell.task, scorer, self.store, advance)
+                    status, problem = schema.Progress.COMPLETE, ""
+                elif isinstance(cell.task, ForeignTask):
+                    scorer = Scorer(checkpoint, max_batch_tokens=suite.batch_tokens)
+                    generator = Generator(checkpoint, max_batch_rows=suite.batch_rows)
+                    cell.task.measure(cell, scorer, generator, self.store, advance)
+                    status, problem = schema.Progress.COMPLETE, ""
                 elif isinstance(cell.task, AnswerTask):
                     generator = Generator(checkpoint, max_batch_rows=suite.batch_rows)
                     measure_answers(cell, cell.task, generator, self.store, advance)
@@ -174,6 +186,8 @@ def expected_s(cell: PlannedCell) -> float:
     members = max(len(cell.model.parents), 1) if cell.model.spec.ensemble else 1
     if isinstance(cell.task, CodeTask | AnswerTask):
         return SECONDS_PER_ANSWER * len(documents) * members
+    if isinstance(cell.task, ChoiceTask | ForeignTask):
+        return SECONDS_PER_CHOICE * len(documents) * members
     size = sum(len(document.fields.get("text", "")) for document in documents)
     return SECONDS_PER_KILOBYTE * size / 1024 * members
 

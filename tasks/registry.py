@@ -9,10 +9,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from crosstok.errors import UserError, unknown_name
+from tasks.choice.lm_eval_names import BORROWED, borrowed
 from tasks.task import Task
 
 YAML = "yaml:"
 """Before the path of a task file, see :mod:`tasks.declared`."""
+
+LM_EVAL = (
+    "harness.lm_eval_bridge.task:LmEvalTask"  # conducts lm-eval, so it lives above the tasks; bound when asked for
+)
 
 # Named as text so that a listing imports no benchmark.
 BUILT_IN = {
@@ -29,6 +34,7 @@ BUILT_IN = {
     "svamp": ("tasks.math.problems:SVAMP", "1000 one-step word problems"),
     "math": ("tasks.math.problems:Math", "5000 competition problems"),
     "math500": ("tasks.math.problems:Math500", "500 of the competition problems"),
+    "wikitext": ("tasks.text.wikitext:WikiText", "bits per byte of 62 Wikipedia articles, WikiText-2"),
     "text_bpb": ("tasks.text.bits_per_byte:BitsPerByte", "bits per byte of any held-out text"),
 }
 
@@ -36,6 +42,8 @@ BUILT_IN = {
 def task_names() -> dict[str, str]:
     """Return every known task with one line about it."""
     known = {name: about for name, (_, about) in BUILT_IN.items()}
+    known |= {name: f"{entry.about} (lm-eval)" for name, entry in BORROWED.items()}
+    known["lm_eval:NAME"] = "any other benchmark of lm-eval's library"
     for entry in entry_points(group="crosstok.tasks"):
         known[entry.name] = f"from {entry.dist.name if entry.dist else entry.value}"
     return known
@@ -50,7 +58,7 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
         from tasks.declared import declared_task  # noqa: PLC0415  (for such tasks only)
 
         return declared_task(kind, options, name or kind, data)
-    task_type = _task_type(kind)
+    task_type = _task_type(LM_EVAL if borrowed(kind) else kind)
     try:
         checked = task_type.options_type.model_validate(dict(options))
     except ValidationError as error:
@@ -58,12 +66,14 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
         where = ".".join(str(part) for part in first["loc"]) or "options"
         known = ", ".join(task_type.options_type.model_fields)
         raise UserError(f"Task {kind!r}: {where}: {first['msg']}.", hint=f"Options: {known}.") from error
-    return task_type(name or kind, checked, data)
+    task = task_type(name or kind, checked, data)
+    task.kind = kind
+    return task
 
 
 def _task_type(kind: str) -> type[Task]:
-    if kind in BUILT_IN:
-        module, _, attribute = BUILT_IN[kind][0].partition(":")
+    if kind in BUILT_IN or kind == LM_EVAL:
+        module, _, attribute = (kind if kind == LM_EVAL else BUILT_IN[kind][0]).partition(":")
         found = getattr(import_module(module), attribute)
     else:
         matches = [entry for entry in entry_points(group="crosstok.tasks") if entry.name == kind]

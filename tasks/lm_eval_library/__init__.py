@@ -1,1 +1,0 @@
-"""The benchmarks of lm-eval's library as tasks of ours: its definitions, our data rule."""
