@@ -160,6 +160,16 @@ def _make(
     typer.echo(str(out))
 
 
+@app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def lm_eval(arguments: typer.Context) -> None:
+    """Run lm-eval's own command; --model crosstok --model_args source=… is one of its models there."""
+    from harness.lm_eval_bridge.model import lm_eval_command
+
+    lm_eval_command(arguments.args)
+
+
 reading_commands.register(app)
 sandbox_commands.register(app)
 task_commands.register(tasks_app, data_app)

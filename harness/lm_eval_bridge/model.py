@@ -26,7 +26,7 @@ from tasks.task import Rolling
 
 
 @register_model("crosstok")
-class CrosstokLM(LM):
+class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     """A model of crosstok's behind lm-eval's interface.
 
     From the first one on, lm-eval's humaneval and mbpp tasks of this process judge programs in our sandbox.

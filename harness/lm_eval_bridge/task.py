@@ -100,7 +100,7 @@ class LmEvalTask(ForeignTask):
         digest = bytes_sha256("\n".join(source.sha256 for source in used).encode())
         if len(used) == 1:
             return used[0]
-        shared = os.path.commonprefix([source.location for source in used]).rpartition("/")[0]  # noqa: PTH  (no paths)
+        shared = os.path.commonpath([source.location for source in used])
         return DataSource(used[0].kind, shared or used[0].location, used[0].revision, digest)
 
     def fingerprint(self) -> str:
