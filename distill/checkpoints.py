@@ -25,7 +25,7 @@ from distill.roles import Roles, adds_bos, generation_ends
 from distill.sources import fetch, identify, pinned
 from distill.tokenbytes import TokenBytes
 from distill.tokenizers import read_tokenizer
-from distill.weights import input_weight, is_tied, load_model, no_progress_bar, torch_dtype
+from distill.weights import is_tied, load_model, no_progress_bar, rows, torch_dtype
 
 __all__ = ["Checkpoint", "fetch", "identify", "load", "save"]
 
@@ -54,7 +54,7 @@ class Checkpoint:
     @property
     def valid_rows(self) -> int:
         """Number of ids that may carry probability; rows of the matrix beyond them are padding."""
-        return min(self.tokenbytes.size, input_weight(self.model).shape[0])
+        return min(self.tokenbytes.size, rows(self.model))
 
 
 def load(
@@ -109,13 +109,13 @@ def save(checkpoint: Checkpoint, folder: Path, provenance: Provenance | Mapping[
 
 
 def _check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Path) -> None:
-    rows = input_weight(model).shape[0]
-    beyond = [index for index in range(rows, tokenbytes.size) if _is_used(tokenbytes, index)]
+    known = rows(model)
+    beyond = [index for index in range(known, tokenbytes.size) if _is_used(tokenbytes, index)]
     if beyond:
         named = [f"{index} {tokenbytes.specials.get(index) or tokenbytes.table[index]!r}" for index in beyond[:5]]
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
         raise UserError(
-            f"The tokenizer of {source} has ids past the {rows} rows of its matrix: {', '.join(named)}{more}.",
+            f"The tokenizer of {source} has ids past the {known} rows of its matrix: {', '.join(named)}{more}.",
             hint="Take these tokens out of its tokenizer.json, or resize the model's embeddings.",
         )
 
@@ -138,7 +138,7 @@ def _of_source(
         source_tokenizer=tokenbytes.fingerprint,
         target_tokenizer=tokenbytes.fingerprint,
         tied=is_tied(model),
-        rows=input_weight(model).shape[0],
+        rows=rows(model),
         valid_rows=tokenbytes.size,
         dtype=str(model.dtype).removeprefix("torch."),
     )

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 ENSEMBLE = "crosstok_ensemble"
 """``model_type`` in the config of a folder that names an ensemble's members instead of holding weights."""
+OWN_TOKENS = "crosstok_own_tokens_ensemble"
+"""The same for an ensemble whose members read in their own tokens."""
 
 _VOLATILE = {"transformers_version", "_name_or_path", "is_local", "local_files_only"}  # change without the model
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
@@ -68,9 +70,9 @@ def identify(source: str | Path) -> str:
     if kind == "hub":
         return fingerprint({"hub": rest.partition("@")[0], "commit": folder.name})
     config = read_config(folder)
-    if config.get("model_type") == ENSEMBLE:
+    if config.get("model_type") in (ENSEMBLE, OWN_TOKENS):
         members = [[identify(member_source(folder, each["source"])), each["weight"]] for each in config["members"]]
-        return fingerprint({"members": members, "combine": config["combine"]})
+        return fingerprint({"members": members, **{key: config.get(key) for key in ("combine", "tokens", "top_k")}})
     files = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in _FILES)]
     return fingerprint(
         {

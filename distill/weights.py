@@ -70,6 +70,11 @@ def output_weight(model: PreTrainedModel) -> nn.Parameter | None:
     return None if head is None else head.weight
 
 
+def rows(model: PreTrainedModel) -> int:
+    """Return the number of ids that the model can be given; an ensemble has more than its members' matrices say."""
+    return int(model.config.vocab_size) if output_weight(model) is None else input_weight(model).shape[0]
+
+
 def is_tied(model: PreTrainedModel) -> bool:
     """Tell whether the input and output embeddings are the same memory."""
     weight = output_weight(model)

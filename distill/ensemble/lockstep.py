@@ -8,15 +8,14 @@ has, so no mass leaks into rows that mean nothing.
 
 An ensemble is a folder: a ``config.json`` that names the members, relative to itself or by source, and the tokenizer.
 It holds no weights. ``AutoModelForCausalLM`` and ``generate`` accept it once this module is imported; members have
-their own key-value caches inside one cache that selects, reorders and crops them together.
+their own key-value caches inside one cache that selects, reorders and crops them together. Matrices that are equal in
+several members (embeddings, or all that LoRA left alone) are kept in memory once.
 
 Members are required to have the same tokenizer down to ids, bytes and special tokens; what a mismatch would do is
 average the probabilities of unrelated tokens, so it is refused with the first ids that differ.
 """
 
 import math
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,11 +28,8 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from crosstok.errors import UserError
-from distill import provenance
-from distill.atomic import new_folder
-from distill.provenance import Provenance
-from distill.sources import ENSEMBLE, fetch, identify, member_source, read_config
-from distill.tokenbytes import TokenBytes, first_differences
+from distill.sources import ENSEMBLE, fetch, member_source
+from distill.tokenbytes import TokenBytes
 from distill.tokenizers import read_tokenizer
 from distill.weights import load_model
 
@@ -101,7 +97,8 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``."""
         folder = Path(folder)
         config = EnsembleConfig.from_pretrained(folder)
-        members = [_load_member(folder, member, dtype or torch.float32) for member in config.members or []]
+        members = [load_member(folder, member, dtype or torch.float32) for member in config.members or []]
+        share_equal_weights(members)
         model = cls(config, members)
         model.train(mode=False)
         return (model, {}) if output_loading_info else model
@@ -190,60 +187,6 @@ AutoConfig.register(ENSEMBLE, EnsembleConfig)
 AutoModelForCausalLM.register(EnsembleConfig, EnsembleForCausalLM)
 
 
-def save_ensemble(
-    folder: Path,
-    sources: Sequence[str | Path],
-    *,
-    combine: Combine = "mean_prob",
-    weights: Sequence[float] | None = None,
-) -> Path:
-    """Write the folder of an ensemble of ``sources``; folders are named relative to it, so the tree can be moved.
-
-    ``weights`` are positive and need not sum to one. Raises UserError for fewer than two members, a wrong number of
-    weights, and members whose tokenizers are not the same.
-    """
-    shares = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
-    if len(sources) < 2:
-        raise UserError("An ensemble needs at least two members.", hint="Name another model.")
-    if len(shares) != len(sources) or min(shares) <= 0:
-        raise UserError(f"An ensemble of {len(sources)} members needs as many positive weights, not {shares}.")
-    folders = [fetch(source) for source in sources]
-    tokenizers = [read_tokenizer(member) for member in folders]
-    tokenbytes = [TokenBytes.from_tokenizer(tokenizer) for tokenizer in tokenizers]
-    for source, other in zip(sources[1:], tokenbytes[1:], strict=True):
-        _check_same(sources[0], tokenbytes[0], source, other)
-    limits = [read_config(member).get("max_position_embeddings") for member in folders]
-    config = EnsembleConfig(
-        members=[
-            {"source": _named(source, path, folder), "weight": share, "tokenizer": table.fingerprint}
-            for source, path, share, table in zip(sources, folders, shares, tokenbytes, strict=True)
-        ],
-        combine=combine,
-        vocab_size=tokenbytes[0].size,
-        max_position_embeddings=min((limit for limit in limits if isinstance(limit, int)), default=None),
-        architectures=[EnsembleForCausalLM.__name__],
-    )
-    members = [
-        {"source": str(member["source"]), "weight": member["weight"], "fingerprint": identify(path)}
-        for member, path in zip(config.members or [], folders, strict=True)
-    ]
-    record = Provenance(
-        kind="ensemble",
-        source=" + ".join(str(member["source"]) for member in members),
-        source_fingerprint="+".join(str(member["fingerprint"]) for member in members),
-        source_tokenizer=tokenbytes[0].fingerprint,
-        target_tokenizer=tokenbytes[0].fingerprint,
-        combine=combine,
-        members=members,
-        valid_rows=tokenbytes[0].size,
-    )
-    with new_folder(folder) as building:
-        config.save_pretrained(building)
-        tokenizers[0].save_pretrained(building)
-        provenance.write(building, record)
-    return folder
-
-
 def _own_mask(masks: torch.Tensor | Sequence[Any] | None, index: int, device: torch.device) -> Any:
     mask = masks if masks is None or isinstance(masks, torch.Tensor) else masks[index]
     if isinstance(mask, dict):  # one mask per kind of layer
@@ -251,7 +194,7 @@ def _own_mask(masks: torch.Tensor | Sequence[Any] | None, index: int, device: to
     return mask if mask is None or isinstance(mask, list) else mask.to(device)
 
 
-def _load_member(folder: Path, member: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def load_member(folder: Path, member: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """Load a member; refuse one whose tokenizer was changed since the ensemble was saved."""
     path = fetch(member_source(folder, member["source"]))
     if TokenBytes.from_tokenizer(read_tokenizer(path)).fingerprint != member["tokenizer"]:
@@ -262,23 +205,20 @@ def _load_member(folder: Path, member: dict[str, Any], dtype: torch.dtype) -> Pr
     return load_model(path, dtype)
 
 
-def _named(source: str | Path, path: Path, folder: Path) -> str:
-    """Return how the ensemble's config names a member: its source, or the way to its folder from the ensemble's."""
-    if re.match(r"(hub|gguf|wheel):", str(source)):
-        return str(source)
-    return os.path.relpath(path, folder.resolve())
-
-
-def _check_same(first: str | Path, ours: TokenBytes, second: str | Path, theirs: TokenBytes) -> None:
-    if ours.fingerprint == theirs.fingerprint:
-        return
-    differences = first_differences(ours, theirs)
-    if differences:
-        shown = "; ".join(f"{index}: {left} / {right}" for index, left, right in differences)
-        what = f"the first ids that differ are {shown}"
-    else:
-        what = "their ids agree, but they split text differently"
-    raise UserError(
-        f"{first} and {second} do not share a tokenizer: {what}.",
-        hint="Transfer one of them to the other's tokenizer first.",
-    )
+def share_equal_weights(models: Sequence[PreTrainedModel]) -> int:
+    """Let matrices with equal content be one in memory; return the bytes that this saves."""
+    known: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+    saved = 0
+    for model in models:
+        for module in model.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.dim() < 2:  # fresh norms are equal by chance, and small
+                    continue
+                key = (weight.shape, weight.dtype, weight.device, float(weight.detach().float().sum()))
+                twin = next((one for one in known.get(key, []) if one is weight or torch.equal(one, weight)), None)
+                if twin is None:
+                    known.setdefault(key, []).append(weight)
+                elif twin is not weight:
+                    setattr(module, name, twin)
+                    saved += weight.numel() * weight.element_size()
+    return saved

@@ -1,0 +1,85 @@
+"""What an ensemble whose members have their own tokens is asked in: signs that belong to no member.
+
+Members may know conversations by other special tokens, in another order, with headers of other lengths. The ensemble's
+own tokenizer therefore has the ordinary tokens of its first member, under their ids, and six signs of its own: where a
+text begins, who speaks, where a turn ends, padding. Its chat template writes nothing else. From such ids every member
+gets its own prompt, rendered by its own template (``distill.ensemble.own_tokens``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tokenizers import AddedToken, Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
+
+from crosstok.errors import UserError
+from distill.chat import Message
+from distill.special_tokens import wear_specials
+from distill.tokenbytes import TokenBytes
+
+BEGIN, END, PAD = "<|ensemble_begin|>", "<|ensemble_end|>", "<|ensemble_pad|>"
+SPEAKERS = {role: f"<|ensemble_{role}|>" for role in ("system", "user", "assistant")}
+_TEMPLATE = (
+    f"{BEGIN}{{% for message in messages %}}"
+    "{{ '<|ensemble_' + message['role'] + '|>' }}{{ message['content'] }}"
+    f"{END}{{% endfor %}}{{% if add_generation_prompt %}}{SPEAKERS['assistant']}{{% endif %}}"
+)
+
+
+def ensemble_tokenizer(first: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of an ensemble: ordinary tokens and ids of its first member, special tokens of its own."""
+    signs = [PAD, BEGIN, END, *SPEAKERS.values()]
+    backend = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    backend.add_special_tokens([AddedToken(sign, normalized=False, special=True) for sign in signs])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, backend.token_to_id(BEGIN))]
+    )
+    wearer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        tokenizer_object=backend, bos_token=BEGIN, eos_token=END, pad_token=PAD, chat_template=_TEMPLATE
+    )
+    worn = wear_specials(first, wearer).tokenizer
+    worn.model_max_length = first.model_max_length
+    return worn
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What the ids of one row say: finished messages, if it is a conversation, and ordinary tokens behind them."""
+
+    messages: tuple[Message, ...] | None
+    """None for a plain text."""
+    prompt: tuple[int, ...]
+    """The ids that stand for ``messages`` and for the sign that opens the answer."""
+    text: tuple[int, ...]
+    """The plain text, or the assistant's answer so far."""
+
+
+class Signs:
+    """Reads the ids of an ensemble."""
+
+    def __init__(self, tokenbytes: TokenBytes) -> None:
+        ids = {name: token for token, name in tokenbytes.specials.items()}
+        self._tokenbytes = tokenbytes
+        self.begin, self.end, self.pad = ids[BEGIN], ids[END], ids[PAD]
+        self._speakers = {ids[sign]: role for role, sign in SPEAKERS.items()}
+
+    def read(self, ids: Sequence[int]) -> Turns:
+        """Return what ``ids`` say; padding and the sign of beginning say nothing.
+
+        Raises UserError for a conversation that does not end with a turn of the assistant's.
+        """
+        opened = [place for place, token in enumerate(ids) if token in self._speakers]
+        if not opened:
+            return Turns(None, (), tuple(token for token in ids if token not in (self.begin, self.pad)))
+        last = opened[-1]
+        if self._speakers[ids[last]] != "assistant" or self.end in ids[last:]:
+            raise UserError(
+                "A conversation put to an ensemble must end with an open turn of the assistant's.",
+                hint="Render it with add_generation_prompt=True.",
+            )
+        messages = []
+        for place, following in pairwise(opened):
+            content = self._tokenbytes.decode(ids[place + 1 : following]).decode(errors="replace")
+            messages.append({"role": self._speakers[ids[place]], "content": content})
+        return Turns(tuple(messages), tuple(ids[: last + 1]), tuple(ids[last + 1 :]))

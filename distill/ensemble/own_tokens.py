@@ -1,0 +1,301 @@
+"""Members that read the same text, each in its own tokens, behind the interface of one Hugging Face model.
+
+Three kinds of ensembles need this (``vocabularies`` says how their distributions are put on one vocabulary): members
+that share ordinary tokens but keep their own special tokens and chat templates; and, as baselines, members of unlike
+tokenizers combined by nearest tokens (MinED) or by a union of top-k tokens. Each member gets its own prompt: a
+conversation is rendered by its own template, a text begins with its own BOS (or, lacking one, its end-of-text token).
+
+The sign that ends an answer takes the probability that a member gives to all of its own ends together; published code
+looks at one of them and then waits for a model whose end of turn is another one. Special tokens have no other share.
+
+MinED as published appends to each member the *mapped* token, so that a member reads bytes that nobody wrote; here all
+members read the text that the ensemble wrote. What a member of another tokenizer makes of a text can change at its end
+with every token, so these two baselines answer from the text so far and not from how it came about.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from crosstok.errors import UserError
+from distill.chat import chat_parts, encode_parts
+from distill.ensemble.canonical import Signs
+from distill.ensemble.lockstep import EnsembleConfig, EnsembleForCausalLM, load_member, share_equal_weights
+from distill.ensemble.reading import History, OwnReading
+from distill.ensemble.vocabularies import MAPS, NONE, Ids, encode_bytes
+from distill.roles import Roles, adds_bos, generation_ends
+from distill.sources import OWN_TOKENS, fetch, member_source
+from distill.tokenbytes import TokenBytes
+from distill.tokenizers import read_tokenizer
+
+_UNREAD = -1  # a column whose meaning a member cannot tell: a sign of the ensemble's inside of a conversation
+
+
+class OwnTokensConfig(EnsembleConfig):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
+    """Names the members, how they are combined, and how their vocabularies are."""
+
+    model_type = OWN_TOKENS
+
+    tokens: str = "shared"
+    """``shared``, ``mined`` or ``union``."""
+    top_k: int = 10
+    """How many tokens of each member a union takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A member and its way to read and to answer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    tokenbytes: TokenBytes
+    bos_id: int | None
+    first_id: int
+    """In front of every text: its BOS, or its end-of-text token."""
+    stop_ids: tuple[int, ...]
+    maps: dict[str, Ids]
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, maps: dict[str, Ids], name: str = "a member"
+    ) -> "Member":
+        """Return ``model`` as a member. Raises UserError where nothing can stand in front of a text."""
+        tokenbytes, roles = TokenBytes.from_tokenizer(tokenizer), Roles.from_tokenizer(tokenizer)
+        bos = roles.bos if adds_bos(tokenizer, roles.bos) else None
+        first = roles.end_of_text if bos is None else bos
+        if first is None:
+            raise UserError(f"The tokenizer of {name} has neither a BOS nor an end-of-text token.")
+        stops = roles.stop_ids | generation_ends(model, tokenbytes.size)
+        return cls(model, tokenizer, tokenbytes, bos, first, tuple(sorted(stops)), maps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row in a member's own tokens."""
+
+    own: list[int]
+    behind: list[int]
+    """For each id of the ensemble's that says text, the place in ``own`` behind which its follower is predicted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vote:
+    """What one member says."""
+
+    scores: Tensor
+    """Logits over the ensemble's ids, ``[rows, columns, V]``, -inf for those that it has no token for."""
+    choices: Tensor | None
+    """For a union: which ids the member puts up."""
+
+
+class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  # as above
+    """See the module. ``tokenizer`` is the ensemble's own, ``members`` what :meth:`Member.of` returns."""
+
+    config_class = OwnTokensConfig
+    config: OwnTokensConfig
+
+    def __init__(self, config: OwnTokensConfig, members: Sequence[Member], tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__(config, [member.model for member in members])
+        if config.tokens not in ("shared", "mined", "union"):
+            raise UserError(f"Unknown vocabulary of an ensemble: {config.tokens!r}.", hint="shared, mined or union.")
+        self._apart = list(members)
+        self._tokens = TokenBytes.from_tokenizer(tokenizer)
+        self._signs = Signs(self._tokens)
+        self._readings = [OwnReading(member.model) for member in members]
+        self._prompts: dict[tuple[int, History], list[int]] = {}
+        self._maps = [self._index(member) for member in members]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # an ensemble has no weights of its own to find or to map
+        cls, folder: str | Path, *_: Any, dtype: torch.dtype | None = None, output_loading_info: bool = False, **__: Any
+    ) -> Any:
+        """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``."""
+        folder = Path(folder)
+        config = OwnTokensConfig.from_pretrained(folder)
+        maps = load_file(folder / MAPS)
+        members = []
+        for number, named in enumerate(config.members or []):
+            model = load_member(folder, named, dtype or torch.float32)
+            tokenizer = read_tokenizer(fetch(member_source(folder, named["source"])))
+            own = {key: maps[f"{number}.{key}"] for key in ("to_member", "to_ensemble")}
+            members.append(Member.of(model, tokenizer, own, str(named["source"])))
+        share_equal_weights([member.model for member in members])
+        model = cls(config, members, read_tokenizer(folder))
+        model.train(mode=False)
+        return (model, {}) if output_loading_info else model
+
+    @property
+    def passes(self) -> list[int]:
+        """Passes through each member since it was loaded."""
+        return [reading.passes for reading in self._readings]
+
+    def forget(self) -> None:
+        """Drop what members have computed of rows that may still be continued."""
+        for reading in self._readings:
+            reading.forget()
+
+    def new_cache(self) -> Any:
+        """Return an empty cache: of the ids read so far, by which members find what they have computed."""
+        return DynamicCache()
+
+    def forward(  # noqa: PLR0917  (the signature of every causal language model)
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | Sequence[Any] | None = None,
+        position_ids: Tensor | None = None,  # noqa: ARG002  (positions are the members' own)
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and the cache if asked for.
+
+        NaN stands at columns of signs whose place a member's own prompt does not have.
+        """
+        if attention_mask is not None and not isinstance(attention_mask, Tensor):
+            raise TypeError("an ensemble of own tokens takes masks of columns only")
+        rows, columns = input_ids.shape
+        if past_key_values is None and use_cache:
+            past_key_values = self.new_cache()
+        seen = input_ids
+        if past_key_values is not None:
+            keys, _values = past_key_values.update(
+                input_ids[:, None, :, None], input_ids.new_zeros(rows, 1, columns, 0), 0
+            )
+            seen = keys[:, 0, :, 0]
+        real = torch.ones_like(seen) if attention_mask is None else attention_mask[:, -seen.shape[1] :]
+        histories = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(seen.cpu(), real.cpu(), strict=True)]
+        if columns == 1 or (isinstance(logits_to_keep, int) and logits_to_keep == 1):
+            votes = self._last(histories, columns)
+        elif seen.shape[1] != columns:
+            raise ValueError("an ensemble of own tokens scores whole texts, or continues by single tokens")
+        else:
+            votes = self._everywhere(histories, columns)
+        return CausalLMOutputWithPast(logits=self._combined(votes), past_key_values=past_key_values)
+
+    def _last(self, histories: Sequence[History], columns: int) -> list[_Vote]:
+        """Return what each member says behind the last token, ``[rows, 1, V]``."""
+        before = [history[: max(0, len(history) - columns)] for history in histories]
+        votes = []
+        for number, (member, reading) in enumerate(zip(self._apart, self._readings, strict=True)):
+            own = [self._row(number, member, history).own for history in histories]
+            votes.append(self._vote(number, reading.last(before, histories, own)[:, None]))
+        return votes
+
+    def _everywhere(self, histories: Sequence[History], columns: int) -> list[_Vote]:
+        """Return what each member says behind every token, ``[rows, columns, V]``; NaN where it cannot tell."""
+        votes = []
+        for number, (member, reading) in enumerate(zip(self._apart, self._readings, strict=True)):
+            rows = [self._row(number, member, history) for history in histories]
+            logits = reading.whole([row.own for row in rows])
+            places = torch.full((len(rows), columns), _UNREAD)
+            for place, row in enumerate(rows):
+                shift = logits.shape[1] - len(row.own)
+                behind = [there + shift if there != _UNREAD else _UNREAD for there in row.behind]
+                places[place, columns - len(behind) :] = torch.tensor(behind, dtype=torch.long)
+            places = places.to(logits.device)
+            taken = logits[torch.arange(len(rows), device=logits.device)[:, None], places.clamp(min=0)]
+            vote = self._vote(number, taken)
+            votes.append(_Vote(vote.scores.masked_fill((places == _UNREAD)[..., None], math.nan), vote.choices))
+        return votes
+
+    def _row(self, number: int, member: Member, history: History) -> _Row:
+        """Return what ``history`` is in the tokens of ``member``."""
+        turns = self._signs.read(history)
+        if turns.messages is None:
+            prompt, opening = [member.first_id], [0] * (len(history) > 0 and history[0] == self._signs.begin)
+        else:
+            prompt = self._rendered(number, member, turns.prompt, turns.messages)
+            opening = [_UNREAD] * (len(turns.prompt) - 1) + [len(prompt) - 1]
+        own, behind = self._spelt(member, turns.text)
+        at = len(prompt) - 1
+        return _Row(prompt + own, opening + [at + there for there in behind])
+
+    def _rendered(self, number: int, member: Member, prompt: History, messages: Any) -> list[int]:
+        if (known := self._prompts.get((number, prompt))) is not None:
+            return known
+        ids = encode_parts(member.tokenizer, member.tokenbytes, chat_parts(member.tokenizer, messages))
+        if member.bos_id is not None and ids[:1] != [member.bos_id]:
+            ids.insert(0, member.bos_id)
+        if len(self._prompts) >= 1024:
+            self._prompts.clear()
+        self._prompts[number, prompt] = ids
+        return ids
+
+    def _spelt(self, member: Member, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return ordinary ids of the ensemble's in the member's tokens, and how many of these stand before each end.
+
+        The sign of an end inside of a text is its end-of-text token, as it stands between two documents.
+        """
+        if self.config.tokens == "shared":
+            index = member.maps["to_member"]
+            own = [int(index[token]) if index[token] != NONE else member.first_id for token in ids]
+            return own, list(range(1, len(own) + 1))
+        own, behind, begin = [], [], 0
+        for place, token in enumerate([*ids, self._signs.end]):
+            if token != self._signs.end:
+                continue
+            piece = ids[begin:place]
+            encoding = encode_bytes(member.tokenbytes, self._tokens.decode(piece))
+            ends = np.cumsum([self._tokens.lengths[one] for one in piece])
+            behind.extend((len(own) + np.searchsorted(encoding.ends, ends, side="right")).tolist())
+            own.extend(encoding.ids.tolist())
+            if place < len(ids):
+                own.append(member.first_id)
+                behind.append(len(own))
+            begin = place + 1
+        return own, behind
+
+    def _index(self, member: Member) -> tuple[Tensor, Tensor]:
+        """Return the member's id for each id of the ensemble's, 0 for those without one, and which those are."""
+        index = torch.from_numpy(member.maps["to_member"].copy())
+        return index.clamp(min=0), index == NONE
+
+    def _vote(self, number: int, logits: Tensor) -> _Vote:
+        """Return what a member's logits ``[..., own V]`` say of the ensemble's ids."""
+        index, missing = (part.to(logits.device) for part in self._maps[number])
+        scores = logits[..., index].float()
+        scores[..., missing] = -math.inf
+        scores[..., self._signs.end] = logits[..., list(self._apart[number].stop_ids)].float().logsumexp(dim=-1)
+        if self.config.tokens != "union":
+            return _Vote(scores, None)
+        to_ensemble = torch.from_numpy(self._apart[number].maps["to_ensemble"].copy()).to(logits.device)
+        best = to_ensemble[logits[..., : len(to_ensemble)].topk(self.config.top_k).indices]
+        best = torch.where(best == NONE, self._signs.end, best)  # of special tokens only the ends have a place
+        return _Vote(scores, torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, value=True))
+
+    def _combined(self, votes: Sequence[_Vote]) -> Tensor:
+        device = votes[0].scores.device
+        excluded: Tensor | None = None
+        for vote in votes:
+            if vote.choices is not None:
+                left_out = ~vote.choices.to(device)
+                excluded = left_out if excluded is None else excluded & left_out
+        combined: Tensor | None = None
+        for vote, share in zip(votes, self._shares, strict=True):
+            scores = vote.scores.to(device)
+            combined = self._add(
+                combined, scores if excluded is None else scores.masked_fill(excluded, -math.inf), share
+            )
+        if combined is None:
+            raise ValueError("an ensemble without members")
+        return combined.log_softmax(dim=-1) if self.config.combine == "mean_logit" else combined
+
+
+AutoConfig.register(OWN_TOKENS, OwnTokensConfig)
+AutoModelForCausalLM.register(OwnTokensConfig, OwnTokensEnsemble)

@@ -1,0 +1,153 @@
+"""One member reads what was said so far in its own tokens, and computes only what is new.
+
+After each token of the ensemble's a member's own tokens of the whole text may change at their end ("wor" + "ld" is one
+token to it), so its key-value cache cannot simply be appended to. What has been computed is therefore found by content:
+a row looks up the batch in which its history, less the tokens of this pass, was read; the cache is kept as far as the
+own ids agree; the rest is read anew. Whoever moves rows about (beam search, rows that end, many samples of one prompt)
+moves nothing here, and a row that is not found is read from its beginning: slower, never wrong.
+
+All rows of a pass read equally many tokens, those that need fewer read some again, so padding is on the left alone and
+sliding windows see what they would see in a row by itself.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+History = tuple[int, ...]
+"""All ids of the ensemble's that a row has been given."""
+_KEPT = 4  # batches of prompts that may still be continued
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows that were read together; row ``i`` fills the last ``len(own[i])`` columns of every layer."""
+
+    places: dict[History, int]
+    own: list[list[int]]
+    layers: list[tuple[Tensor, Tensor]]
+    """Keys and values of each layer, ``[rows, heads, columns, width]``."""
+
+
+class OwnReading:
+    """Reads rows with one model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.passes = 0
+        """Passes through the model."""
+        self._prompts: deque[_Batch] = deque(maxlen=_KEPT)
+        self._running: _Batch | None = None
+
+    def forget(self) -> None:
+        """Drop all that was computed."""
+        self._prompts.clear()
+        self._running = None
+
+    def whole(self, own: Sequence[list[int]]) -> Tensor:
+        """Return the logits behind every token, ``[rows, longest, V]``, rows padded on the left."""
+        logits, _ = self._read(own, [], 0)
+        return logits
+
+    def last(self, before: Sequence[History], now: Sequence[History], own: Sequence[list[int]]) -> Tensor:
+        """Return the logits behind the last token of each row, ``[rows, V]``.
+
+        ``before`` and ``now`` are the histories without and with what this pass adds; ``own`` the ids of the whole
+        text in the model's own tokens.
+        """
+        found = [self._find(history) for history in before]
+        known = [row for row, place in enumerate(found) if place is not None]
+        fresh = [row for row, place in enumerate(found) if place is None]
+        logits: dict[int, Tensor] = {}
+        if fresh:
+            answer, layers = self._read([own[row] for row in fresh], [], 0)
+            self._prompts.append(
+                _Batch({now[row]: place for place, row in enumerate(fresh)}, [own[row] for row in fresh], layers)
+            )
+            logits |= dict(zip(fresh, answer[:, -1], strict=True))
+        if known:
+            sources = [place for place in found if place is not None]
+            rows = [own[row] for row in known]
+            kept = [_common(batch.own[place], ids) for (batch, place), ids in zip(sources, rows, strict=True)]
+            new = max(len(ids) - count for ids, count in zip(rows, kept, strict=True))
+            keep = [max(0, len(ids) - new) for ids in rows]
+            answer, layers = self._read(rows, _gather(sources, keep), max(keep))
+            self._running = _Batch({now[row]: place for place, row in enumerate(known)}, rows, layers)
+            logits |= dict(zip(known, answer[:, -1], strict=True))
+        return torch.stack([logits[row] for row in range(len(own))])
+
+    def _find(self, history: History) -> tuple[_Batch, int] | None:
+        for batch in ([self._running] if self._running else []) + list(self._prompts):
+            if history in batch.places:
+                return batch, batch.places[history]
+        return None
+
+    def _read(
+        self, own: Sequence[list[int]], layers: list[tuple[Tensor, Tensor]], columns: int
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Read what the ``columns`` of ``layers`` lack; return the logits of what was read, and all layers."""
+        longest = max(len(ids) for ids in own)
+        new = longest - columns
+        lengths = torch.tensor([len(ids) for ids in own])
+        position = torch.arange(longest) - (longest - lengths)[:, None]
+        ids = torch.zeros(len(own), longest, dtype=torch.long)
+        for row, numbers in enumerate(own):
+            ids[row, longest - len(numbers) :] = torch.tensor(numbers)
+        cache = DynamicCache()  # full layers throughout: what a sliding window hides, its mask hides
+        for index, (keys, values) in enumerate(layers):
+            cache.update(keys, values, index)
+        device = self.model.device
+        output: Any = self.model(
+            input_ids=ids[:, -new:].to(device),
+            attention_mask=(position >= 0).long().to(device),
+            position_ids=position[:, -new:].clamp(min=0).to(device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self.passes += 1
+        return output.logits, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many ids at their beginning agree, at most all but the last of ``right``."""
+    limit = min(len(left), len(right) - 1)
+    return next((place for place in range(limit) if left[place] != right[place]), limit)
+
+
+def _gather(sources: Sequence[tuple[_Batch, int]], keep: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Return the layers of the rows ``sources``, the first ``keep[i]`` columns of each, ending in the same column."""
+    width = max(keep)
+    if width == 0:
+        return []
+    first, rows = sources[0][0], [place for _, place in sources]
+    surplus = {len(batch.own[place]) - count for (batch, place), count in zip(sources, keep, strict=True)}
+    if all(batch is first for batch, _ in sources) and len(surplus) == 1:
+        columns = first.layers[0][0].shape[2]
+        end = columns - surplus.pop()
+        whole = rows == list(range(len(first.own)))
+        return [
+            (
+                keys[:, :, end - width : end] if whole else keys[rows, :, end - width : end],
+                values[:, :, end - width : end] if whole else values[rows, :, end - width : end],
+            )
+            for keys, values in first.layers
+        ]
+    return [
+        (_aligned(sources, keep, index, 0, width), _aligned(sources, keep, index, 1, width))
+        for index in range(len(first.layers))
+    ]
+
+
+def _aligned(sources: Sequence[tuple[_Batch, int]], keep: Sequence[int], layer: int, part: int, width: int) -> Tensor:
+    like = sources[0][0].layers[layer][part]
+    made = like.new_zeros(len(sources), like.shape[1], width, like.shape[3])
+    for row, ((batch, place), count) in enumerate(zip(sources, keep, strict=True)):
+        held = batch.layers[layer][part]
+        begin = held.shape[2] - len(batch.own[place])
+        made[row, :, width - count :] = held[place, :, begin : begin + count]
+    return made

@@ -1,0 +1,127 @@
+"""Writing the folder of an ensemble: who its members are, whether they fit, and what they read."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from crosstok.errors import UserError, unknown_name
+from distill import provenance
+from distill.atomic import new_folder
+from distill.ensemble.canonical import ensemble_tokenizer
+from distill.ensemble.lockstep import Combine, EnsembleConfig, EnsembleForCausalLM
+from distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble
+from distill.ensemble.vocabularies import KINDS, MAPS, Ids, Tokens, token_maps
+from distill.provenance import Provenance
+from distill.sources import fetch, identify, read_config
+from distill.tokenbytes import TokenBytes, first_differences
+from distill.tokenizers import read_tokenizer
+
+
+def save_ensemble(
+    folder: Path,
+    sources: Sequence[str | Path],
+    *,
+    combine: Combine = "mean_prob",
+    weights: Sequence[float] | None = None,
+    tokens: Tokens = "same",
+    top_k: int = 10,
+) -> Path:
+    """Write the folder of an ensemble of ``sources``; folders are named relative to it, so the tree can be moved.
+
+    ``weights`` are positive and need not sum to one. ``tokens`` says how the members' vocabularies go together (see
+    ``vocabularies``), ``top_k`` how many tokens of each member a union takes. Raises UserError for fewer than two
+    members, a wrong number of weights, and members whose tokenizers are not the same, or do not fit.
+    """
+    shares = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
+    if len(sources) < 2:
+        raise UserError("An ensemble needs at least two members.", hint="Name another model.")
+    if len(shares) != len(sources) or min(shares) <= 0:
+        raise UserError(f"An ensemble of {len(sources)} members needs as many positive weights, not {shares}.")
+    if tokens not in KINDS:
+        raise unknown_name("vocabulary of an ensemble", tokens, KINDS)
+    folders = [fetch(source) for source in sources]
+    tokenizers = [read_tokenizer(member) for member in folders]
+    tokenbytes = [TokenBytes.from_tokenizer(tokenizer) for tokenizer in tokenizers]
+    tokenizer, table = tokenizers[0], tokenbytes[0]
+    maps: dict[str, Ids] = {}
+    if tokens == "same":
+        for source, other in zip(sources[1:], tokenbytes[1:], strict=True):
+            _check_same(sources[0], tokenbytes[0], source, other)
+    else:
+        tokenizer = ensemble_tokenizer(tokenizers[0])
+        table = TokenBytes.from_tokenizer(tokenizer)
+        for number, member in enumerate(tokenbytes):
+            maps |= {f"{number}.{key}": ids for key, ids in token_maps(tokens, table, member).items()}
+    members = [
+        {"source": _named(source, path, folder), "weight": share, "tokenizer": member.fingerprint}
+        for source, path, share, member in zip(sources, folders, shares, tokenbytes, strict=True)
+    ]
+    config = _config(tokens, members, combine=combine, size=table.size, folders=folders, top_k=top_k)
+    named = [
+        {"source": str(member["source"]), "weight": member["weight"], "fingerprint": identify(path)}
+        for member, path in zip(members, folders, strict=True)
+    ]
+    record = Provenance(
+        kind="ensemble",
+        source=" + ".join(str(member["source"]) for member in named),
+        source_fingerprint="+".join(str(member["fingerprint"]) for member in named),
+        source_tokenizer=tokenbytes[0].fingerprint,
+        target_tokenizer=table.fingerprint,
+        combine=combine if tokens == "same" else f"{combine} over {tokens} tokens",
+        members=named,
+        valid_rows=table.size,
+    )
+    with new_folder(folder) as building:
+        config.save_pretrained(building)
+        tokenizer.save_pretrained(building)
+        if maps:
+            save_file(maps, building / MAPS)
+        provenance.write(building, record)
+    return folder
+
+
+def _config(
+    tokens: Tokens,
+    members: list[dict[str, Any]],
+    *,
+    combine: Combine,
+    size: int,
+    folders: Sequence[Path],
+    top_k: int,
+) -> EnsembleConfig:
+    limits = [read_config(member).get("max_position_embeddings") for member in folders]
+    common: dict[str, Any] = {
+        "members": members,
+        "combine": combine,
+        "vocab_size": size,
+        "max_position_embeddings": min((limit for limit in limits if isinstance(limit, int)), default=None),
+    }
+    if tokens == "same":
+        return EnsembleConfig(**common, architectures=[EnsembleForCausalLM.__name__])
+    return OwnTokensConfig(**common, tokens=tokens, top_k=top_k, architectures=[OwnTokensEnsemble.__name__])
+
+
+def _named(source: str | Path, path: Path, folder: Path) -> str:
+    """Return how the ensemble's config names a member: its source, or the way to its folder from the ensemble's."""
+    if re.match(r"(hub|gguf|wheel):", str(source)):
+        return str(source)
+    return os.path.relpath(path, folder.resolve())
+
+
+def _check_same(first: str | Path, ours: TokenBytes, second: str | Path, theirs: TokenBytes) -> None:
+    if ours.fingerprint == theirs.fingerprint:
+        return
+    differences = first_differences(ours, theirs)
+    if differences:
+        shown = "; ".join(f"{index}: {left} / {right}" for index, left, right in differences)
+        what = f"the first ids that differ are {shown}"
+    else:
+        what = "their ids agree, but they split text differently"
+    raise UserError(
+        f"{first} and {second} do not share a tokenizer: {what}.",
+        hint="Transfer one of them to the other's tokenizer first.",
+    )
