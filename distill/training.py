@@ -46,6 +46,8 @@ Advance = Callable[[float, str], None]
 
 LOG = "training.jsonl"
 
+_OF_LOGITS: frozenset[Reading] = frozenset({"gold", "boundary", "logits", "top", "rest"})
+
 
 @dataclass(frozen=True)
 class Model:
@@ -114,7 +116,7 @@ class _Run:
         if spec.train == "lora":
             attach(self.student, spec.lora_rank, spec.lora_alpha or spec.lora_rank)
         if spec.gradient_checkpointing:
-            _keep_no_activations(self.student)
+            _checkpoint_activations(self.student, on=True)
         self._prepare(student, teacher)
         groups = [*_groups(self.student, spec), *self._learned_groups()]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=spec.weight_decay)
@@ -202,6 +204,9 @@ class _Run:
                     term.sum * (weight / max(count, 1.0))
                     for term, weight, count in zip(terms, weights, counts, strict=True)
                 ]
+                if self.accelerator.num_processes > 1 and not self.of_student & _OF_LOGITS:
+                    # Processes wait for a gradient of every parameter, also of those that states do not depend on.
+                    weighted += [parameter.flatten()[:0].sum() for parameter in self.trained]
                 # Gradients are averaged over processes, while the divisors are already those of all of them.
                 self.accelerator.backward(torch.stack(weighted).sum() * self.accelerator.num_processes)
             for position, (term, loss) in enumerate(zip(terms, self.losses, strict=True)):
@@ -380,7 +385,7 @@ class _Run:
         if self.by_window is not None:
             self.by_window.close()
         if self.spec.gradient_checkpointing:
-            self.student.gradient_checkpointing_disable()  # type: ignore[operator]  # of Hugging Face models
+            _checkpoint_activations(self.student, on=False)
         if self.spec.train == "lora":
             merge(self.student)
 
@@ -408,12 +413,16 @@ def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
     return [*groups, {"params": others, "peak": spec.lr}] if others else groups
 
 
-def _keep_no_activations(student: Any) -> None:
+def _checkpoint_activations(student: Any, *, on: bool) -> None:
     if not getattr(student, "supports_gradient_checkpointing", False):
         raise UserError(
             f"{type(student).__name__} cannot compute its activations again.", hint="Leave gradient_checkpointing out."
         )
-    student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    prefix = "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"  # transformers renames
+    if on:
+        getattr(student, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(student, f"{prefix}_checkpointing_disable")()
 
 
 def _describe(line: dict[str, Any], left: float) -> str:

@@ -12,7 +12,7 @@ from tiny_training import STUDENT, TEACHER, first_gradient, losses, model, windo
 from crosstok.corpora import Text, Texts
 from crosstok.errors import UserError
 from distill.losses import Loss
-from distill.training import LOG, Model, TrainingSpec, learning_rate, train
+from distill.training import LOG, Model, TrainingSpec, _Run, learning_rate, train
 from distill.training_log import plot_log, read_log
 from distill.windows import Encoder, Windows
 
@@ -201,6 +201,47 @@ def test_bf16_products_keep_fp32_weights_and_losses(tmp_path: Path) -> None:
     student = run(TrainingSpec(steps=2, batch=4, precision="bfloat16"), tmp_path, losses("sft", "alm"))
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     assert all(line["loss"]["sft"] > 0 for line in read_log(tmp_path / LOG))
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_gradient_checkpointing_computes_activations_twice_and_gives_the_same_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Any
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaAttention  # noqa: PLC0415  (only here)
+
+    real, found = LlamaAttention.forward, []
+    runs = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal runs
+        runs += torch.is_grad_enabled()  # which it is not for the teacher
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    for checkpointing in (False, True):
+        runs = 0
+        spec = TrainingSpec(steps=1, batch=3, clip=1e9, train=train, gradient_checkpointing=checkpointing)
+        gradient, _ = first_gradient(spec, tmp_path, losses("sft"))
+        found.append((runs, gradient))
+    assert [number for number, _ in found] == [2, 4]  # layers
+    assert torch.allclose(found[1][1], found[0][1], rtol=1e-5, atol=1e-7)
+
+
+def test_under_bf16_products_the_readings_of_both_models_and_the_losses_are_fp32(tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+    [loss] = losses({"name": "alm", "tau": 1})
+    spec = TrainingSpec(steps=1, batch=4, precision="bfloat16")
+    run = _Run(model(STUDENT, 1), model(TEACHER, 0), windows(), [loss], spec, folder=tmp_path, device="cpu")
+    terms = run._terms
+
+    def watch(network: Any, batch: Any, taught: Any) -> Any:
+        found = terms(network, batch, taught)
+        seen.extend([*(value.dtype for value in taught.readings.values()), *(term.sum.dtype for term in found)])
+        return found
+
+    run._terms = watch  # type: ignore[method-assign]  # only looks
+    run.step(0)
+    assert set(seen) == {torch.float32}
 
 
 def test_a_log_line_that_a_kill_cut_short_is_not_read(tmp_path: Path) -> None:
