@@ -7,6 +7,7 @@
 | ``files:GLOB`` | text files, ``**`` allowed |
 | ``jsonl:PATH[#field]`` | a JSON Lines file, ``.gz`` or not; ``field`` is ``text`` by default |
 | ``hub:owner/name[/config][@revision][#field]`` | a data set of the Hugging Face hub |
+| ``benchmark:owner/name/config[#field+field]`` | training rows of a benchmark in the data folder, its test rows never |
 | ``<name>[#field]`` | a text of the data folder: ``text/<name>/{train,heldout}.jsonl[.gz]`` |
 
 A document belongs to the training or to the held-out part by a hash of its id (:func:`hold_out`): never by order, so a
@@ -40,6 +41,7 @@ Split = Literal["train", "heldout"]
 _SHARE = 0.06
 _PROSE_SHARE = 0.25  # there are few documents of prose, and they are for measuring more than for training
 _SUFFIXES = (".jsonl.gz", ".jsonl")
+_BENCHMARK = "benchmark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ def load_texts(name: str, split: Split, data: Path | None = None) -> Texts:
     kind, colon, rest = name.partition(":")
     if colon and kind in _READERS:
         found = _READERS[kind](rest, split)
+    elif colon and kind == _BENCHMARK:
+        found = _from_benchmark(rest, data_folder(data))
     elif name in _BUILT_IN:
         found = _BUILT_IN[name]()
     else:
@@ -170,7 +174,9 @@ def _from_data_folder(name: str, split: Split, data: Path | None) -> _Found:
     known = sorted(folder.name for folder in texts.iterdir() if folder.is_dir()) if texts and texts.is_dir() else []
     folder, field = _split_field(name)
     if texts is None or folder not in known:
-        error = unknown_name("text source", name, [*_BUILT_IN, *(f"{kind}:" for kind in _READERS), *known])
+        error = unknown_name(
+            "text source", name, [*_BUILT_IN, *(f"{kind}:" for kind in (*_READERS, _BENCHMARK)), *known]
+        )
         if texts is None:
             error.hint += " Names of the data folder need CROSSTOK_DATA or --data-dir."
         raise error
@@ -182,6 +188,19 @@ def _from_data_folder(name: str, split: Split, data: Path | None) -> _Found:
     if everything is None:
         raise UserError(f"The text {folder!r} of the data folder has no train.jsonl or train.jsonl.gz.")
     return _Found(_rows(everything, field), "data-folder", location)
+
+
+def _from_benchmark(place: str, data: Path | None) -> _Found:
+    """Read ``hub/<place>/train.jsonl[.gz]`` of the data folder; its held-out part is a part of these rows."""
+    location, _, fields = place.partition("#")
+    if data is None:
+        raise UserError(f"{_BENCHMARK}:{place} is read from the data folder.", hint="Set CROSSTOK_DATA or --data-dir.")
+    path = _part(data / "hub" / location, "train")
+    if path is None:
+        raise UserError(f"The data folder has no training rows hub/{location}/train.jsonl[.gz].")
+    columns = [_rows(path, field) for field in (fields or "question+answer").split("+")]
+    documents = [Text(parts[0].id, "\n".join(part.text for part in parts)) for parts in zip(*columns, strict=True)]
+    return _Found(documents, _BENCHMARK, place)
 
 
 def _part(folder: Path, split: Split) -> Path | None:

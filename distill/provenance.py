@@ -28,6 +28,9 @@ class Provenance(BaseModel):
     )
     source: str = Field(description="The model that it is or was made from; an ensemble's members joined by ' + '.")
     source_fingerprint: str = Field(description="Of that model's content.")
+    teacher: dict[str, Any] = Field(
+        default_factory=dict, description="Another model that taught it: source, fingerprint, tokenizer, licence."
+    )
     licence: str = Field(default="", description="Of the source, where it is known; a student inherits it.")
     source_tokenizer: str = Field(default="", description="Fingerprint of the source's tokenizer.")
     target_tokenizer: str = Field(default="", description="Fingerprint of the model's own tokenizer.")

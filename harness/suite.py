@@ -21,14 +21,20 @@ class Part(BaseModel):
 
 
 class EnsembleSpec(Part):
-    """Several models that share a tokenizer, run in lockstep."""
+    """Several models that answer as one."""
 
     members: tuple[str, ...] = Field(min_length=2, description="Names of models of this suite.")
     combine: Literal["mean_prob", "mean_logit"] = Field(default="mean_prob", description="What is averaged.")
     weights: tuple[float, ...] | None = Field(default=None, description="One weight per member; default: equal.")
+    tokens: Literal["same", "shared", "mined", "union"] = Field(
+        default="same",
+        description="What they have in common: one tokenizer; its ordinary tokens, with special tokens and chat "
+        "templates of their own; or nothing, and vocabularies are put together by nearest tokens or a union of best.",
+    )
+    top_k: int = Field(default=10, ge=1, description="Tokens of each member that a union takes.")
 
 
-RECIPES: dict[str, tuple[str, ...]] = {"transfer": ("from",)}
+RECIPES: dict[str, tuple[str, ...]] = {"transfer": ("from",), "distil": ("from", "teacher")}
 """The recipes of ``distill.recipes`` and those of their options that name a model; here so that a suite is read without
 loading torch."""
 
@@ -39,6 +45,10 @@ class ModelSpec(Part):
     source: str | None = Field(default=None, description="A folder, hub:owner/name@revision, gguf:path or wheel:NAME.")
     transfer: dict[str, Any] | None = Field(
         default=None, description="Move a model to another tokenizer: options of `crosstok transfer`, `from` included."
+    )
+    distil: dict[str, Any] | None = Field(
+        default=None,
+        description="Let another model teach: options of `crosstok distil`, `from` and `teacher` included.",
     )
     ensemble: EnsembleSpec | None = Field(default=None, description="Average several models of this suite.")
     prompt: Literal["raw", "chat"] | None = Field(default=None, description="Prompt style of this model alone.")

@@ -6,13 +6,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from crosstok.errors import UserError, unknown_name
+from distill.recipes.distil import DistilSpec
 from distill.recipes.student import StudentSpec, at, make_student
 from distill.recipes.transfer import TransferSpec
 from distill.registry import plain
 
-__all__ = ["RECIPES", "StudentSpec", "TransferSpec", "at", "check_student", "make_student"]
+__all__ = ["RECIPES", "DistilSpec", "StudentSpec", "TransferSpec", "at", "check_student", "make_student"]
 
-RECIPES: dict[str, type[StudentSpec]] = {spec.kind: spec for spec in (TransferSpec,)}
+RECIPES: dict[str, type[StudentSpec]] = {spec.kind: spec for spec in (TransferSpec, DistilSpec)}
 """By the name that a suite gives them."""
 
 

@@ -25,6 +25,7 @@ from crosstok.fingerprint import fingerprint
 from distill import checkpoints
 from distill.checkpoints import Checkpoint
 from distill.ensemble import EnsembleForCausalLM
+from distill.held_out import HeldOut
 from distill.losses import LOSSES, Loss, Reader
 from distill.training import LOG, Advance, Model, TrainingSpec, train
 from distill.training_log import plot_log, read_log
@@ -60,19 +61,20 @@ class Workshop:
     progress: Advance | None
 
     def train(
-        self, student: Checkpoint, teacher: Checkpoint, losses: Sequence[Loss], spec: TrainingSpec, **options: Any
-    ) -> None:
-        """Train the model of ``student`` in place, if there is text to train on; ``options`` are those of ``train``."""
+        self, student: Checkpoint, teacher: Checkpoint, losses: Sequence[Loss], spec: "StudentSpec", **options: Any
+    ) -> dict[str, dict[str, float]]:
+        """Train the model of ``student`` in place, if there is text to train on; ``options`` are those of ``train``.
+
+        Returns its figures on held-out text ``before`` and ``after``.
+        """
         if self.texts is None:
-            return
-        windows = Windows(
-            self.texts,
-            Encoder(teacher.tokenbytes, teacher.bos_id),
-            Encoder(student.tokenbytes, student.bos_id),
-            size=spec.window_bytes,
-            seed=spec.seed,
-        )
+            return {}
+        encoders = Encoder(teacher.tokenbytes, teacher.bos_id), Encoder(student.tokenbytes, student.bos_id)
+        windows = Windows(self.texts, *encoders, size=spec.window_bytes, seed=spec.seed)
         sides = [Model(side.model, Reader.of(side.tokenbytes, side.valid_rows)) for side in (student, teacher)]
+        teaches = any(loss.of_teacher for loss in losses)  # where it does not, its model may have become the student
+        held_out = HeldOut.of(spec.corpus, self.data, encoders, sides[1] if teaches else None)
+        before = held_out.figures(sides[0])
         train(
             sides[0],
             sides[1],
@@ -85,6 +87,7 @@ class Workshop:
             **options,
         )
         sides[0].network.to("cpu")
+        return {"before": before, "after": held_out.figures(sides[0])} if before else {}
 
 
 class StudentSpec(TrainingSpec):
@@ -171,7 +174,7 @@ def make_student(
     source = checkpoints.load(spec.source)
     if isinstance(source.model, EnsembleForCausalLM):
         raise UserError(
-            f"{spec.source} is an ensemble, which has no vocabulary of its own to replace.",
+            f"{spec.source} is an ensemble, which has no weights of its own to change.",
             hint="Take its members, one by one.",
         )
     made = spec.build(source, Workshop(work, texts, data, device, progress))

@@ -65,8 +65,8 @@ class TransferSpec(StudentSpec):
         losses = self.losses() if self.steps else []
         needs_teacher = any(loss.of_teacher for loss in losses)
         student, rows = initialise(source, self, workshop, copied=needs_teacher)
-        workshop.train(student, source, losses, self)
-        return Made(student, self._record(source, student, rows))
+        measured = workshop.train(student, source, losses, self)
+        return Made(student, self._record(source, student, rows) | {"metrics": measured})
 
     def _record(self, source: Checkpoint, student: Checkpoint, rows: Rows) -> dict[str, Any]:
         kept = sum(name in source.tokenbytes.specials.values() for name in student.tokenbytes.specials.values())
