@@ -146,3 +146,21 @@ def test_a_plugin_that_does_not_load_or_is_no_loss_is_one_line() -> None:
 def test_without_the_package_the_name_is_unknown() -> None:
     with pytest.raises(UserError, match="toy_gap"):
         LOSSES.create("toy_gap")
+
+
+def test_a_method_that_is_being_written_is_named_by_its_class_and_its_code_is_part_of_what_it_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "written_today.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {"from": "x", "tokenizer": "bytes", "init": "fvt", "steps": 1}
+    spec = check_student("transfer", {**options, "loss": [{"name": "written_today:AbsoluteGap", "scale": 2.0}]})
+    assert spec.losses()[0].model_dump() == {"scale": 2.0, "weight": 1.0}
+    before = spec.foreign_code()
+    assert list(before) == ["written_today:AbsoluteGap"]
+    (tmp_path / "written_today.py").write_text(MODULE + "\n# changed\n")
+    assert spec.foreign_code() != before
+    assert check_student("transfer", {**options, "loss": ["sft"]}).foreign_code() == {}
+    for wrong, said in (("nowhere:X", "cannot be imported"), ("json:JSONDecoder", "not a subclass of Loss")):
+        with pytest.raises(UserError, match=said):
+            check_student("transfer", {**options, "loss": [wrong]})
