@@ -161,6 +161,11 @@ def worker_command() -> list[str]:
     return [executable, "-s", "-S", "-P", "-B", "-c", start, str(FOLDER)]
 
 
+def worker_config(backend: str, uid: int, paths: Sequence[str], imports: Sequence[str]) -> dict[str, Any]:
+    """Return a worker's configuration: the walls around it, its uid, what it sees of packages, what it imports."""
+    return {"backend": backend, "uid": uid, "packages": list(paths), "imports": list(imports)}
+
+
 def spawn(command: list[str], config: dict[str, Any], descriptors: Sequence[int] = ()) -> WorkerProcess:
     """Start a worker as a child of this process, in a control group of its own where this user may make one.
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandbox.backends.backend import FOLDER, Backend, BackendReport, WorkerProcess, spawn, worker_command
+from sandbox.backends.backend import FOLDER, Backend, BackendReport, WorkerProcess, spawn, worker_command, worker_config
 from sandbox.backends.namespaces import host_uid, walled
 from sandbox.packages import package_paths
 from sandbox.worker import jail
@@ -39,7 +39,7 @@ class Bubblewrap(Backend):
         try:
             return spawn(
                 [*_command(accounts, paths), *worker_command()],
-                {"backend": self.name, "uid": host_uid(slot), "packages": paths},
+                worker_config(self.name, host_uid(slot), paths, packages),
                 descriptors=list(accounts.values()),
             )
         finally:

@@ -28,6 +28,7 @@ from sandbox.backends.backend import (
     Worker,
     total_memory,
     worker_command,
+    worker_config,
 )
 from sandbox.backends.namespaces import FIRST_UID, GUARANTEES
 from sandbox.packages import package_paths
@@ -73,7 +74,7 @@ class Docker(Backend):
         try:
             client = docker.from_env()
             container = _create(client, _image(client, paths), uid, paths)
-            return ContainerWorker(client, container, {"backend": self.name, "uid": uid, "packages": paths})
+            return ContainerWorker(client, container, worker_config(self.name, uid, paths, packages))
         except docker.errors.DockerException as fault:
             raise OSError(f"the container engine refuses: {fault}") from fault
 

@@ -10,6 +10,7 @@ from sandbox.backends.backend import (
     memory_total,
     spawn,
     worker_command,
+    worker_config,
 )
 from sandbox.packages import package_paths
 
@@ -41,9 +42,7 @@ class Namespaces(Backend):
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
         """Start a worker that builds its own jail."""
-        return spawn(
-            worker_command(), {"backend": self.name, "uid": host_uid(slot), "packages": package_paths(packages)}
-        )
+        return spawn(worker_command(), worker_config(self.name, host_uid(slot), package_paths(packages), packages))
 
 
 def host_uid(slot: int) -> int:

@@ -1,8 +1,9 @@
 """Resource limits alone, without any wall: for the harness's own development, and only on explicit request."""
 
+import os
 from collections.abc import Sequence
 
-from sandbox.backends.backend import Backend, BackendReport, WorkerProcess, spawn, worker_command
+from sandbox.backends.backend import Backend, BackendReport, WorkerProcess, spawn, worker_command, worker_config
 from sandbox.packages import package_paths
 
 
@@ -24,4 +25,4 @@ class Process(Backend):
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
         """Start a worker without walls."""
         del slot
-        return spawn(worker_command(), {"backend": self.name, "packages": package_paths(packages)})
+        return spawn(worker_command(), worker_config(self.name, os.geteuid(), package_paths(packages), packages))

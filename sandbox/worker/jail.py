@@ -14,6 +14,7 @@ that it ever started along, daemons and fork bombs included.
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from . import kernel
@@ -166,6 +167,16 @@ def enter_inner(limits: dict[str, Any]) -> None:
     if not os.path.islink("/dev/shm") and os.path.isdir("/dev/shm"):  # noqa: S108  (a container's, shared by its programs)
         kernel.mount("/tmp/.shm", "/dev/shm", None, MS_BIND)  # noqa: S108
     os.chdir("/tmp")  # noqa: S108
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[None]:
+    """Have a writable /tmp for a while, for packages that want one when they are imported."""
+    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=700,size=16m")  # noqa: S108
+    try:
+        yield
+    finally:
+        kernel.unmount("/tmp", kernel.MNT_DETACH)  # noqa: S108
 
 
 def cover(folders: list[str]) -> None:

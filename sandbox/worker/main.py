@@ -178,6 +178,14 @@ def _address_space() -> int:
         os.close(descriptor)
 
 
+def _import(config: dict[str, Any]) -> None:
+    """Import what programs have declared; behind the walls, where a package finds only what they will find."""
+    sys.path += dict.fromkeys(os.path.dirname(path) for path in config["packages"])
+    with jail.scratch() if config["backend"] != "process" else contextlib.nullcontext():
+        for name in config["imports"]:
+            importlib.import_module(name)
+
+
 def main() -> NoReturn:
     """Be a worker: read the configuration, go behind the walls, say so, and judge until the pool hangs up."""
     programs, verdicts = os.dup(_PROGRAMS), os.dup(_VERDICTS)
@@ -185,12 +193,6 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.dup2(null, 1)
     config = read_frame(programs)
-    for path in config["packages"]:
-        folder, name = os.path.split(path)
-        if folder not in sys.path:
-            sys.path.append(folder)
-        if not name.endswith(".libs"):
-            importlib.import_module(name.removesuffix(".py"))
     try:
         if config["backend"] == "namespaces":
             jail.enter(jail.interpreter_root(config["packages"]), config["uid"])
@@ -198,8 +200,9 @@ def main() -> NoReturn:
             jail.enter(None, config["uid"])
         if config["backend"] == "docker":
             jail.cover(["/dev/mqueue", "/dev/pts", "/sys"])
+        _import(config)
         worker = Worker(config, programs, verdicts)
-    except OSError as fault:
+    except (OSError, ImportError) as fault:
         write_frame(verdicts, {"error": f"{type(fault).__name__}: {fault}"})
         os._exit(1)
     for name in [name for name in sys.modules if name.partition(".")[0] == __package__.partition(".")[0]]:
