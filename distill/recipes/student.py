@@ -70,8 +70,11 @@ class Workshop:
         if self.texts is None:
             return {}
         encoders = Encoder(teacher.tokenbytes, teacher.bos_id), Encoder(student.tokenbytes, student.bos_id)
-        windows = Windows(self.texts, *encoders, size=spec.window_bytes, seed=spec.seed)
-        sides = [Model(side.model, Reader.of(side.tokenbytes, side.valid_rows)) for side in (student, teacher)]
+        windows = Windows(self.texts, *encoders, size=spec.window_bytes, seed=spec.seed, pack=spec.pack)
+        sides = [
+            Model(side.model, Reader.of(side.tokenbytes, side.valid_rows), side.fingerprint)
+            for side in (student, teacher)
+        ]
         teaches = any(loss.of_teacher for loss in losses)  # where it does not, its model may have become the student
         held_out = HeldOut.of(spec.corpus, self.data, encoders, sides[1] if teaches else None)
         before = held_out.figures(sides[0])
@@ -227,7 +230,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _recipe(spec: StudentSpec, texts: Texts | None) -> str:
     """Return the fingerprint of all that decides the student."""
-    wanted = spec.model_dump(mode="json", exclude={*spec.parents.values(), "save_every"})
+    wanted = spec.model_dump(mode="json", exclude={*spec.parents.values(), "save_every", "teacher_cache"})
     models = {option: checkpoints.identify(getattr(spec, field)) for option, field in spec.parents.items()}
     return fingerprint(
         {"recipe": spec.kind, "spec": wanted, "models": models, "texts": texts.source if texts else None}
