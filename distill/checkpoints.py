@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosstok.errors import UserError
+from distill import byte_ngrams as byte_ngrams  # registers its kind of model  # noqa: PLC0414
 from distill import provenance as provenance_file
 from distill import wheels
 from distill.atomic import new_folder

@@ -10,15 +10,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from crosstok.errors import UserError
+from distill.adapters import share
+from distill.byte_ngrams import ByteNgramForCausalLM, NgramTable, with_ngrams
 from distill.checkpoints import Checkpoint
 from distill.embeddings import INITIALISERS, Rows
 from distill.embeddings.transplant import special_ids, special_rows, transplant
+from distill.embeddings.tying import tie, untie
 from distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
 from distill.roles import Roles
 from distill.special_tokens import wear_specials
 from distill.tokenbytes import TokenBytes
 from distill.tokenizers import load_tokenizer
-from distill.weights import is_tied
+from distill.weights import input_weight, is_tied
 
 
 class TransferSpec(StudentSpec):
@@ -31,6 +35,11 @@ class TransferSpec(StudentSpec):
     specials: Literal["keep", "replace"] = Field(
         default="keep", description="Keep the model's own special tokens, or take those of the new tokenizer."
     )
+
+    embeddings: Literal["keep", "untie", "tie"] = Field(
+        default="keep", description="Input and output matrix: as they are in the source, apart, or one."
+    )
+    ngrams: bool = Field(default=False, description="Let each byte read the longest old token that ends there.")
 
     @property
     def init_name(self) -> str:
@@ -69,6 +78,7 @@ class TransferSpec(StudentSpec):
         return Made(student, self._record(source, student, rows) | {"metrics": measured})
 
     def _record(self, source: Checkpoint, student: Checkpoint, rows: Rows) -> dict[str, Any]:
+        ngrams = len(student.model.ngrams.hashes) if isinstance(student.model, ByteNgramForCausalLM) else None
         kept = sum(name in source.tokenbytes.specials.values() for name in student.tokenbytes.specials.values())
         return {
             "source_tokenizer": source.tokenbytes.fingerprint,
@@ -76,6 +86,7 @@ class TransferSpec(StudentSpec):
             "tokenizer_source": self.tokenizer,
             "initialiser": {**INITIALISERS.create(self.init).describe(), "rows": rows.counts()},
             "specials": f"{self.specials}: {kept} of {len(student.tokenbytes.specials)} are the source's",
+            "ngrams": ngrams,
             "tied": is_tied(student.model),
             "rows": rows.matrices["input"].shape[0],
             "valid_rows": student.valid_rows,
@@ -91,9 +102,24 @@ def initialise(source: Checkpoint, spec: TransferSpec, workshop: Workshop, *, co
     tokens, roles = TokenBytes.from_tokenizer(tokenizer), Roles.from_tokenizer(tokenizer)
     if spec.specials == "replace":
         specials = special_rows(source.tokenbytes, tokens, source.roles.as_dict(), roles.as_dict())
-    model = copy.deepcopy(source.model) if copied else source.model
+    if isinstance(source.model, ByteNgramForCausalLM):
+        raise UserError(
+            f"{source.source} reads n-grams of bytes, which another tokenizer has none of.",
+            hint="Transfer the model that it was made from.",
+        )
+    old = input_weight(source.model).detach()
+    model = source.model
+    if copied:  # where only adapters or embeddings learn, all other tensors are held once
+        model = copy.deepcopy(model) if spec.train == "full" else share(model)
+    if spec.embeddings == "untie":
+        untie(model)
     rows = transplant(model, INITIALISERS.create(spec.init), source.tokenbytes, tokens, specials)
+    if spec.embeddings == "tie":
+        tie(model)
     special_ids(model, specials)
+    if spec.ngrams:
+        table = NgramTable.of(source.tokenbytes, old, tokens, input_weight(model).shape[0])
+        model = with_ngrams(model, table)
     here = {there: token for token, there in sorted(specials.items(), reverse=True)}
     bos = None if source.bos_id is None else here.get(source.bos_id)
     stops = frozenset(here[token] for token in source.stop_ids if token in here) | roles.stop_ids
