@@ -1,5 +1,6 @@
 """Finding a benchmark in lm-eval's library and reading its definition, with our data and our sandbox underneath."""
 
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import lm_eval.tasks
 from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
 
 from crosstok.errors import UserError, unknown_name
 from harness.lm_eval_bridge.splits import MissingSplit, Splits, our_data
@@ -50,16 +52,32 @@ def read_definitions(entry: Borrowed, *, data: Path | None, fewshot: int | None,
 
 
 def _manager(entry: Borrowed) -> TaskManager:
-    """Return lm-eval's index: of one folder where that is known, of everything (ten seconds) elsewhere."""
-    if entry.folder:
-        folder = Path(lm_eval.tasks.__file__).parent / entry.folder
-        manager = TaskManager(include_defaults=False, include_path=folder)
-        if entry.name in manager.all_tasks:
-            return manager
-    manager = TaskManager()
+    """Return lm-eval's index: of the folder that is called like the task where that has it all, else of everything."""
+    library = Path(lm_eval.tasks.__file__).parent
+    for folder in (entry.folder, entry.name, entry.name.partition("_")[0]):
+        if folder and (library / folder).is_dir():
+            manager = _index(library / folder)
+            if _has_all(manager, entry.name):
+                return manager
+    manager = _index(None)
     if entry.name not in manager.all_tasks:
         raise unknown_name("benchmark of lm-eval's", entry.name, manager.all_tasks)
     return manager
+
+
+@functools.cache
+def _index(folder: Path | None) -> TaskManager:
+    """Read the definitions of one folder, or all 14,000, which takes ten seconds."""
+    return TaskManager() if folder is None else TaskManager(include_defaults=False, include_path=folder)
+
+
+def _has_all(manager: TaskManager, name: str) -> bool:
+    """Tell whether ``name`` is a task, or a group with all of its members; tags may have members elsewhere."""
+    entry = manager.task_index.get(name)
+    if entry is None or entry.kind is Kind.TAG:
+        return False
+    members = (entry.cfg or {}).get("task") if entry.kind is Kind.GROUP else []
+    return isinstance(members, list) and all(isinstance(one, str) and _has_all(manager, one) for one in members)
 
 
 def _definition(name: str, task: Task | Group, given: list[Splits], fewshot: int | None) -> Definition:

@@ -1,4 +1,4 @@
-"""Continuations: borders, shared prefixes and batches, against plain computations that share no code with the scorer."""
+"""Continuations: borders, shared prefixes, batches, against plain computations that share no code with the scorer."""
 
 import functools
 import logging
