@@ -92,7 +92,7 @@ def _nucleus_border(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
 def _invert(kept: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
     """Return, per row, the first id at which the cumulative distribution exceeds the row's uniform number."""
     cumulative = kept.exp().cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     wanted = torch.tensor(uniforms, dtype=torch.float64, device=kept.device)[:, None] * total
     # A number that rounds up to the total falls behind the last id: it belongs to the last one with any probability.
     last = torch.searchsorted(cumulative, total)

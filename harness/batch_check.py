@@ -1,0 +1,100 @@
+"""Whether a model's greedy answers depend on how many rows run side by side, and by how little where they do.
+
+In fp32 they should not. In bf16 they do for everybody: other batch sizes take other paths through the matrix products,
+rounding differs in the last bit, and where the two most probable tokens all but tie, the answer turns. Nothing can be
+done about it in bf16, so it is measured: how many answers are equal, where the others part, and how far apart the two
+tokens were there (a gap of whole logits would be a defect, not rounding).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.answers import Generation
+from harness.generation import Generator
+from harness.prompts import encode_prompt
+from tasks.task import Generate, Sampling
+
+if TYPE_CHECKING:
+    from distill.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One answer that came out differently."""
+
+    index: int
+    """Position of the request."""
+    byte: int
+    """Offset in the answer of the first byte that differs."""
+    token: int
+    """Position of the first id that differs."""
+    gap: float
+    """Logits between the two most probable tokens there, when the row runs alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """Greedy answers of one row at a time against ``rows`` at a time."""
+
+    rows: int
+    dtype: str
+    answers: int
+    """Requests whose prompts the tokenizer can write."""
+    equal: int
+    differences: tuple[Difference, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.equal} of {self.answers} answers are equal at batch 1 and batch {self.rows} ({self.dtype})."]
+        lines += [
+            f"Answer {each.index} differs from byte {each.byte} on (token {each.token}, top-2 gap {each.gap:.4g})."
+            for each in self.differences
+        ]
+        return "\n".join(lines)
+
+
+def check_batch(
+    checkpoint: "Checkpoint", requests: Sequence[Generate], rows: int, *, max_tokens: int | None = None
+) -> BatchReport:
+    """Answer ``requests`` greedily one at a time and ``rows`` at a time, and compare; see :class:`BatchReport`.
+
+    Raises :class:`UserError` for what :class:`Generator` refuses.
+    """
+    asked = [replace(request, sampling=Sampling(), seeds=(0,)) for request in requests]
+    alone, together = (
+        {
+            answer.index: answer
+            for answer in Generator(checkpoint, max_batch_rows=many, max_tokens=max_tokens).generate(asked)
+            if answer.stop_reason != "refused"
+        }
+        for many in (1, rows)
+    )
+    differences = tuple(
+        _difference(checkpoint, asked[index], alone[index], together[index])
+        for index in sorted(alone)
+        if alone[index].ids != together[index].ids
+    )
+    dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+    return BatchReport(rows, dtype, len(alone), len(alone) - len(differences), differences)
+
+
+def _difference(checkpoint: "Checkpoint", request: Generate, left: Generation, right: Generation) -> Difference:
+    token = _first_difference(left.ids, right.ids)
+    gap = _gap(checkpoint, [*encode_prompt(checkpoint, request).ids, *left.ids[:token]])
+    return Difference(left.index, _first_difference(left.data, right.data), token, gap)
+
+
+def _first_difference(left: Sequence[int], right: Sequence[int]) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
+
+
+@torch.inference_mode()
+def _gap(checkpoint: "Checkpoint", ids: list[int]) -> float:
+    """Return the distance of the two largest logits behind ``ids``."""
+    inputs = torch.tensor([ids], device=checkpoint.model.device)
+    logits = checkpoint.model(input_ids=inputs, use_cache=False).logits[0, -1, : checkpoint.valid_rows].float()
+    first, second = logits.topk(2).values.tolist()
+    return float(first - second)
