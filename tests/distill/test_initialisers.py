@@ -204,6 +204,14 @@ def test_the_pursuit_is_the_least_squares_fit_on_the_atoms_it_takes() -> None:
             assert scores.argmax() == indices[row, step]
 
 
+def test_the_gram_matrix_changes_nothing_but_the_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    atoms, wanted = torch.randn(300, 64, generator=generator), torch.randn(9, 64, generator=generator)
+    plain, quick = (matching_pursuit(atoms, wanted, 48, gram) for gram in (None, atoms @ atoms.T))
+    assert torch.equal(plain[0], quick[0])
+    assert torch.allclose(plain[1], quick[1], atol=1e-4)
+
+
 def test_more_atoms_than_dimensions_fit_exactly_and_stay_finite() -> None:
     generator = torch.Generator().manual_seed(0)
     atoms, wanted = torch.randn(40, 4, generator=generator), torch.randn(5, 4, generator=generator)
