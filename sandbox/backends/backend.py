@@ -155,10 +155,14 @@ class Backend(ABC):
 
 
 def worker_command() -> list[str]:
-    """Return the command of a worker: this interpreter without site packages, with only the worker on its path."""
+    """Return the command of a worker: this interpreter and what to tell it."""
+    return [os.path.realpath(sys.executable), *worker_arguments()]
+
+
+def worker_arguments() -> list[str]:
+    """Return what makes an interpreter a worker: no site packages, and only the worker on its path."""
     start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from worker.main import main; del sys.path[0]; main()"
-    executable = os.path.realpath(sys.executable)
-    return [executable, "-s", "-S", "-P", "-B", "-c", start, str(FOLDER)]
+    return ["-s", "-S", "-P", "-B", "-c", start, str(FOLDER)]
 
 
 def worker_config(backend: str, uid: int, paths: Sequence[str], imports: Sequence[str]) -> dict[str, Any]:

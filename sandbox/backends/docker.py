@@ -6,11 +6,11 @@ needs user namespaces: the engine's own filter of system calls, which refuses th
 worker puts on every candidate. Nothing is ever executed into a running container; programs and verdicts travel over
 its standard input and output, which end with this process.
 
-Any engine that speaks Docker's API will do, rootless Docker and Podman's socket included (DOCKER_HOST names it).
+Any engine that speaks Docker's API will do, rootless Docker and Podman's socket included
+(:mod:`sandbox.backends.engine`).
 """
 
 import contextlib
-import importlib.util
 import logging
 import os
 import struct
@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sandbox.backends import image
+from sandbox.backends import engine, image
 from sandbox.backends.backend import (
     ENVIRONMENT,
     FOLDER,
@@ -27,11 +27,10 @@ from sandbox.backends.backend import (
     BackendReport,
     Worker,
     total_memory,
-    worker_command,
+    worker_arguments,
     worker_config,
 )
 from sandbox.backends.namespaces import FIRST_UID, GUARANTEES
-from sandbox.packages import package_paths
 from sandbox.program import Limits
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _HEADER = struct.Struct(">BxxxI")  # stream number and length, as the attach endpoint frames output
 _ERRORS = 2
+_REMOVAL_S = 120.0
 
 
 class Docker(Backend):
@@ -50,33 +50,41 @@ class Docker(Backend):
 
     name = "docker"
 
+    def __init__(self) -> None:
+        self._images: dict[tuple[str, ...], image.Image] = {}
+
     def report(self) -> BackendReport:
         """Look for an engine, then try it."""
         from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
 
-        fault = _engine_fault() or try_worker(self)
+        try:
+            engine.connect(timeout=10).close()
+            fault = try_worker(self)
+        except engine.NoEngineError as none:
+            fault = str(none)
         if fault:
-            return BackendReport(
-                self.name,
-                available=False,
-                guarantees=frozenset(),
-                missing=(fault,),
-                hint="Install and start Docker (apt install docker.io), or point DOCKER_HOST at an engine's socket.",
-            )
+            return BackendReport(self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=engine.HINT)
         return BackendReport(self.name, available=True, guarantees=GUARANTEES | {"memory-total"})
 
     def start(self, slot: int, packages: Sequence[str]) -> Worker:
         """Start a container with a worker as its only process. Raises OSError where the engine refuses."""
         import docker  # noqa: PLC0415  (a slow import, for users of this backend only)
 
-        paths = package_paths(packages)
-        uid = FIRST_UID + slot % 1024
-        try:
-            client = docker.from_env()
-            container = _create(client, _image(client, paths), uid, paths)
-            return ContainerWorker(client, container, worker_config(self.name, uid, paths, packages))
-        except docker.errors.DockerException as fault:
-            raise OSError(f"the container engine refuses: {fault}") from fault
+        uid, wanted = FIRST_UID + slot % 1024, tuple(packages)
+        with contextlib.ExitStack() as undo:
+            client = engine.connect()
+            undo.callback(client.close)
+            try:
+                if wanted not in self._images:
+                    self._images[wanted] = image.ready(client, wanted)
+                chosen = self._images[wanted]
+                container = _create(client, chosen, uid)
+                undo.callback(_discard, container)
+                worker = ContainerWorker(client, container, worker_config(self.name, uid, chosen.packages, wanted))
+            except docker.errors.DockerException as fault:
+                raise OSError(f"the container engine refuses: {fault}") from fault
+            undo.pop_all()
+        return worker
 
 
 class ContainerWorker(Worker):
@@ -145,45 +153,18 @@ class ContainerWorker(Worker):
         os.close(self.programs)
         self._attached.close()
         self._socket.close()
+        deadline = time.monotonic() + _REMOVAL_S
         with contextlib.suppress(docker.errors.NotFound):
-            for _ in range(100):
-                with contextlib.suppress(docker.errors.APIError):  # the engine is at it already, for its end of input
-                    self._container.remove(force=True, v=True)
+            while time.monotonic() < deadline:
+                _discard(self._container)
                 self._container.reload()
                 time.sleep(0.05)
+            _log.warning("The engine has not removed the container %s in %.0f s.", self._container.name, _REMOVAL_S)
         self._client.close()
 
 
-def _engine_fault() -> str:
-    if importlib.util.find_spec("docker") is None:
-        return "the Python package docker is not installed"
-    import docker  # noqa: PLC0415  (as above)
-
-    try:
-        client = docker.from_env(timeout=10)
-        client.ping()
-        client.close()
-    except docker.errors.DockerException as fault:
-        return f"no container engine answers ({str(fault).splitlines()[0][:120]})"
-    return ""
-
-
-def _image(client: "DockerClient", packages: list[str]) -> str:
-    """Return the name of the worker's image, made now where the engine does not have it."""
-    import docker  # noqa: PLC0415  (as above)
-
-    tag = image.tag(packages)
-    name = f"{image.REPOSITORY}:{tag}"
-    try:
-        client.images.get(name)
-    except docker.errors.ImageNotFound:
-        _log.info("Packing this interpreter into the container image %s", name)
-        client.api.import_image_from_data(image.tarball(packages), repository=image.REPOSITORY, tag=tag)
-    return name
-
-
-def _create(client: "DockerClient", name: str, uid: int, packages: list[str]) -> "Container":
-    binds = [f"{path}:{path}:ro" for path in [str(FOLDER / "worker"), *packages]]
+def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container":
+    binds = [f"{path}:{path}:ro" for path in [str(FOLDER / "worker"), *chosen.binds]]
     host = client.api.create_host_config(
         network_mode="none",
         read_only=True,
@@ -203,8 +184,8 @@ def _create(client: "DockerClient", name: str, uid: int, packages: list[str]) ->
     # processes and is covered before anything runs.
     host["MaskedPaths"], host["ReadonlyPaths"] = [], []
     made = client.api.create_container(
-        name,
-        worker_command(),
+        chosen.name,
+        worker_arguments(),
         user=f"{uid}:{uid}",
         environment=ENVIRONMENT,
         working_dir="/",
@@ -215,6 +196,13 @@ def _create(client: "DockerClient", name: str, uid: int, packages: list[str]) ->
     )
     # Standard input ends with this process, and the worker with it.
     return client.containers.get(made["Id"])
+
+
+def _discard(container: "Container") -> None:
+    import docker  # noqa: PLC0415  (as above)
+
+    with contextlib.suppress(docker.errors.APIError):  # the engine is at it already, or was before
+        container.remove(force=True, v=True)
 
 
 def _no_log() -> Any:
