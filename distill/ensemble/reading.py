@@ -10,6 +10,7 @@ All rows of a pass read equally many tokens, those that need fewer read some aga
 sliding windows see what they would see in a row by itself.
 """
 
+import inspect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 History = tuple[int, ...]
 """All ids of the ensemble's that a row has been given."""
@@ -41,6 +43,7 @@ class OwnReading:
         self.model = model
         self.passes = 0
         """Passes through the model."""
+        self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._prompts: deque[_Batch] = deque(maxlen=_KEPT)
         self._running: _Batch | None = None
 
@@ -51,7 +54,7 @@ class OwnReading:
 
     def whole(self, own: Sequence[list[int]]) -> Tensor:
         """Return the logits behind every token, ``[rows, longest, V]``, rows padded on the left."""
-        logits, _ = self._read(own, [], 0)
+        logits, _ = self._read(own, [], 0, everywhere=True)
         return logits
 
     def last(self, before: Sequence[History], now: Sequence[History], own: Sequence[list[int]]) -> Tensor:
@@ -88,9 +91,17 @@ class OwnReading:
         return None
 
     def _read(
-        self, own: Sequence[list[int]], layers: list[tuple[Tensor, Tensor]], columns: int
+        self,
+        own: Sequence[list[int]],
+        layers: list[tuple[Tensor, Tensor]],
+        columns: int,
+        *,
+        everywhere: bool = False,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Read what the ``columns`` of ``layers`` lack; return the logits of what was read, and all layers."""
+        """Read what the ``columns`` of ``layers`` lack.
+
+        Returns the logits of the last column, or of all that was read, and all layers.
+        """
         longest = max(len(ids) for ids in own)
         new = longest - columns
         lengths = torch.tensor([len(ids) for ids in own])
@@ -99,8 +110,11 @@ class OwnReading:
         for row, numbers in enumerate(own):
             ids[row, longest - len(numbers) :] = torch.tensor(numbers)
         cache = DynamicCache()  # full layers throughout: what a sliding window hides, its mask hides
-        for index, (keys, values) in enumerate(layers):
-            cache.update(keys, values, index)
+        for keys, values in layers:
+            layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values  # `update` would copy them
+            cache.layers.append(layer)
         device = self.model.device
         output: Any = self.model(
             input_ids=ids[:, -new:].to(device),
@@ -108,6 +122,7 @@ class OwnReading:
             position_ids=position[:, -new:].clamp(min=0).to(device),
             past_key_values=cache,
             use_cache=True,
+            **({} if everywhere or not self._last_only else {"logits_to_keep": 1}),
         )
         self.passes += 1
         return output.logits, [(layer.keys, layer.values) for layer in output.past_key_values.layers]
