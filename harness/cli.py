@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from crosstok.errors import CrosstokError, UserError
-from harness import reading_commands, sandbox_commands, task_commands
+from harness import reading_commands, regression_commands, sandbox_commands, task_commands
 from harness.reading_commands import DEFAULT_STORE, DataOption, StoreOption
 
 app = typer.Typer(
@@ -171,6 +171,7 @@ def lm_eval(arguments: typer.Context) -> None:
 
 
 reading_commands.register(app)
+regression_commands.register(app)
 sandbox_commands.register(app)
 task_commands.register(tasks_app, data_app)
 

@@ -111,6 +111,34 @@ def sides(store: Store, run: Run) -> dict[str, Side]:
     return {name: Side(name, run, found, tasks, scores, verdicts) for name, found in cells.items()}
 
 
+def best_of(known: Sequence[Side]) -> Side:
+    """Return a side that stands on each task for the best of ``known`` that is completely measured there.
+
+    Which one is best is decided by the headline metric alone, so the bar is as high as the luckiest of them; a task
+    that none of them finished keeps the cell of the first one that has it, and with it what is wrong with that.
+    """
+    chosen: dict[str, Side] = {}
+    for task in dict.fromkeys(task for one in known for task in one.cells):
+        here = [one for one in known if task in one.cells]
+        headline = Headline.of(here[0].tasks[task])
+        scored = {
+            place: found.value.sum() / found.weight.sum()
+            for place, one in enumerate(here)
+            if not one.problem(task) and (found := one.answers(task, headline.name)) and found.weight.sum()
+        }
+        sign = 1 if headline.higher_is_better else -1
+        chosen[task] = here[max(scored, key=lambda place: sign * scored[place], default=0)]
+    used = [one for one in known if any(one is other for other in chosen.values())]
+    return Side(
+        name=", ".join(one.name for one in used),
+        run=used[-1].run,
+        cells={task: one.cells[task] for task, one in chosen.items()},
+        tasks={task: one.tasks[task] for task, one in chosen.items()},
+        scores={place: scores for one in used for place, scores in one.scores.items()},
+        verdicts={cell: facts for one in used for cell, facts in one.verdicts.items()},
+    )
+
+
 def contrast(pairs: Sequence[tuple[Side, Side]], metrics: dict[str, str] | None = None) -> list[Contrast]:
     """Return every (baseline, model) pair on every task that either was measured on, p values corrected together.
 

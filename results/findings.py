@@ -8,6 +8,8 @@ from results.schema import Cell, Progress
 from results.statistics import Difference
 from results.sums import VerdictFacts
 
+_NAMED = 5  # documents listed in a note
+
 
 def findings(comparison: Comparison) -> list[str]:
     """Return what can be said of every task that at least two models were measured on, a line each."""
@@ -128,7 +130,7 @@ def _of_cell(task: TaskComparison, model: str, cell: Cell) -> list[str]:
 def _common_settings(cells: list[Cell]) -> dict[str, object]:
     """Return the value that most cells have of each setting on which they disagree."""
     common: dict[str, object] = {}
-    for key in sorted({key for cell in cells for key in cell.settings}):
+    for key in sorted({key for cell in cells for key in cell.settings} - {"excluded", "guarded"}):  # lists of documents
         counted = Counter(repr(cell.settings.get(key)) for cell in cells)
         if len(counted) > 1:
             usual = counted.most_common(1)[0][0]
@@ -146,6 +148,12 @@ def general_notes(comparison: Comparison) -> list[str]:
     if missing:
         notes.append(f"Not measured at all: {_listed(missing)}.")
     for task in comparison.tasks:
+        if excluded := sorted({name for cell in task.cells.values() for name in cell.settings.get("excluded", ())}):
+            named = ", ".join(excluded[:_NAMED]) + (", …" if len(excluded) > _NAMED else "")
+            notes.append(
+                f"{task.task.name}: {len(excluded)} of {task.task.documents} documents were not asked, because their "
+                f"published solutions fail on this machine: {named}."
+            )
         whole = task.task.available
         if whole is not None and whole > task.task.documents:
             notes.append(f"{task.task.name} is a subset: {task.task.documents} of its {whole} documents.")

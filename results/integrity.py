@@ -116,9 +116,10 @@ def _missing(database: Database) -> Iterator[Finding]:
         return ~sa.select(table.c.cell).where(*(SAMPLES.c[a] == table.c[b] for a, b in same)).exists()
 
     judged = sa.select(VERDICTS.c.cell).where(VERDICTS.c.cell == SAMPLES.c.cell).exists()
-    unjudged = sa.and_(of_complete, judged, lacks(VERDICTS))
+    asked_of_model = SAMPLES.c.stop_reason != "excluded"
+    unjudged = sa.and_(of_complete, judged, asked_of_model, lacks(VERDICTS))
     yield from _found(database, "samples without a verdict in complete cells", SAMPLES, unjudged, AGAIN)
-    unscored = sa.and_(of_complete, SAMPLES.c.stop_reason != "refused", lacks(SCORES))
+    unscored = sa.and_(of_complete, SAMPLES.c.stop_reason != "refused", asked_of_model, lacks(SCORES))
     yield from _found(database, "samples without a score in complete cells", SAMPLES, unscored, AGAIN)
     cure = f"They were written around crosstok. {AGAIN}"
     yield from _found(database, "samples without a seal", SAMPLES, lacks(SEALS), cure)

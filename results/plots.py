@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crosstok.fingerprint import fingerprint
-from results.comparison import SIGNIFICANT
-from results.statistics import Difference
+from results.comparison import SIGNIFICANT, Headline
+from results.statistics import Difference, Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +160,40 @@ def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
         figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
         axes.set_title(title, fontsize=10, loc="left")
         return _drawn(figure, ["kinds", title])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A checkpoint of a training run on one task."""
+
+    name: str
+    estimate: Estimate
+
+
+def steps(points: Sequence[Step], baseline: Estimate | None, title: str, headline: Headline) -> str:
+    """Return a drawing of one task over the checkpoints in their order, the baseline as a line across."""
+    shown = [one for one in points if not math.isnan(one.estimate.value)]
+    if not shown:
+        return ""
+    percent = headline.unit == "fraction"
+    scale = 100.0 if percent else 1.0
+    places = range(len(shown))
+    with _style() as figure:
+        figure.set_size_inches(max(4.6, 1.5 + 0.32 * len(shown)), 3.0)
+        axes = figure.add_subplot()
+        if baseline is not None and not math.isnan(baseline.value):
+            axes.axhline(scale * baseline.value, color=_INK, linewidth=0.8, linestyle="--", label="baseline")
+            axes.legend(frameon=False, fontsize=8)
+        for place, one in zip(places, shown, strict=True):
+            ends = (one.estimate.value if math.isnan(x) else x for x in (one.estimate.low, one.estimate.high))
+            axes.plot([place, place], [scale * end for end in ends], color=_DOT, linewidth=2.2, alpha=0.55)
+        axes.plot(list(places), [scale * one.estimate.value for one in shown], "o-", color=_DOT, markersize=5)
+        axes.set_xticks(list(places), [one.name for one in shown], rotation=45, ha="right", fontsize=8)
+        axes.grid(axis="y", color=_INK, alpha=0.12)
+        unit = f"{headline.name}, %" if percent else headline.unit
+        axes.set_ylabel(f"{unit} ({'higher' if headline.higher_is_better else 'lower'} is better)")
+        axes.set_title(title, fontsize=10, loc="left")
+        return _drawn(figure, ["steps", title])
 
 
 def curves(steps: Sequence[Mapping[str, Any]], title: str) -> str:

@@ -224,7 +224,10 @@ class Store:
         return runs[0]
 
     def run(self, name: str | None = None) -> Run:
-        """Return the run of this id, or the last one whose id or suite starts so; without a name the last of all.
+        """Return the run of this id, else the last one of this suite, else the last one whose id starts so.
+
+        Without a name it is the last of all. The suite goes before the beginning of an id, because a run of the gate
+        has the name of its baseline's suite with ``-gate`` behind it.
 
         Raises:
             UserError: no run has that name; the line says the closest one.
@@ -234,8 +237,9 @@ class Store:
         if name is None:
             return latest
         runs = self.runs()
-        for run in [*(run for run in runs if run.id == name), *(run for run in runs if run.id.startswith(name))]:
-            return run
+        for fits in (lambda run: run.id == name, lambda run: run.suite == name, lambda run: run.id.startswith(name)):
+            for run in filter(fits, runs):
+                return run
         raise unknown_name("run", name, (run.id for run in runs))
 
     def models(self, run: str) -> dict[str, Model]:

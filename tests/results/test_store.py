@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,17 @@ def test_scores_of_several_samples_and_metrics_are_summed_by_document(store: Sto
 def test_numbers_that_are_no_numbers_never_get_into_the_store() -> None:
     with pytest.raises(ValidationError):
         Score(cell="c", document="d", metric="m", value=float("nan"))
+
+
+def test_a_suite_is_found_before_a_later_one_whose_name_only_begins_so(store: Store) -> None:
+    for number, suite in enumerate(("main", "main-gate")):
+        started = datetime(2026, 1, 1 + number, tzinfo=UTC)
+        run = Run(
+            id=f"{suite}-0", suite=suite, config={}, environment={}, status=Progress.RUNNING, started=started
+        )  # fmt: skip
+        store.begin_run(run)
+    assert store.run("main").id == "main-0"
+    assert store.run("main-g").id == "main-gate-0"
 
 
 def test_a_run_is_found_by_id_by_its_beginning_and_by_default_the_latest(store: Store) -> None:
