@@ -21,6 +21,7 @@ from distill import checkpoints
 from harness.generation import Generator
 from harness.likelihood import Scorer
 from harness.lm_eval_bridge.requests import Conversation, by_context, gathered, generation
+from harness.lm_eval_bridge.splits import our_data
 from sandbox.metrics import code_eval_is_sandboxed
 from tasks.task import Rolling
 
@@ -114,6 +115,10 @@ def _require(refused: str) -> None:
 
 
 def lm_eval_command(arguments: Sequence[str]) -> None:
-    """Run lm-eval's own command with ``arguments``: ``--model crosstok`` is known, ``hf`` loads ensembles."""
+    """Run lm-eval's own command with ``arguments``: ``--model crosstok`` is known, ``hf`` loads ensembles.
+
+    Data sets come from our data rule there too.
+    """
     sys.argv = ["lm-eval", *arguments]
-    cli_evaluate()
+    with our_data(None):
+        cli_evaluate()
