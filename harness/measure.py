@@ -4,163 +4,218 @@ Only what the store lacks is asked for, so a cell that was interrupted continues
 verdict is judged and not generated again. Programs run in the sandbox while the next answers are being generated.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import sandbox
 from crosstok.errors import UserError
-from harness.generation import Generation, Generator
+from harness.answer_facts import AnswerFacts
+from harness.answers import AnswerSource, Generation
+from harness.court import Court, Hearing
 from harness.likelihood import Scorer
 from harness.plan import PlannedCell
 from harness.progress import Advance
-from results.schema import Sample, Score, Verdict
+from harness.questions import ASKED, EXCLUDED, Question, asked, questions
+from results.schema import Sample, Score
+from results.statistics import pass_at_k
 from results.store import Store
-from sandbox.program import Program
 from tasks import task as task_types
-from tasks.task import AnswerTask, CodeTask, Document, Generate, Generated, Rolling, Scored, TextTask
+from tasks.sampling import pass_at, sampling_of
+from tasks.task import AnswerTask, CodeTask, Document, Generated, Rolling, Scored, TextTask
+
+PACK_BYTES = 1 << 16
+"""Texts are scored in packs of this size, cut over all documents of a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Where the time of a cell went, in seconds of this session."""
+
+    generation: float = 0.0
+    """The model wrote; programs ran beside it."""
+    execution: float = 0.0
+    """Nothing but programs ran."""
+    rest: float = 0.0
+    """Questions were put together, answers were stored."""
+    programs: float = 0.0
+    """What all programs took together, beside the model or not."""
+    undecided: int = 0
+    """Programs that the sandbox could not judge."""
+
+    def __str__(self) -> str:
+        parts = (
+            f"generation {self.generation:.1f} s, waiting for programs {self.execution:.1f} s, rest {self.rest:.1f} s"
+        )
+        return f"{parts}; programs took {self.programs:.1f} s, the most of it beside the model"
 
 
 def measure_text(cell: PlannedCell, task: TextTask, scorer: Scorer, store: Store, advance: Advance) -> None:
     """Score the likelihood of every document that the store lacks.
 
     A text that the model's tokenizer cannot represent byte for byte is stored as refused, with the reason: it is
-    counted and shown, never shortened.
+    counted and shown, never shortened. Documents are scored in packs that do not depend on what is done already: a
+    pack of which anything is missing is scored whole, so that an interrupted run has the same numbers to the last bit.
     """
     done = store.done_documents(cell.fingerprint)
-    waiting = [document for document in task.documents() if document.id not in done]
-    advance(len(task.documents()) - len(waiting), "")
-    requests = [_rolling(task, document, cell) for document in waiting]
-    for answer in scorer.rolling(requests):
-        document = waiting[answer.index]
-        refused = answer.refused
-        sample = Sample(
-            cell=cell.fingerprint,
-            document=document.id,
-            stop_reason="refused" if refused else "",
-            bytes=answer.bytes,
-            tokens=answer.tokens,
-            nats=None if refused else answer.nats,
-            seconds=answer.seconds,
-            facts={**answer.facts, **({"refused": refused} if refused else {})},
-        )
-        scores = [] if refused else task.score(document, Scored(answer.nats, answer.bytes))
-        store.add_samples([sample], [_score(cell, document, score) for score in scores])
-        advance(1, "")
+    documents = task.documents()
+    advance(sum(document.id in done for document in documents), "")
+    requests = [_rolling(task, document, cell) for document in documents]
+    for pack in packs([len(request.text.encode()) for request in requests]):
+        if all(documents[number].id in done for number in pack):
+            continue
+        for answer in scorer.rolling([requests[number] for number in pack]):
+            document = documents[pack[answer.index]]
+            if document.id in done:
+                continue
+            refused = answer.refused
+            sample = Sample(
+                cell=cell.fingerprint,
+                document=document.id,
+                stop_reason="refused" if refused else "",
+                bytes=answer.bytes,
+                tokens=answer.tokens,
+                nats=None if refused else answer.nats,
+                seconds=answer.seconds,
+                facts={**answer.facts, **({"refused": refused} if refused else {})},
+            )
+            scores = [] if refused else task.score(document, Scored(answer.nats, answer.bytes))
+            store.add_samples([sample], [_score(cell, document, score) for score in scores])
+            advance(1, "")
 
 
-@dataclass(frozen=True)
-class Court:
-    """Where programs are judged while the model goes on: a sandbox, and the one thread that ever talks to it.
-
-    It has to be one thread for the whole run: workers are told by the kernel to end with the thread that started them.
-    """
-
-    pool: sandbox.Pool
-    thread: ThreadPoolExecutor
-
-
-@contextmanager
-def open_court(backend: str, *, workers: int, unsafe: bool) -> Iterator[Court]:
-    """Open a sandbox in a thread of its own; see :func:`sandbox.open_pool` for what it raises."""
-    with ThreadPoolExecutor(1, "court") as thread:
-        pool = thread.submit(sandbox.open_pool, backend, workers=workers, unsafe=unsafe).result()
-        thread.submit(pool.__enter__).result()
-        try:
-            yield Court(pool, thread)
-        finally:
-            thread.submit(pool.__exit__, None, None, None).result()
+def packs(sizes: Sequence[int], size: int = PACK_BYTES) -> Iterator[range]:
+    """Cut documents of ``sizes`` bytes into runs of at least ``size`` bytes together, but for the last one."""
+    first, total = 0, 0
+    for number, length in enumerate(sizes):
+        total += length
+        if total >= size:
+            yield range(first, number + 1)
+            first, total = number + 1, 0
+    if first < len(sizes):
+        yield range(first, len(sizes))
 
 
 def measure_code(  # noqa: PLR0917
-    cell: PlannedCell, task: CodeTask, generator: Generator, court: Court, store: Store, advance: Advance
-) -> int:
-    """Generate an answer to every document that the store lacks, and judge every answer that has no verdict.
-
-    Returns the number of programs that the sandbox could not judge; they get no verdict and are judged again next time.
-    """
-    documents = {document.id: document for document in task.documents()}
-    done = store.done_documents(cell.fingerprint)
-    waiting = [document for document in documents.values() if document.id not in done]
-    advance(len(documents) - len(waiting), "")
-    programs = sandbox.Inlet()
-    for sample in store.samples_without_verdict(cell.fingerprint):
-        programs.put(_program(task, documents[sample.document], sample, cell))
-    judge = _Judge(cell, store)
-    judging = court.thread.submit(judge.judge, court.pool.run(programs))
+    cell: PlannedCell,
+    task: CodeTask,
+    generator: AnswerSource,
+    court: Court,
+    store: Store,
+    advance: Advance,
+    facts: AnswerFacts,
+) -> Spent:
+    """Generate the answers that the store lacks, and judge every answer that has no verdict."""
+    began = time.monotonic()
+    store.add_samples(_excluded(cell))
+    waiting = questions(cell, store.done_samples(cell.fingerprint))
+    n = sampling_of(task).n
+    advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
+    hearing = Hearing(cell, task, court, store)
+    generation = 0.0
     try:
-        for answer in generator.generate([_generate(task, document, cell) for document in waiting]):
-            document = waiting[answer.index]
-            sample = _sample(cell, document, answer)
+        for sample in store.samples_without_verdict(cell.fingerprint):
+            if sample.stop_reason != EXCLUDED:
+                hearing.hear(sample)
+        answers = generator.generate([one.request for one in waiting])
+        while True:
+            asking = time.monotonic()
+            answer = next(answers, None)
+            generation += time.monotonic() - asking
+            if answer is None:
+                break
+            sample = _sample(cell, waiting[answer.index], answer, facts)
             store.add_samples([sample])
-            programs.put(_program(task, document, sample, cell))
-            advance(1, f"{judge.passed} passed of {judge.judged}")
+            hearing.hear(sample)
+            advance(1 / n, str(hearing))
     finally:
-        programs.close()
-        judging.result()
-    advance(0, f"{judge.passed} passed of {judge.judged}")
-    return judge.undecided
+        hearing.close()
+    _add_pass_at_k(cell, store)
+    advance(0, str(hearing))
+    rest = time.monotonic() - began - generation - hearing.waited_s
+    return Spent(generation, hearing.waited_s, rest, hearing.program_s, hearing.undecided)
 
 
-def measure_answers(cell: PlannedCell, task: AnswerTask, generator: Generator, store: Store, advance: Advance) -> None:
-    """Generate and judge an answer to every document that the store lacks."""
-    documents = task.documents()
-    done = store.done_documents(cell.fingerprint)
-    waiting = [document for document in documents if document.id not in done]
-    advance(len(documents) - len(waiting), "")
+def measure_answers(  # noqa: PLR0917
+    cell: PlannedCell,
+    task: AnswerTask,
+    generator: AnswerSource,
+    store: Store,
+    advance: Advance,
+    facts: AnswerFacts,
+) -> None:
+    """Generate and judge the answers that the store lacks."""
+    judge_answers(cell, task, store)
+    waiting = questions(cell, store.done_samples(cell.fingerprint))
+    n = sampling_of(task).n
+    advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
     judged, value = 0, 0.0
-    for answer in generator.generate([_generate(task, document, cell) for document in waiting]):
-        document = waiting[answer.index]
-        scores = task.score(document, Generated(answer.text, answer.stop_reason), cell.model.style)
-        store.add_samples([_sample(cell, document, answer)], [_score(cell, document, score) for score in scores])
+    for answer in generator.generate([one.request for one in waiting]):
+        question = waiting[answer.index]
+        sample = _sample(cell, question, answer, facts)
+        scores = answer_scores(cell, task, question.document, sample)
+        store.add_samples([sample], scores)
         judged, value = judged + 1, value + scores[0].value
-        advance(1, f"{value:g} of {judged}")
+        advance(1 / n, f"{value:g} of {judged}")
+    _add_pass_at_k(cell, store)
 
 
-class _Judge:
-    """Stores the verdicts of a cell as they come, and counts them."""
+def judge_answers(cell: PlannedCell, task: AnswerTask, store: Store, *, again: bool = False) -> int:
+    """Score the stored answers that have no score, or all of them again; return how many."""
+    documents = {document.id: document for document in cell.documents}
+    known = set() if again else {(score.document, score.index) for score in store.scores(cell.fingerprint)}
+    waiting = [one for one in store.samples(cell.fingerprint) if (one.document, one.index) not in known]
+    for sample in waiting:
+        store.add_scores(answer_scores(cell, task, documents[sample.document], sample))
+    return len(waiting)
 
-    def __init__(self, cell: PlannedCell, store: Store) -> None:
-        self._cell = cell
-        self._store = store
-        verdicts = store.verdicts(cell.fingerprint)
-        self.judged = len(verdicts)
-        self.passed = sum(verdict.status == "passed" for verdict in verdicts)
-        self.undecided = 0
 
-    def judge(self, verdicts: Iterator[sandbox.Verdict]) -> None:
-        """Keep every verdict."""
-        for verdict in verdicts:
-            self._keep(verdict)
+def answer_scores(cell: PlannedCell, task: AnswerTask, document: Document, sample: Sample) -> list[Score]:
+    """Return the scores of one answer."""
+    scores = task.score(document, Generated(sample.text, sample.stop_reason), cell.model.style)
+    return [_score(cell, document, score, sample.index) for score in scores]
 
-    def _keep(self, verdict: sandbox.Verdict) -> None:
-        cell = self._cell.fingerprint
-        if verdict.status is sandbox.Status.SANDBOX_ERROR:
-            self.undecided += 1  # judged again when the run is started again
-            return
-        self.judged += 1
-        self.passed += verdict.passed
-        stored = Verdict(
-            cell=cell,
-            document=verdict.id,
-            status=verdict.status.value,
-            integrity=verdict.integrity,
-            tier=verdict.tier,
-            error=verdict.error,
-            wall_s=verdict.wall_s,
-            cpu_s=verdict.cpu_s,
-            peak_memory_bytes=verdict.peak_memory_bytes,
-            stderr_tail=verdict.stderr_tail,
+
+def _add_pass_at_k(cell: PlannedCell, store: Store) -> None:
+    """Store pass@k for k above 1 of every document all of whose samples are judged."""
+    options = sampling_of(cell.task)
+    if options.k == (1,):
+        return
+    headline = pass_at(1) if isinstance(cell.task, CodeTask) else cell.task.metrics[0].name
+    values: dict[str, list[float]] = {}
+    for score in store.scores(cell.fingerprint):
+        if score.metric == headline:
+            values.setdefault(score.document, []).append(score.value)
+    whole = {document: sum(found) for document, found in values.items() if len(found) == options.n}
+    for k in options.k:
+        if k > 1:
+            chances = pass_at_k(options.n, list(whole.values()), k)
+            store.add_scores(
+                Score(cell=cell.fingerprint, document=document, metric=pass_at(k), value=float(chance))
+                for document, chance in zip(whole, chances, strict=True)
+            )
+
+
+def _excluded(cell: PlannedCell) -> list[Sample]:
+    """Return a record of every document that is not asked, with the reason."""
+    return [
+        Sample(
+            cell=cell.fingerprint,
+            document=document,
+            stop_reason=EXCLUDED,
+            bytes=0,
+            tokens=0,
+            seconds=0.0,
+            facts={EXCLUDED: reason},
         )
-        passed = Score(cell=cell, document=verdict.id, metric="pass@1", value=float(verdict.passed))
-        self._store.add_verdicts([stored], [passed])
+        for document, reason in cell.excluded.items()
+    ]
 
 
-def _sample(cell: PlannedCell, document: Document, answer: Generation) -> Sample:
+def _sample(cell: PlannedCell, question: Question, answer: Generation, facts: AnswerFacts) -> Sample:
     return Sample(
         cell=cell.fingerprint,
-        document=document.id,
+        document=question.document.id,
+        index=question.indices[answer.sample],
         prompt=answer.prompt_text,
         text=answer.text,
         stop_reason=answer.stop_reason,
@@ -169,7 +224,7 @@ def _sample(cell: PlannedCell, document: Document, answer: Generation) -> Sample
         bytes=len(answer.data),
         tokens=answer.tokens,
         seconds=answer.seconds,
-        facts={"refused": answer.refused} if answer.refused else {},
+        facts={ASKED: asked(question.request, answer.sample), **facts.of(answer)},
     )
 
 
@@ -180,18 +235,12 @@ def _rolling(task: TextTask, document: Document, cell: PlannedCell) -> Rolling:
     return request
 
 
-def _generate(task: CodeTask | AnswerTask, document: Document, cell: PlannedCell) -> Generate:
-    request = task.request(document, cell.model.style)
-    if not isinstance(request, Generate):
-        raise UserError(f"The task {task.name!r} may only ask for Generate, not {type(request).__name__}.")
-    return request
-
-
-def _program(task: CodeTask, document: Document, sample: Sample, cell: PlannedCell) -> Program:
-    return task.program(document, Generated(sample.text, sample.stop_reason), cell.model.style)
-
-
-def _score(cell: PlannedCell, document: Document, score: task_types.Score) -> Score:
+def _score(cell: PlannedCell, document: Document, score: task_types.Score, index: int = 0) -> Score:
     return Score(
-        cell=cell.fingerprint, document=document.id, metric=score.metric, value=score.value, weight=score.weight
+        cell=cell.fingerprint,
+        document=document.id,
+        index=index,
+        metric=score.metric,
+        value=score.value,
+        weight=score.weight,
     )

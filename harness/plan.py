@@ -5,7 +5,7 @@ it is trained on; a cell's covers model, task and settings. Nothing is loaded he
 and checked before the first second of work.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from distill import checkpoints
 from distill.recipes import StudentSpec, check_student
+from harness.references import References
 from harness.suite import ModelSpec, Suite, made_from, order_of_models, parents
+from sandbox import Program
 from tasks.registry import build_task
-from tasks.task import CodeTask, PromptStyle, Task
+from tasks.sampling import sampling_of
+from tasks.task import AnswerTask, CodeTask, Document, PromptStyle, Task, TextTask
 
 STUDENT_VERSION = 1  # raised when the same recipe would give other weights
 MEASURE_VERSION = 1  # raised when the same model would get other numbers
@@ -44,7 +47,9 @@ class PlannedModel:
     def label(self) -> str:
         """What it is, in a few words."""
         if self.spec.ensemble:
-            return f"{self.spec.ensemble.combine} of {' + '.join(self.parents)}"
+            ensemble = self.spec.ensemble
+            tokens = "" if ensemble.tokens == "same" else f", {ensemble.tokens} tokens"
+            return f"{ensemble.combine} of {' + '.join(self.parents)}{tokens}"
         if self.recipe:
             return self.recipe.label
         return str(self.spec.source)
@@ -58,6 +63,24 @@ class PlannedCell:
     task: Task
     settings: dict[str, Any]
     fingerprint: str
+    timeout: float | None = None
+    """CPU seconds of each program; None: calibrated by the references."""
+    references: References | None = None
+    """What the published solutions did here; None for what is judged without a sandbox."""
+
+    @property
+    def documents(self) -> Sequence[Document]:
+        """The documents that are asked: all of the task's but those that this host cannot judge."""
+        return [document for document in self.task.documents() if document.id not in self.excluded]
+
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        """Documents that are not asked, by id, and why."""
+        return self.references.excluded if self.references else {}
+
+    def limited(self, program: Program) -> Program:
+        """Return a candidate's program under the mode and limits of this host."""
+        return self.references.limited(program, self.timeout) if self.references else program
 
 
 @dataclass(frozen=True)
@@ -69,6 +92,11 @@ class Plan:
     models: dict[str, PlannedModel]
     tasks: tuple[Task, ...]
     cells: tuple[PlannedCell, ...]
+
+    @property
+    def code_tasks(self) -> list[CodeTask]:
+        """The benchmarks of programs."""
+        return [task for task in self.tasks if isinstance(task, CodeTask)]
 
     def cells_of(self, model: str) -> list[PlannedCell]:
         """Return the cells of one planned model, in the order of the suite's tasks."""
@@ -83,12 +111,27 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
     """
     tasks = tuple(build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks)
     models = {model.name: model for model in _models(suite, data)}
-    cells = tuple(_cell(model, task, suite) for model in models.values() for task in tasks)
+    return planned(suite, models, tasks)
+
+
+def planned(
+    suite: Suite,
+    models: Mapping[str, PlannedModel],
+    tasks: Sequence[Task],
+    references: Mapping[str, References] | None = None,
+) -> Plan:
+    """Return the plan for known models and tasks; ``references`` by name of the task, once they have been run.
+
+    What this host cannot judge is part of what a cell is, so the final plan is made when the references are known.
+    """
+    cells = tuple(
+        plan_cell(model, task, suite, (references or {}).get(task.name)) for model in models.values() for task in tasks
+    )
     identity = {
         "suite": suite.model_dump(mode="json"),
         "cells": [[cell.model.name, cell.fingerprint] for cell in cells],
     }
-    return Plan(f"{suite.name}-{fingerprint(identity)[:8]}", suite, models, tasks, cells)
+    return Plan(f"{suite.name}-{fingerprint(identity)[:8]}", suite, dict(models), tuple(tasks), cells)
 
 
 def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
@@ -153,9 +196,25 @@ def _student(
     return recipe, identity | ({"code": foreign} if foreign else {})
 
 
-def _cell(model: PlannedModel, task: Task, suite: Suite) -> PlannedCell:
+def plan_cell(model: PlannedModel, task: Task, suite: Suite, references: References | None = None) -> PlannedCell:
+    """Return one model on one task, with everything that decides its numbers."""
     settings: dict[str, Any] = {"dtype": suite.dtype, "version": MEASURE_VERSION}
+    timeout = None
+    if not isinstance(task, TextTask):
+        settings["style"] = model.style
+    if isinstance(task, CodeTask | AnswerTask):
+        options = sampling_of(task)
+        settings["decoding"] = "greedy" if options.sampling.greedy else "sampled"
+        if not options.sampling.greedy:
+            settings["seed"] = model.seed
     if isinstance(task, CodeTask):
-        settings |= {"style": model.style, "decoding": "greedy", "sandbox": suite.sandbox.backend}
+        settings["sandbox"] = suite.sandbox.backend
+        timeout = None if suite.sandbox.timeout == "calibrated" else suite.sandbox.timeout
+    if references is not None:
+        found = references.calibration
+        calibrated = f"{found.factor:g} x reference, at least {found.minimum_s:g} s"
+        settings["cpu_limit"] = calibrated if timeout is None else f"{timeout:g} s"
+        settings["excluded"] = sorted(found.excluded)
+        settings["guarded"] = sorted(found.guarded)
     identity = {"model": model.fingerprint, "task": task.fingerprint(), "settings": settings}
-    return PlannedCell(model, task, settings, fingerprint(identity))
+    return PlannedCell(model, task, settings, fingerprint(identity), timeout, references)

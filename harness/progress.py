@@ -54,8 +54,10 @@ class Reporter:
             self._bars.stop()
 
     def expect(self, seconds: float) -> None:
-        """Set the likely seconds of all stages together, before the first one."""
-        self._expected_s = max(seconds, 1e-9)
+        """Set the likely seconds of all stages that are still to come."""
+        self._expected_s = self._done_s + max(seconds, 1e-9)
+        if self._bars and self._whole is not None:
+            self._bars.update(self._whole, total=self._expected_s)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import sandbox
+from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from crosstok.folders import cache_folder
-from sandbox import Calibration, Mode, Program, Requirement, Verdict
+from sandbox import Calibration, Mode, Program, Requirement, Status, Verdict
+from sandbox.calibration import FACTOR, MINIMUM_S
 from tasks.code.libraries import missing
 from tasks.task import CodeTask, Document
 
-FACTOR, MINIMUM_S = 5.0, 3.0
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,50 @@ class References:
         """How many published solutions passed."""
         return len(self.calibration.requirements)
 
+    @property
+    def excluded(self) -> dict[str, str]:
+        """Documents that are not asked, and why."""
+        return dict(self.calibration.excluded)
+
+    def limited(self, program: Program, seconds: float | None = None) -> Program:
+        """Return a candidate's program as it is judged here: split or guarded, with the calls that the tests make.
+
+        Its limit is that of its own reference, or ``seconds`` of CPU time where a suite gives them.
+        """
+        fitted = self.calibration.requirements[program.id].apply(program)
+        if seconds is None:
+            return fitted
+        ratio = fitted.limits.wall_s / fitted.limits.cpu_s
+        return replace(fitted, limits=replace(fitted.limits, cpu_s=seconds, wall_s=ratio * seconds))
+
 
 def check_references(
     task: CodeTask, pool: sandbox.Pool, *, fresh: bool = False, progress: Callable[[int], None] | None = None
 ) -> References:
     """Run every published solution of ``task`` twice, or read what an earlier run on this host found.
 
-    One that does not pass split is tried guarded; what the task declares guarded is only run guarded.
+    One that does not pass split is tried guarded; what the task declares guarded is only run guarded. Raises
+    ``UserError`` where the sandbox itself fails: that says nothing about a solution.
     """
-    file = cache_folder() / "references" / f"{_key(task, pool.tier)}.json"
-    if file.is_file() and not fresh:
-        return _load(json.loads(file.read_text(encoding="utf-8")))
+    known = None if fresh else known_references(task, pool.tier)
+    if known is not None:
+        return known
     began = time.monotonic()
     found = _check(task, pool, progress or (lambda _: None))
     references = replace(found, seconds=time.monotonic() - began)
-    _save(file, references)
+    _save(_file(task, pool.tier), references)
     return references
+
+
+def known_references(task: CodeTask, tier: str) -> References | None:
+    """Return what an earlier run found in the sandbox ``tier`` of this host, under the name that the task has now."""
+    file = _file(task, tier)
+    found = _load(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    return replace(found, task=task.name) if found else None
+
+
+def _file(task: CodeTask, tier: str) -> Path:
+    return cache_folder() / "references" / f"{_key(task, tier)}.json"
 
 
 def _check(task: CodeTask, pool: sandbox.Pool, progress: Callable[[int], None]) -> References:
@@ -100,6 +129,11 @@ def _twice(pool: sandbox.Pool, programs: Iterable[Program]) -> Iterable[tuple[Pr
     by_id = {program.id: program for program in programs}
     runs: dict[str, list[Verdict]] = {name: [] for name in by_id}
     for verdict in pool.run(program for program in by_id.values() for _ in range(2)):
+        if verdict.status is Status.SANDBOX_ERROR:
+            raise UserError(
+                f"The sandbox failed on the published solution of {verdict.id}: {verdict.error or 'no reason given'}.",
+                hint="`crosstok doctor` shows what it offers here.",
+            )
         runs[verdict.id].append(verdict)
         if len(runs[verdict.id]) == 2:
             yield by_id[verdict.id], runs[verdict.id]
@@ -120,11 +154,13 @@ def _control(task: CodeTask, document: Document, requirements: dict[str, Require
 
 
 def _key(task: CodeTask, tier: str) -> str:
-    names = sorted({name for document in task.documents() for name in task.requires(document)})
+    """Return the name under which findings are kept: of what is run, and of all that it runs on."""
+    documents = task.documents()
+    names = sorted({name for document in documents for name in task.requires(document)})
     return fingerprint(
         {
             "version": _VERSION,
-            "task": task.fingerprint(),
+            "programs": [asdict(task.reference(document)) for document in documents],
             "tier": tier,
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in names},
@@ -154,3 +190,14 @@ def _load(content: dict[str, Any]) -> References:
     }
     restored = Calibration(calibration["factor"], calibration["minimum_s"], requirements, calibration["excluded"])
     return References(**{**content, "calibration": restored, "unruly": tuple(content["unruly"])})
+
+
+def require_some(references: References) -> None:
+    """Raise ``UserError`` where no document of a task can be judged on this host."""
+    if references.passed:
+        return
+    document, reason = next(iter(references.excluded.items()))
+    raise UserError(
+        f"Every published solution of {references.task} fails here ({document}: {reason[:200]}).",
+        hint=f"`crosstok tasks check {references.task}` names them all, `crosstok doctor` what the sandbox offers.",
+    )

@@ -8,8 +8,11 @@ from crosstok.folders import cache_folder
 from distill import checkpoints, ensemble
 from distill.checkpoints import Checkpoint
 from distill.recipes import at, make_student
+from distill.tokenbytes import TokenBytes
+from distill.tokenizers import read_tokenizer
 from distill.training import LOG
 from distill.training_log import read_log
+from harness.answer_facts import new_ids
 from harness.plan import Plan, PlannedModel
 from harness.progress import Reporter
 
@@ -50,7 +53,8 @@ class Students:
                     make_student(recipe, folder, data=self.data, device=self.device, progress=advance)
             elif model.spec.ensemble:
                 spec = model.spec.ensemble
-                ensemble.save_ensemble(folder, sources, combine=spec.combine, weights=spec.weights)
+                settings = spec.model_dump(exclude={"members"})
+                ensemble.save_ensemble(folder, sources, **settings)
             # A student that was interrupted took longer than this session: its training log knows.
             logged = [line["seconds"] for line in read_log(folder / LOG)]
             took = max([time.monotonic() - began, *logged])
@@ -61,6 +65,16 @@ class Students:
         """Return the seconds that making ``name`` took, whenever that was."""
         path = self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS
         return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+
+    def new_ids(self, name: str, checkpoint: Checkpoint) -> frozenset[int] | None:
+        """Return the ids that the model which ``name`` was made from did not have; None where it was made from none."""
+        model = self.plan.models[name]
+        if model.recipe is None:
+            return None
+        named = dict(zip(model.options_of_parents, model.parents, strict=True))
+        origin = self.source(named["from"]) if "from" in named else model.recipe.source
+        tokenizer = read_tokenizer(checkpoints.fetch(origin))
+        return new_ids(checkpoint.tokenbytes, TokenBytes.from_tokenizer(tokenizer))
 
     def load(self, name: str) -> Checkpoint:
         """Return ``name`` ready to be measured, in the suite's dtype."""

@@ -5,7 +5,7 @@ one. See ``suites/quickstart.yaml`` for a commented example.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -91,6 +91,9 @@ class SandboxSpec(Part):
     backend: str = Field(default="auto", description="auto, namespaces, bubblewrap, docker or process.")
     workers: int = Field(default=2, ge=1, le=256, description="Programs at a time.")
     unsafe: bool = Field(default=False, description="Allow the backend `process`, which isolates nothing.")
+    timeout: Literal["calibrated"] | Annotated[float, Field(gt=0, le=3600)] = Field(
+        default="calibrated", description="calibrated: a multiple of what its reference takes here; or CPU seconds."
+    )
 
 
 class Suite(Part):

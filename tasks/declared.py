@@ -25,6 +25,7 @@ from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
 from sandbox.program import Program
 from tasks.data.rows import read_rows, rows_sha256
+from tasks.sampling import SampledOptions
 from tasks.task import (
     AnswerTask,
     CodeTask,
@@ -36,7 +37,6 @@ from tasks.task import (
     PromptStyle,
     Score,
     Task,
-    TaskOptions,
     evenly_spaced,
 )
 
@@ -81,7 +81,7 @@ def declared_task(kind: str, options: Mapping[str, Any], name: str, data: Path |
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
     try:
         declaration = Declaration.model_validate(content)
-        checked = TaskOptions.model_validate(dict(options))
+        checked = SampledOptions.model_validate(dict(options))
     except ValidationError as error:
         raise _wrong(path, error) from None
     task_type = DeclaredPrograms if declaration.metric == "tests" else DeclaredAnswers

@@ -64,8 +64,11 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"
-        known = ", ".join(task_type.options_type.model_fields)
-        raise UserError(f"Task {kind!r}: {where}: {first['msg']}.", hint=f"Options: {known}.") from error
+        known = task_type.options_type.model_fields
+        if first["type"] == "extra_forbidden":
+            raise unknown_name(f"option of task {kind!r}:", where, known) from error
+        problem = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"Task {kind!r}: {where}: {problem}.", hint=f"Options: {', '.join(known)}.") from error
     task = task_type(name or kind, checked, data)
     task.kind = kind
     return task

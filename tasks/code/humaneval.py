@@ -24,6 +24,7 @@ from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256
 from sandbox.program import Program
 from tasks.code.answers import fenced_code
+from tasks.sampling import SampledOptions
 from tasks.task import (
     CodeTask,
     DataSource,
@@ -32,7 +33,6 @@ from tasks.task import (
     Generated,
     Metric,
     PromptStyle,
-    TaskOptions,
     evenly_spaced,
 )
 
@@ -42,7 +42,7 @@ _QUESTION = "Complete this Python function. Answer with the whole function and n
 _ANSWER_OPENING = "```python\n"
 
 
-class HumanEvalOptions(TaskOptions):
+class HumanEvalOptions(SampledOptions):
     """Options of ``humaneval``."""
 
     max_bytes: int = Field(default=1024, ge=1, description="Room for each answer, in UTF-8 bytes.")

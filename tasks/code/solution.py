@@ -18,12 +18,13 @@ from tasks.code.answers import before_stop, complete_code
 from tasks.code.libraries import LIMITS, needed, visible
 from tasks.data.documents import FromData
 from tasks.lists import listed_modes
+from tasks.sampling import SampledOptions
 from tasks.task import CodeTask, Document, Generate, Generated, Metric, PromptStyle, TaskOptions
 
 FENCE = "\n```"
 
 
-class CodeOptions(TaskOptions):
+class CodeOptions(SampledOptions):
     """Options of every code benchmark."""
 
     max_bytes: int | None = Field(

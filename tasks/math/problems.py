@@ -17,6 +17,7 @@ from tasks.data.catalogue import MATH_SUBJECTS
 from tasks.data.documents import FromData
 from tasks.data.rows import Row, load_rows
 from tasks.math.equivalence import last_boxed, last_number, same_answer
+from tasks.sampling import SampledOptions
 from tasks.task import (
     AnswerTask,
     Document,
@@ -32,7 +33,7 @@ _ASK = "{problem}\n\nReason step by step, and put your final answer within \\box
 _RAW_STOPS = ("\nQuestion:", "\n\nQuestion", "\nProblem:")
 
 
-class MathOptions(TaskOptions):
+class MathOptions(SampledOptions):
     """Options of the mathematics benchmarks."""
 
     shots: int = Field(default=0, ge=0, le=16, description="Solved problems shown before each question.")

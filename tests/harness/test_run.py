@@ -21,9 +21,11 @@ from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
 import sandbox
-from crosstok.errors import RunIncomplete
+from crosstok.errors import RunIncomplete, UserError
 from harness.generation import Generator
 from harness.likelihood import Scorer
+from harness.plan import make_plan
+from harness.references import check_references
 from harness.run import Outcome, require_complete, run_suite
 from harness.suite import check_suite
 from results.schema import Progress
@@ -155,14 +157,26 @@ def test_a_text_that_cannot_be_encoded_is_stored_as_refused_and_not_scored(
 class BrokenPool:
     """A sandbox that can judge nothing."""
 
+    def __init__(self, tier: str) -> None:
+        self.tier = tier
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, programs: Iterable[Program]) -> Iterator[Verdict]:
-        return (Verdict(program.id, Status.SANDBOX_ERROR, "none", "broken") for program in programs)
+    def run(self, programs: Iterable[Program] | sandbox.Inlet) -> Iterator[Verdict]:
+        for program in drained(programs) if isinstance(programs, sandbox.Inlet) else programs:
+            yield Verdict(program.id, Status.SANDBOX_ERROR, "none", "broken")
+
+
+def drained(programs: sandbox.Inlet) -> Iterator[Program]:
+    """Yield what comes through an inlet, which a real pool would be woken for."""
+    while not programs.exhausted:
+        if (program := programs.take()) is not None:
+            yield program
+        time.sleep(0.001)
 
 
 def test_a_failure_of_the_sandbox_makes_the_run_incomplete_and_is_judged_again(
@@ -170,14 +184,26 @@ def test_a_failure_of_the_sandbox_makes_the_run_incomplete_and_is_judged_again(
 ) -> None:
     content = suite_content(models={"base": suite_content()["models"]["base"]}, tasks=suite_content()["tasks"][:1])
     store = Store(tmp_path / "s.db")
+    (task,) = make_plan(check_suite(content, "test")).code_tasks
+    with sandbox.open_pool(workers=1) as pool:
+        check_references(task, pool)
     with monkeypatch.context() as broken:
-        broken.setattr(sandbox, "open_pool", lambda *_, **__: BrokenPool())
+        broken.setattr(sandbox, "open_pool", lambda *_, **__: BrokenPool(pool.tier))
         outcome = run(content, store)
     assert outcome.status is Progress.PARTIAL
     with pytest.raises(RunIncomplete, match="The same command continues it"):
         require_complete(outcome)
-    monkeypatch.setattr(Generator, "_read_prompts", lambda *_: pytest.fail("an answer was generated again"))
+    monkeypatch.setattr(Generator, "_rows", lambda *_: pytest.fail("an answer was generated again"))
     assert run(content, store).status is Progress.COMPLETE
+
+
+def test_a_sandbox_that_fails_on_a_published_solution_says_so_before_any_model_is_loaded(
+    suite_content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "open_pool", lambda *_, **__: BrokenPool("broken()"))
+    monkeypatch.setattr(Generator, "__init__", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match=r"The sandbox failed on the published solution of HumanEval/0.*doctor"):
+        run(suite_content(), Store(tmp_path / "s.db"))
 
 
 def test_the_workers_of_the_sandbox_live_as_long_as_the_run(

@@ -1,0 +1,68 @@
+"""What the store keeps of a plan: its run, tasks, models and cells as records."""
+
+from typing import TYPE_CHECKING
+
+from harness import environment
+from harness.plan import Plan, PlannedCell
+from results import schema
+from tasks.sampling import metrics_of
+from tasks.task import Task
+
+if TYPE_CHECKING:
+    from distill.checkpoints import Checkpoint
+
+
+def run_record(plan: Plan) -> schema.Run:
+    """Return the record of a run that begins now."""
+    return schema.Run(
+        id=plan.run_id,
+        suite=plan.suite.name,
+        config=plan.suite.model_dump(mode="json"),
+        environment=environment.record(),
+        status=schema.Progress.RUNNING,
+    )
+
+
+def task_record(task: Task) -> schema.Task:
+    """Return the record of a benchmark, with the metrics that its options ask for."""
+    source = task.source()
+    return schema.Task(
+        fingerprint=task.fingerprint(),
+        name=task.name,
+        version=task.version,
+        settings=task.options.model_dump(mode="json"),
+        source={"kind": source.kind, "location": source.location, "revision": source.revision, "sha256": source.sha256},
+        documents=len(task.documents()),
+        available=task.available(),
+        metrics=[
+            {"name": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
+            for metric in metrics_of(task)
+        ],
+    )
+
+
+def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> schema.Model:
+    """Return the record of a model that is loaded; ``build_s`` are the seconds that making it took."""
+    model = plan.models[name]
+    return schema.Model(
+        fingerprint=model.fingerprint,
+        label=model.label,
+        spec=model.spec.model_dump(mode="json", exclude_none=True),
+        tokenizer=checkpoint.tokenbytes.fingerprint,
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        vocabulary=len(checkpoint.tokenizer),
+        provenance=checkpoint.provenance,
+        build_s=build_s,
+    )
+
+
+def cell_record(cell: PlannedCell) -> schema.Cell:
+    """Return the record of a cell that begins now."""
+    return schema.Cell(
+        fingerprint=cell.fingerprint,
+        model=cell.model.fingerprint,
+        task=cell.task.fingerprint(),
+        seed=cell.model.seed,
+        settings=cell.settings,
+        status=schema.Progress.RUNNING,
+    )
