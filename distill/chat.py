@@ -26,23 +26,26 @@ Message = Mapping[str, str]
 """``role`` and ``content`` of one turn."""
 
 
-def chat_parts(tokenizer: Any, messages: Sequence[Message]) -> list[tuple[bool, str]]:
+def chat_parts(tokenizer: Any, messages: Sequence[Message], *, complete: bool = False) -> list[tuple[bool, str]]:
     """Return the rendered chat as (is content, text) pairs, ready for the assistant's answer.
 
-    A last message of the assistant is the opening of its answer: the prompt ends right behind it. Raises UserError
-    where there is no template, or none that inserts the messages as they are.
+    With ``complete`` it is the whole conversation, closed as the template closes it. Otherwise a last message of the
+    assistant is the opening of its answer: the prompt ends right behind it. Raises UserError where there is no
+    template, or none that inserts the messages as they are.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             "This model has no chat template, so it cannot be asked with prompt style chat.",
             hint="Set `prompt: raw` for it.",
         )
-    opened = messages[-1]["role"] == "assistant"
+    opened = not complete and messages[-1]["role"] == "assistant"
 
     def render(contents: Sequence[str]) -> str:
         filled = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
         try:
-            return str(tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=not opened))
+            return str(
+                tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=not (opened or complete))
+            )
         except TemplateError as error:
             raise UserError(
                 f"The chat template of this model refuses these messages: {error}.", hint="Set `prompt: raw` for it."

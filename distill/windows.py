@@ -110,7 +110,7 @@ class Windows:
         self.pack = pack
         self.refused = 0
         """Windows so far that one of the tokenizers did not give back byte for byte."""
-        self.windows = [Window(text.id, part) for text in texts.documents for part in cut(text.text, size)]
+        self.windows = self._cut(texts)
         if not self.windows:
             raise UserError(f"The corpus {texts.name!r} has no text to train on.", hint="Name another corpus.")
         self._probe(texts.name)
@@ -128,16 +128,18 @@ class Windows:
 
     def batch(self, windows: Sequence[Window]) -> AlignedBatch:
         """Tokenise and align ``windows``; those that lose bytes are counted in ``refused`` and left out."""
-        rows, problems = self._encode(windows)
+        pairs, problems = self._encode(windows)
         self.refused += len(problems)
         for problem in problems:
             log.info("left out a window of %s", problem)
-        laid = [lay_out(row) for row in rows]
-        return stack(packed(laid, self.size) if self.pack else [[one] for one in laid])
+        return stack(packed(pairs, self.size) if self.pack else [[pair] for pair in pairs])
 
-    def _encode(self, windows: Sequence[Window]) -> tuple[list[Row], list[str]]:
+    def _cut(self, texts: "Texts") -> list[Window]:
+        return [Window(text.id, part) for text in texts.documents for part in cut(text.text, self.size)]
+
+    def _encode(self, windows: Sequence[Window]) -> tuple[list["Pair"], list[str]]:
         texts = [window.text for window in windows]
-        rows: list[Row] = []
+        pairs: list[Pair] = []
         problems = []
         sides = zip(windows, self.teacher.encode_many(texts), self.student.encode_many(texts), strict=True)
         for window, teacher, student in sides:
@@ -146,8 +148,8 @@ class Windows:
             elif isinstance(student, RoundTripError):
                 problems.append(f"{window.document}: {student.message} (student)")
             else:
-                rows.append((window.text, teacher, student))
-        return rows, problems
+                pairs.append(lay_out((window.text, teacher, student)))
+        return pairs, problems
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if getattr(self, "_epoch", None) != epoch:

@@ -14,7 +14,7 @@ from crosstok.corpora import Text, Texts
 from crosstok.errors import UserError
 from distill.losses import LOSSES, AlignedBatch
 from distill.training import TrainingSpec
-from distill.windows import Windows, cut, lay_out, packed, stack
+from distill.windows import Windows, cut, packed, stack
 
 PACKING = [
     "sft",
@@ -48,8 +48,8 @@ def both(size: int = 96) -> tuple[AlignedBatch, AlignedBatch]:
 
 def test_rows_hold_whole_windows_within_the_size() -> None:
     made = source(pack=True)
-    rows, _ = made._encode(made.windows)
-    groups = packed([lay_out(row) for row in rows], 96)
+    pairs, _ = made._encode(made.windows)
+    groups = packed(pairs, 96)
     assert sorted(pair.text for row in groups for pair in row) == sorted(DOCUMENTS)
     assert all(sum(len(pair.text.encode()) for pair in row) <= 96 for row in groups)
     assert len(groups) < len(DOCUMENTS)
@@ -119,8 +119,8 @@ def test_a_packed_step_has_the_gradient_of_a_plain_one(tmp_path: Path) -> None:
 
 def test_a_row_without_neighbours_needs_no_positions() -> None:
     made = source(pack=False)
-    rows, _ = made._encode(made.windows)
-    assert stack([[lay_out(row)] for row in rows]).student.positions is None
+    pairs, _ = made._encode(made.windows)
+    assert stack([[pair] for pair in pairs]).student.positions is None
 
 
 @pytest.mark.parametrize("choice", ["hidden", "dskd"])
