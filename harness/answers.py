@@ -106,6 +106,7 @@ def check_request(request: Generate) -> None:
 def refusals(index: int, request: Generate, reason: str) -> Iterator[Generation]:
     """Return the answers to a request that the model was not asked, one per seed."""
     text = "\n".join(message["content"] for message in request.messages or ()) or request.prompt
+    text = text.encode(errors="replace").decode()  # half a character may be what it was refused for
     for sample in range(len(request.seeds)):
         yield Generation(index, sample, b"", "", 0, 0, text, len(text.encode()), 0, "refused", 0.0, reason)
 

@@ -122,16 +122,16 @@ def _empty(model: PreTrainedModel) -> Any:
     """Return a cache that keeps everything, whatever windows the layers have."""
     if isinstance(model, EnsembleForCausalLM):
         return EnsembleCache([_empty(member) for member in model.members])  # type: ignore[arg-type]  # ModuleList
-    return DynamicCache()  # type: ignore[no-untyped-call]  # transformers annotates half of its classes
+    return DynamicCache()
 
 
 def _repeated(cache: Any, rows: int) -> Any:
     """Return a cache for ``rows`` rows that begins with the one row of ``cache``, which stays as it is."""
     if isinstance(cache, EnsembleCache):
         return EnsembleCache([_repeated(member, rows) for member in cache.members])
-    copy: Any = DynamicCache()  # type: ignore[no-untyped-call]  # as above
+    copy: Any = DynamicCache()
     for layer in cache.layers:
-        own = DynamicLayer()  # type: ignore[no-untyped-call]  # as above
+        own = DynamicLayer()  # type: ignore[no-untyped-call]  # transformers annotates half of its classes
         own.lazy_initialization(layer.keys, layer.values)
         own.keys = layer.keys.expand(rows, -1, -1, -1)
         own.values = layer.values.expand(rows, -1, -1, -1)

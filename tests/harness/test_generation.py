@@ -171,6 +171,13 @@ def test_a_prompt_that_the_tokenizer_cannot_write_is_refused() -> None:
     assert (good.refused, good.prompt_tokens > 0) == ("", True)
 
 
+def test_a_prompt_with_half_a_character_is_refused_once_per_seed() -> None:
+    found = answer_all(toy_checkpoint(), [Generate("a \ud800 b", seeds=(0,))])
+    assert [(answer.stop_reason, answer.prompt_text) for answer in found] == [("refused", "a ? b")]
+    [first, second] = Generator(toy_checkpoint()).generate([Generate("a \ud800 b", seeds=(5, 6))])
+    assert (first.sample, second.sample) == (0, 1)
+
+
 def test_a_raw_prompt_begins_with_bos_where_the_model_has_one() -> None:
     plain, with_bos = (toy_checkpoint("bos", with_bos=flag) for flag in (False, True))
     [left], [right] = (answer_all(each, [Generate("The sun", max_bytes=8)]) for each in (plain, with_bos))
