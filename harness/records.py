@@ -43,6 +43,8 @@ def task_record(task: Task) -> schema.Task:
 
 def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> schema.Model:
     """Return the record of a model that is loaded; ``build_s`` are the seconds that making it took."""
+    from harness.model_costs import compute_of  # noqa: PLC0415  (loads transformers)
+
     model = plan.models[name]
     return schema.Model(
         fingerprint=model.fingerprint,
@@ -53,6 +55,7 @@ def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float
         vocabulary=len(checkpoint.tokenizer),
         provenance=checkpoint.provenance,
         build_s=build_s,
+        compute=compute_of(checkpoint.model),
     )
 
 

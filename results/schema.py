@@ -57,7 +57,7 @@ class Model(Record):
     provenance: dict[str, Any] = Field(description="How it was made; the content of provenance.json.")
     build_s: float = Field(description="Seconds spent making it (training included), 0 for a source.")
     compute: dict[str, int] = Field(
-        default_factory=dict, description="What one token costs it: body, head, context; see results.costs."
+        default_factory=dict, description="Operations that one token costs: body, head, context; see results.costs."
     )
 
 

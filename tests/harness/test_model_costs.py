@@ -1,0 +1,39 @@
+"""What a token costs, against numbers worked out on paper."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from harness.model_costs import compute_of
+
+# width 16, 2 layers, 4 heads of 4 with 2 of keys, inner width 24, 50 ids
+SHAPE: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 24, "vocab_size": 50,
+}  # fmt: skip
+ATTENTION = 16 * 16 + 16 * 8 + 16 * 8 + 16 * 16  # queries, keys, values, output
+INNER = 3 * 16 * 24
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_costs_two_operations_per_weight_and_tables_that_are_looked_up_nothing(tied: bool) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied))
+    assert compute_of(model) == {
+        "body": 2 * 2 * (ATTENTION + INNER),
+        "head": 2 * 50 * 16,
+        "context": 4 * 2 * 16,
+    }
+
+
+def test_of_experts_only_those_that_a_token_visits_are_counted() -> None:
+    config = MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2)
+    router = 16 * 4
+    assert compute_of(MixtralForCausalLM(config))["body"] == 2 * 2 * (ATTENTION + router + 2 * INNER)
+
+
+def test_nothing_is_stated_of_a_model_without_an_output_matrix() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    model.lm_head = nn.Identity()
+    assert compute_of(model) == {}
