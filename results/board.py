@@ -14,8 +14,9 @@ import numpy as np
 
 from crosstok.errors import UserError, unknown_name
 from results import statistics
+from results.comparability import mismatch
 from results.comparison import SIGNIFICANT, Headline
-from results.contrast import Contrast, Side, contrast, mismatch, sides
+from results.contrast import Contrast, Side, contrast, sides
 from results.schema import Cell, Model, Run, Task
 from results.statistics import Difference, Estimate
 from results.store import Store
@@ -146,7 +147,7 @@ def _column(
     places: dict[str, Place] = {}
     for entrant in measured:
         one = against.get((entrant.name, task))
-        reasons, remark = mismatch(reference.side, entrant.side, task) if entrant is not reference else ("", "")
+        reasons, remark = _unlike(reference, entrant, task)
         answers = entrant.side.answers(task, headline.name)
         cell = entrant.side.cells[task]
         problem = entrant.side.problem(task).partition(": ")[2]
@@ -162,6 +163,12 @@ def _column(
             cost=costs.get(cell.fingerprint, {}),
         )
     return Column(record, headline, _with_standings(task, headline, places))
+
+
+def _unlike(reference: Entrant, entrant: Entrant, task: str) -> tuple[str, str]:
+    if entrant is reference:
+        return "", ""
+    return mismatch(reference.side.measurement(task), entrant.side.measurement(task))
 
 
 def _with_standings(task: str, headline: Headline, places: dict[str, Place]) -> dict[str, Place]:

@@ -1,7 +1,8 @@
 """The models of a run side by side: headline metrics with intervals, and which differences are real.
 
 Two models are compared on the documents that both have answered and on no others. All p values of a run are corrected
-together (Holm), because a reader looks through the whole table for something that stands out. Up to eight models are
+together (Holm), because a reader looks through the whole table for something that stands out. A model that was
+measured otherwise than the first one is shown with the reason and compared with none. Up to eight models are
 compared each with each; more are compared with the first model, the baseline, and with the best of each task.
 """
 
@@ -14,10 +15,11 @@ import numpy.typing as npt
 
 from crosstok.errors import unknown_name
 from results import statistics
+from results.comparability import Measurement, mismatch
 from results.schema import Cell, Progress, Run, Task
-from results.statistics import Difference, Estimate, Floats
+from results.statistics import Difference, Effect, Estimate, Floats
 from results.store import Store
-from results.sums import DocumentScores
+from results.sums import DocumentScores, VerdictFacts
 
 ALL_PAIRS = 8
 SIGNIFICANT = 0.05
@@ -71,6 +73,15 @@ class Answers:
         low, high = statistics.wilson(found.value * found.n, found.n)
         return replace(found, low=float(low), high=float(high), method="Wilson")
 
+    def effect(self, other: "Answers") -> Effect:
+        """Return the difference from self as a quotient, on the documents that both have."""
+        _, mine, theirs = np.intersect1d(self.documents, other.documents, assume_unique=True, return_indices=True)
+        if self.single and other.single:
+            return statistics.matched_odds(self.value[mine], other.value[theirs])
+        return statistics.relative_change(
+            (self.value[mine], self.weight[mine]), (other.value[theirs], other.weight[theirs])
+        )
+
     def difference(self, other: "Answers") -> Difference:
         """Return other minus self on the documents that both have."""
         totals = None
@@ -95,15 +106,27 @@ class TaskComparison:
     cells: dict[str, Cell]
     """By name of the model, in the order of the suite; a model without a cell was not measured."""
     estimates: dict[str, Estimate]
+    mismatches: dict[str, str] = field(default_factory=dict)
+    """Why a model cannot be compared with the first one that was measured; it is then tested against none."""
+    remarks: dict[str, str] = field(default_factory=dict)
+    """What is unlike that first one and does not matter to the comparison."""
     differences: dict[tuple[str, str], Difference] = field(default_factory=dict)
     """Second minus first; p is corrected for all comparisons of the run."""
 
     @property
+    def rivals(self) -> dict[str, Estimate]:
+        """The models that can be compared with each other and have a score."""
+        return {
+            name: found
+            for name, found in self.estimates.items()
+            if name not in self.mismatches and not np.isnan(found.value)
+        }
+
+    @property
     def best(self) -> str | None:
-        """The name of the best model, None where nothing was measured."""
+        """The name of the best model among comparable ones, None where nothing was measured."""
         sign = 1 if self.headline.higher_is_better else -1
-        known = [name for name, estimate in self.estimates.items() if not np.isnan(estimate.value)]
-        return max(known, key=lambda name: sign * self.estimates[name].value, default=None)
+        return max(self.rivals, key=lambda name: sign * self.estimates[name].value, default=None)
 
     def between(self, first: str, second: str) -> Difference | None:
         """Return second minus first, None where they were not compared."""
@@ -115,7 +138,8 @@ class TaskComparison:
     def standing(self, model: str) -> str:
         """Return ``best``, ``not told from best``, or nothing; nobody is best where all are equal."""
         best = self.best
-        if best is None or model not in self.estimates or len({e.value for e in self.estimates.values()}) == 1:
+        rivals = self.rivals
+        if best is None or model not in rivals or len({found.value for found in rivals.values()}) == 1:
             return ""
         if self.estimates[model].value == self.estimates[best].value:
             return "best"
@@ -132,6 +156,8 @@ class Comparison:
     tasks: tuple[TaskComparison, ...]
     comparisons: int
     """How many p values were corrected together."""
+    verdicts: dict[str, list[VerdictFacts]]
+    """By fingerprint of the cell."""
 
     @property
     def baseline(self) -> str:
@@ -145,7 +171,7 @@ def compare(store: Store, run: Run) -> Comparison:
     cells: dict[str, dict[str, Cell]] = {}
     for entry in store.cells(run.id):
         cells.setdefault(entry.task, {})[entry.model] = entry.cell
-    scores = store.document_scores(run.id)
+    scores, verdicts = store.document_scores(run.id), store.verdict_facts(run.id)
     tasks = []
     for name, task in store.tasks(run.id).items():
         headline = Headline.of(task)
@@ -156,12 +182,25 @@ def compare(store: Store, run: Run) -> Comparison:
             if (cell.fingerprint, headline.name) in scores
         }
         known = _resampled_together(known)
-        compared = TaskComparison(
-            task, headline, measured, {model: found.estimate(headline) for model, found in known.items()}
-        )
-        pairs = _pairs(list(known), compared.best)
+        estimates = {model: found.estimate(headline) for model, found in known.items()}
+        mismatches, remarks = _unlike_the_first(task, measured, verdicts)
+        compared = TaskComparison(task, headline, measured, estimates, mismatches, remarks)
+        pairs = _pairs([model for model in known if model not in mismatches], compared.best)
         tasks.append(replace(compared, differences={(a, b): known[a].difference(known[b]) for a, b in pairs}))
-    return _corrected(Comparison(run, tuple(models), tuple(_task_order(run, tasks)), 0))
+    return _corrected(Comparison(run, tuple(models), tuple(_task_order(run, tasks)), 0, verdicts))
+
+
+def _unlike_the_first(
+    task: Task, cells: Mapping[str, Cell], verdicts: Mapping[str, list[VerdictFacts]]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return, by model, why it cannot be compared with the first one of ``cells``, and what else is unlike."""
+    every = {name: Measurement(task, cell, verdicts.get(cell.fingerprint, ())) for name, cell in cells.items()}
+    first = next(iter(every.values()), None)
+    found = {name: mismatch(first, one) for name, one in every.items()} if first else {}
+    return (
+        {name: reasons for name, (reasons, _) in found.items() if reasons},
+        {name: remark for name, (_, remark) in found.items() if remark},
+    )
 
 
 def _pairs(models: list[str], best: str | None) -> list[tuple[str, str]]:

@@ -1,11 +1,10 @@
 """Models against a baseline, across runs: what changed, by how much, and what cannot be compared.
 
-A model is named by its name in a run, or as ``RUN/MODEL``. Two cells are comparable where everything but the model is
-alike: the task with its version, options and documents, the settings of the measurement, and how far the verdicts can
-be trusted. Whatever differs is stated and no difference is computed. Only the prompt style may differ, since it belongs
-to the model; it is stated too.
+A model is named by its name in a run, or as ``RUN/MODEL``. Where two cells are not comparable (see
+``results.comparability``) the reason is stated and no difference is computed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,17 +12,16 @@ from typing import TYPE_CHECKING
 from crosstok.errors import UserError, unknown_name
 from results import statistics
 from results.blocks import Block, Entry, Layout
+from results.comparability import Measurement, mismatch, mixed_versions
 from results.comparison import SIGNIFICANT, Answers, Headline, answers_of, is_complete
 from results.findings import amount, with_interval
 from results.schema import Cell, Run, Task
-from results.statistics import Difference, Estimate
+from results.statistics import ODDS, Difference, Effect, Estimate
 from results.store import Store
 from results.sums import DocumentScores, VerdictFacts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_OF_THE_MODEL = frozenset({"style"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,11 @@ class Side:
         cell = self.cells.get(task)
         found = self.scores.get((cell.fingerprint, metric)) if cell else None
         return answers_of(found) if found else None
+
+    def measurement(self, task: str) -> Measurement:
+        """Return what decides whether its cell of a task may be compared."""
+        cell = self.cells[task]
+        return Measurement(self.tasks[task], cell, self.verdicts.get(cell.fingerprint, ()))
 
     def problem(self, task: str) -> str:
         """Return why the task is not completely measured, or nothing."""
@@ -67,6 +70,8 @@ class Contrast:
     after: Estimate | None
     difference: Difference | None
     """Model minus baseline on common documents; p is corrected for all contrasts. None where not comparable."""
+    effect: Effect | None
+    """The same as a quotient: odds of gaining to losing a document for passes, change in percent otherwise."""
     mismatch: str
     """Why the two cannot be compared, or nothing."""
     incomplete: str
@@ -164,8 +169,10 @@ def _on_task(baseline: Side, model: Side, task: str, metric: str | None) -> Cont
     incomplete = "; ".join(problem for problem in (baseline.problem(task), model.problem(task)) if problem)
     reasons, remark = "", ""
     if task in baseline.cells and task in model.cells:
-        reasons, remark = mismatch(baseline, model, task)
+        reasons, remark = mismatch(baseline.measurement(task), model.measurement(task))
+        remark = "; ".join(text for text in (remark, mixed_versions(baseline.run, model.run)) if text)
     difference = first.difference(second) if first and second and not reasons else None
+    compared = difference if difference and difference.n else None
     return Contrast(
         task=task,
         headline=headline,
@@ -173,48 +180,17 @@ def _on_task(baseline: Side, model: Side, task: str, metric: str | None) -> Cont
         model=model,
         before=first.estimate(headline) if first else None,
         after=second.estimate(headline) if second else None,
-        difference=difference if difference and difference.n else None,
+        difference=compared,
+        effect=first.effect(second) if first and second and compared else None,
         mismatch=reasons,
         incomplete=incomplete,
         remark=remark,
     )
 
 
-def mismatch(baseline: Side, model: Side, task: str) -> tuple[str, str]:
-    """Return what makes two cells incomparable, and what differs without doing so."""
-    first, second = baseline.tasks[task], model.tasks[task]
-    reasons: list[str] = []
-    if first.fingerprint != second.fingerprint:
-        parts = [name for name in ("version", "settings", "source", "documents") if _differ(first, second, name)]
-        reasons += [f"{name} of the task: {_short(first, name)} and {_short(second, name)}" for name in parts]
-        reasons += [] if parts else ["the task's documents differ"]
-    mine, theirs = baseline.cells[task], model.cells[task]
-    remarks: list[str] = []
-    for key in sorted({*mine.settings, *theirs.settings}):
-        before, after = mine.settings.get(key), theirs.settings.get(key)
-        if before != after:
-            (remarks if key in _OF_THE_MODEL else reasons).append(f"{key}: {before} and {after}")
-    trust = [{(f.integrity, f.tier) for f in s.verdicts.get(s.cells[task].fingerprint, ())} for s in (baseline, model)]
-    if all(trust) and trust[0] != trust[1]:
-        shown = [" + ".join(sorted(" ".join(pair) for pair in found)) for found in trust]
-        reasons.append(f"verdicts: {shown[0]} and {shown[1]}")
-    return "; ".join(reasons), "; ".join(remarks)
-
-
-def _differ(first: Task, second: Task, name: str) -> bool:
-    return bool(getattr(first, name) != getattr(second, name))
-
-
-def _short(task: Task, name: str) -> str:
-    value = getattr(task, name)
-    if name == "source":
-        return " ".join(str(value.get(key, "")) for key in ("location", "revision", "sha256"))[:60].strip()
-    return str(value)
-
-
 def contrast_frame(contrasts: Sequence[Contrast]) -> "pd.DataFrame":
     """Return one row per contrast: task, metric, unit, baseline, model, before, after, difference, low, high, p, n,
-    detectable, method, outcome and incomplete.
+    detectable, method, effect, effect_low, effect_high, effect_is, outcome, incomplete and remark.
     """  # noqa: D205  (the columns are one list)
     import pandas as pd  # noqa: PLC0415
 
@@ -239,8 +215,13 @@ def contrast_frame(contrasts: Sequence[Contrast]) -> "pd.DataFrame":
                 "n": found.n if found else 0,
                 "detectable": found.detectable if found else None,
                 "method": found.method if found else "",
+                "effect": one.effect.value if one.effect else None,
+                "effect_low": one.effect.low if one.effect else None,
+                "effect_high": one.effect.high if one.effect else None,
+                "effect_is": one.effect.name if one.effect else "",
                 "outcome": one.outcome,
                 "incomplete": one.incomplete,
+                "remark": one.remark,
             }
         )
     return pd.DataFrame(rows)
@@ -254,7 +235,7 @@ def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
     for task in dict.fromkeys(one.task for one in contrasts):
         of_task = [one for one in contrasts if one.task == task]
         first = of_task[0]
-        rows = [[Entry(first.baseline.name), Entry(_figure(first, first.before)), *(Entry("-") for _ in range(3))]]
+        rows = [[Entry(first.baseline.name), Entry(_figure(first, first.before)), *(Entry("-") for _ in range(4))]]
         for one in of_task:
             found = one.difference
             rows.append(
@@ -262,15 +243,17 @@ def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
                     Entry(one.model.name),
                     Entry(_figure(one, one.after)),
                     Entry(with_interval(one.headline, found) if found else "-"),
+                    Entry(_effect(one.effect)),
                     Entry(f"{found.p:.2g}" if found else "-"),
                     Entry(_outcome(one)),
                 ]
             )
         unit = "%" if first.headline.unit == "fraction" else first.headline.unit
-        header = ["model", f"{first.headline.name}, {unit}", "difference", "p", "outcome"]
-        blocks.append(Block(task, header, rows, frozenset({4})))
+        header = ["model", f"{first.headline.name}, {unit}", "difference", "effect", "p", "outcome"]
+        blocks.append(Block(task, header, rows, frozenset({5})))
     tests = sorted({one.difference.method for one in contrasts if one.difference})
     notes = [f"p: {', '.join(tests)} on common documents, corrected for all comparisons shown (Holm)."] if tests else []
+    notes += [f"effect: {what}." for what in sorted({one.effect.name for one in contrasts if one.effect})]
     notes += [f"{one.task}, {one.model.name}: {text}." for one in contrasts for text in _remarks(one)]
     return Layout(f"Against {contrasts[0].baseline.name}", blocks, [], notes)
 
@@ -285,6 +268,14 @@ def _outcome(one: Contrast) -> str:
     if one.outcome == "not told apart" and one.difference.detectable == one.difference.detectable:
         return f"{one.outcome} (misses below {amount(one.headline, one.difference.detectable)}, n={one.difference.n})"
     return f"{one.outcome} (n={one.difference.n})"
+
+
+def _effect(effect: Effect | None) -> str:
+    if effect is None or math.isnan(effect.value):
+        return "-"
+    form = "{:.2f}" if effect.name == ODDS else "{:+.1f} %"
+    value, low, high = (form.format(x) for x in (effect.value, effect.low, effect.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _figure(one: Contrast, estimate: Estimate | None) -> str:

@@ -1,12 +1,8 @@
 """What a comparison can and cannot tell apart, in plain sentences, and the footnotes of its table."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-
 from results.comparison import ALL_PAIRS, SIGNIFICANT, Comparison, Headline, TaskComparison, unmeasured_models
 from results.schema import Cell, Progress
 from results.statistics import Difference
-from results.sums import VerdictFacts
 
 _NAMED = 5  # documents listed in a note
 
@@ -84,39 +80,23 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def footnotes(
-    comparison: Comparison, verdicts: Mapping[str, Sequence[VerdictFacts]]
-) -> dict[tuple[str, str], list[str]]:
-    """Return what a reader must know of single entries of the table, by (model, task).
-
-    ``verdicts`` are the facts of ``Store.verdict_facts``, by cell.
-    """
+def footnotes(comparison: Comparison) -> dict[tuple[str, str], list[str]]:
+    """Return what a reader must know of single entries of the table, by (model, task)."""
     notes: dict[tuple[str, str], list[str]] = {}
     for task in comparison.tasks:
-        common = _common_settings(list(task.cells.values()))
-        trust = {model: _trust(verdicts.get(cell.fingerprint, ())) for model, cell in task.cells.items()}
-        usual = Counter(found for found in trust.values() if found).most_common(1)
-        for model in comparison.models:
-            cell = task.cells.get(model)
-            found = [] if cell is None else _of_cell(task, model, cell)
-            if cell is not None:
-                found += [
-                    f"measured with {key} = {cell.settings.get(key)}, others with {value}: not comparable"
-                    for key, value in common.items()
-                    if cell.settings.get(key) != value
-                ]
-                if trust[model] and trust[model] != usual[0][0]:
-                    found.append(f"verdicts by {trust[model]}, others by {usual[0][0]}: not comparable")
-                weak = sum(f.verdicts for f in verdicts.get(cell.fingerprint, ()) if f.integrity != "split")
-                if weak:
-                    found.append(f"{weak} verdicts of programs that shared a process with their tests")
+        first = next(iter(task.cells), "")
+        for model, cell in task.cells.items():
+            found = _of_cell(task, model, cell)
+            if model in task.mismatches:
+                found.append(f"not comparable with {first}: {task.mismatches[model]}")
+            if model in task.remarks:
+                found.append(f"unlike {first}: {task.remarks[model]}")
+            weak = sum(f.verdicts for f in comparison.verdicts.get(cell.fingerprint, ()) if f.integrity != "split")
+            if weak:
+                found.append(f"{weak} verdicts of programs that shared a process with their tests")
             if found:
                 notes[model, task.task.name] = found
     return notes
-
-
-def _trust(facts: Sequence[VerdictFacts]) -> str:
-    return " + ".join(sorted({f"{fact.integrity} {fact.tier}" for fact in facts}))
 
 
 def _of_cell(task: TaskComparison, model: str, cell: Cell) -> list[str]:
@@ -125,17 +105,6 @@ def _of_cell(task: TaskComparison, model: str, cell: Cell) -> list[str]:
     estimate = task.estimates.get(model)
     share = f"{estimate.n if estimate else 0} of {task.task.documents} documents"
     return [f"{cell.status}: {share}{f', {cell.error}' if cell.error else ''}"]
-
-
-def _common_settings(cells: list[Cell]) -> dict[str, object]:
-    """Return the value that most cells have of each setting on which they disagree."""
-    common: dict[str, object] = {}
-    for key in sorted({key for cell in cells for key in cell.settings} - {"excluded", "guarded"}):  # lists of documents
-        counted = Counter(repr(cell.settings.get(key)) for cell in cells)
-        if len(counted) > 1:
-            usual = counted.most_common(1)[0][0]
-            common[key] = next(cell.settings.get(key) for cell in cells if repr(cell.settings.get(key)) == usual)
-    return common
 
 
 def general_notes(comparison: Comparison) -> list[str]:

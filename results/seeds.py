@@ -8,7 +8,7 @@ is Student's t with the degrees of freedom of Welch and Satterthwaite, since thr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from scipy import special
 
 from results import statistics
 from results.blocks import Block, Entry, Layout
+from results.comparability import mismatch
 from results.comparison import SIGNIFICANT, Headline
 from results.contrast import Side, sides
 from results.findings import amount, unit, with_interval
@@ -124,34 +125,75 @@ class MethodRow:
     difference: Difference | None
     """From the first method of the task; p is corrected for all rows (Holm)."""
     problems: str
-    """What is not completely measured."""
+    """What is not completely measured, or not comparable."""
+    standing: str = ""
+    """``best``, ``not told from best`` or nothing."""
 
 
 def method_rows(store: Store, run: Run) -> list[MethodRow]:
-    """Return every method of ``run`` on every task, seeds taken together; documents are those that all seeds have."""
+    """Return every method of ``run`` on every task, seeds taken together; documents are those that all seeds have.
+
+    A seed that was measured otherwise than the first row of its task is left out of the mean and named.
+    """
     by_method: dict[str, list[Side]] = {}
     for name, side in sides(store, run).items():
         by_method.setdefault(name.partition("@")[0], []).append(side)
     rows = []
     for task, record in store.tasks(run.id).items():
         headline = Headline.of(record)
-        known = {name: [s for s in group if s.answers(task, headline.name)] for name, group in by_method.items()}
+        measured = [side for group in by_method.values() for side in group if side.answers(task, headline.name)]
+        scored = {side.name for side in measured}
+        unlike = {
+            side.name: f"{side.name}: not comparable with {measured[0].name}, left out: {reasons}"
+            for side in measured
+            if (reasons := mismatch(measured[0].measurement(task), side.measurement(task))[0])
+        }
+        known = {
+            name: [side for side in group if side.name in scored and side.name not in unlike]
+            for name, group in by_method.items()
+        }
         known = {name: group for name, group in known.items() if group}
         baseline: tuple[list[str], Repeats] | None = None
+        of_task: dict[str, tuple[list[str], Repeats]] = {}
         for name, group in known.items():
             documents, repeats = _repeats(group, task, headline.name)
             found = _against(baseline, (documents, repeats)) if baseline else None
             baseline = baseline or (documents, repeats)
             if not documents:
                 continue
-            problems = "; ".join(problem for side in by_method[name] if (problem := side.problem(task)))
+            of_task[name] = documents, repeats
+            problems = "; ".join(
+                problem
+                for side in by_method[name]
+                for problem in (side.problem(task), unlike.get(side.name))
+                if problem
+            )
             seeds = tuple(side.name.partition("@")[2] or "-" for side in group)
             values = tuple(float(value) for value in repeats.by_seed)
             rows.append(MethodRow(name, task, headline, seeds, values, estimate(repeats), found, problems))
+        standings = _standings(of_task, headline)
+        rows = [replace(row, standing=standings.get(row.method, "")) if row.task == task else row for row in rows]
     corrected = iter(statistics.holm([row.difference.p for row in rows if row.difference]).tolist())
     return [
         replace(row, difference=replace(row.difference, p=next(corrected))) if row.difference else row for row in rows
     ]
+
+
+def _standings(known: Mapping[str, tuple[list[str], Repeats]], headline: Headline) -> dict[str, str]:
+    """Return which methods are the best, and which are not told from it (Holm over the task)."""
+    sign = 1 if headline.higher_is_better else -1
+    values = {name: sign * repeats.rate for name, (_, repeats) in known.items()}
+    if len(set(values.values())) < 2:
+        return {}
+    best = max(values, key=lambda name: values[name])
+    rest = {
+        name: found.p
+        for name in known
+        if values[name] < values[best] and (found := _against(known[best], known[name]))
+    }  # fmt: skip
+    corrected = dict(zip(rest, statistics.holm(list(rest.values())).tolist(), strict=True))
+    standings = {name: "not told from best" for name, p in corrected.items() if p >= SIGNIFICANT}
+    return standings | {name: "best" for name, value in values.items() if value == values[best]}
 
 
 def _repeats(group: Sequence[Side], task: str, metric: str) -> tuple[list[str], Repeats]:
@@ -178,7 +220,7 @@ def _against(baseline: tuple[list[str], Repeats], other: tuple[list[str], Repeat
 
 def method_frame(rows: Sequence[MethodRow]) -> "pd.DataFrame":
     """Return one row per method and task: method, task, metric, unit, seeds, value, low, high, spread (standard
-    deviation over seeds), n, difference, difference_low, difference_high, p and problems.
+    deviation over seeds), n, difference, difference_low, difference_high, p, standing and problems.
     """  # noqa: D205  (the columns are one list)
     import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
 
@@ -198,6 +240,7 @@ def method_frame(rows: Sequence[MethodRow]) -> "pd.DataFrame":
             "difference_low": row.difference.low if row.difference else None,
             "difference_high": row.difference.high if row.difference else None,
             "p": row.difference.p if row.difference else None,
+            "standing": row.standing,
             "problems": row.problems,
         }
         for row in rows
@@ -209,12 +252,10 @@ def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
     blocks = []
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
-        sign = 1 if of_task[0].headline.higher_is_better else -1
-        best = max(sign * row.estimate.value for row in of_task)
         body = [
             [
                 Entry(row.method),
-                Entry(_interval(row), best=sign * row.estimate.value == best),
+                Entry(_interval(row), best=row.standing == "best", tied=row.standing == "not told from best"),
                 Entry(", ".join(amount(row.headline, value) for value in row.by_seed)),
                 Entry(with_interval(row.headline, row.difference) if row.difference else "-"),
                 Entry(f"{row.difference.p:.2g}" if row.difference else "-"),
@@ -226,7 +267,10 @@ def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
         metric = f"{headline.name}, %" if headline.unit == "fraction" else headline.unit
         header = ["method", metric, "each seed", f"difference, {unit(headline)}", "p", "outcome"]
         blocks.append(Block(f"{task} (n={of_task[0].estimate.n})", header, body, frozenset({2, 5})))
-    notes = [f"Intervals: {METHOD}, 95 %; differences from the first method, p corrected for the table (Holm)."]
+    notes = [
+        "Bold: best of its task; ≈: not told from the best.",
+        f"Intervals: {METHOD}, 95 %; differences from the first method, p corrected for the table (Holm).",
+    ]
     notes += [f"{row.task}, {row.method}: {row.problems}." for row in rows if row.problems]
     return Layout(f"{run.id}: methods over seeds, {run.status}", blocks, [], notes)
 

@@ -61,6 +61,20 @@ class Difference:
     method: str
 
 
+ODDS = "odds of gaining a document to losing one, exact"
+RELATIVE = "change in percent of the baseline, linearised"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How large a difference is, free of the unit of its metric; NaN where it cannot be said."""
+
+    value: float
+    low: float
+    high: float
+    name: str
+
+
 def wilson(passes: npt.ArrayLike, n: npt.ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
     """Return the bounds of Wilson's score interval for ``passes`` out of ``n``; NaN where ``n`` is 0."""
     total = np.where(np.asarray(n) > 0, n, np.nan).astype(float)
@@ -89,6 +103,22 @@ def fraction(passed: npt.ArrayLike) -> Estimate:
     low, high = wilson(outcomes.sum(), outcomes.size)
     value = float(outcomes.mean()) if outcomes.size else math.nan
     return Estimate(value, float(low), float(high), outcomes.size, "Wilson")
+
+
+def resampled_fraction(passes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the bootstrap interval of a fraction of ``n`` documents; NaN for fewer than two.
+
+    Resampling outcomes of 0 and 1 draws from a binomial distribution, whose quantiles need no drawing; the tails are
+    moved out as in :func:`ratio`. Where all outcomes are alike it has no width: Wilson's interval is the better one.
+    """
+    if n < 2:
+        return math.nan, math.nan
+    tail = float(special.ndtr(special.stdtrit(n - 1, 0.5 - level / 2) * math.sqrt(n / (n - 1))))
+    rate = passes / n
+    if rate in (0.0, 1.0):
+        return rate, rate
+    low, high = (min(n, max(0.0, math.ceil(float(special.bdtrik(q, n, rate))))) for q in (tail, 1 - tail))
+    return low / n, high / n
 
 
 def ratio(
@@ -131,6 +161,46 @@ def paired_fractions(first: npt.ArrayLike, second: npt.ArrayLike, level: float =
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     detectable = detectable_fraction(n, (up + down) / size)
     return Difference((gained - lost) / n, low, high, p, n, detectable, "McNemar exact")
+
+
+def matched_odds(first: npt.ArrayLike, second: npt.ArrayLike, level: float = LEVEL) -> Effect:
+    """Return the odds that a document on which two models disagree was gained by the second; both of shape [n].
+
+    The effect size of McNemar's test: 1 means as many gained as lost, infinity that none was lost. The interval is that
+    of Clopper and Pearson (1934) for the share that was gained, so it leaves out 1 where the test finds something.
+    """
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    gained, lost = int(((a == 0) & (b == 1)).sum()), int(((a == 1) & (b == 0)).sum())
+    if not gained + lost:
+        return Effect(math.nan, math.nan, math.nan, ODDS)
+    tail = (1 - level) / 2
+    low = float(special.betaincinv(gained, lost + 1, tail)) if gained else 0.0
+    high = float(special.betaincinv(gained + 1, lost, 1 - tail)) if lost else 1.0
+    value, least, most = (
+        share / (1 - share) if share < 1 else math.inf for share in (gained / (gained + lost), low, high)
+    )
+    return Effect(value, least, most, ODDS)
+
+
+def relative_change(
+    first: tuple[npt.ArrayLike, npt.ArrayLike], second: tuple[npt.ArrayLike, npt.ArrayLike], level: float = LEVEL
+) -> Effect:
+    """Return how many percent the second ratio lies above the first; (values, weights) as in :func:`paired_ratios`.
+
+    The interval is that of the logarithm of the quotient, linearised over documents, with Student's t.
+    """
+    v1, w1, v2, w2 = (np.asarray(array, dtype=float) for array in (*first, *second))
+    n = v1.size
+    if not n or min(v1.sum(), v2.sum(), w1.sum(), w2.sum()) <= 0:
+        return Effect(math.nan, math.nan, math.nan, RELATIVE)
+    quotient = (v2.sum() / w2.sum()) / (v1.sum() / w1.sum())
+    if n == 1:
+        return Effect(100 * (quotient - 1), math.nan, math.nan, RELATIVE)
+    influence = v2 / v2.sum() - w2 / w2.sum() - v1 / v1.sum() + w1 / w1.sum()
+    error = math.sqrt(n / (n - 1) * float((influence**2).sum()))
+    reach = math.exp(float(special.stdtrit(n - 1, 0.5 + level / 2)) * error)
+    value, low, high = (100 * (x - 1) for x in (quotient, quotient / reach, quotient * reach))
+    return Effect(float(value), float(low), float(high), RELATIVE)
 
 
 def paired_ratios(

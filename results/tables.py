@@ -43,8 +43,8 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
     import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
 
     models = store.models(found.run.id)
-    samples, verdicts = store.sample_facts(found.run.id), store.verdict_facts(found.run.id)
-    remarks = footnotes(found, verdicts)
+    samples, verdicts = store.sample_facts(found.run.id), found.verdicts
+    remarks = footnotes(found)
     rows: list[dict[str, Any]] = []
     for name in found.models:
         model = models.get(name)

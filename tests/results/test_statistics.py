@@ -14,10 +14,13 @@ from results.statistics import (
     detectable_fraction,
     fraction,
     holm,
+    matched_odds,
     paired_fractions,
     paired_ratios,
     pass_at_k,
     ratio,
+    relative_change,
+    resampled_fraction,
     wilson,
 )
 
@@ -164,6 +167,44 @@ def test_the_detectable_difference_of_pass_rates_has_the_stated_power(n: int, di
     assert power == pytest.approx(0.8, abs=0.01)
 
 
+def test_the_odds_of_a_gain_by_hand_and_infinite_where_nothing_is_lost() -> None:
+    first = [1] * 2 + [0] * 6 + [1] * 20
+    second = [0] * 2 + [1] * 6 + [1] * 20
+    found = matched_odds(first, second)
+    share = stats.binomtest(6, 8).proportion_ci(method="exact")
+    assert found.value == 3.0
+    assert found.low == pytest.approx(share.low / (1 - share.low))
+    assert found.high == pytest.approx(share.high / (1 - share.high))
+    gained = matched_odds([0, 0, 0, 1], [1, 1, 1, 1])
+    assert (gained.value, gained.high) == (math.inf, math.inf)
+    assert math.isnan(matched_odds([1, 0], [1, 0]).value)
+
+
+@given(OUTCOMES)
+def test_the_odds_leave_out_1_exactly_where_mcnemar_finds_something(outcomes: list[tuple[bool, bool]]) -> None:
+    first, second = np.array(outcomes, dtype=float).T
+    odds, found = matched_odds(first, second), paired_fractions(first, second)
+    assert (odds.low > 1 or odds.high < 1) == (found.p < 0.05)
+
+
+def test_the_relative_change_by_hand_and_undefined_from_nothing() -> None:
+    assert relative_change(([2.0, 2.0], [1, 1]), ([2.2, 2.2], [1, 1])).value == pytest.approx(10)
+    assert relative_change(([2.0, 2.0], [1, 1]), ([2.2, 2.2], [1, 1])).low == pytest.approx(10)
+    assert math.isnan(relative_change(([0.0], [1]), ([1.0], [1])).value)
+    one = relative_change(([2.0], [1]), ([3.0], [1]))
+    assert (one.value, math.isnan(one.low)) == (pytest.approx(50), True)
+
+
+def test_resampling_a_fraction_needs_no_drawing() -> None:
+    passed = np.repeat([1.0, 0.0], [30, 70])
+    low, high = resampled_fraction(30, 100)
+    drawn = ratio(passed, np.ones(100))
+    assert low == pytest.approx(drawn.low, abs=0.011)
+    assert high == pytest.approx(drawn.high, abs=0.011)
+    assert resampled_fraction(5, 5) == (1.0, 1.0)
+    assert math.isnan(resampled_fraction(1, 1)[0])
+
+
 # Simulation: draw many data sets of known truth and count how often the answer is right.
 
 REPEATS = 1500
@@ -204,6 +245,26 @@ def test_intervals_of_bits_per_byte_and_of_its_differences_cover_the_truth(n: in
         paired.append(paired_ratios((a, w), (b, w)))
     assert least <= covered([e.low for e in single], [e.high for e in single], truth) <= 0.97
     assert least <= covered([d.low for d in paired], [d.high for d in paired], shift) <= 0.97
+
+
+@pytest.mark.parametrize(("chance", "n"), [(0.25, 100), (0.4, 250), (0.6, 1000)])
+def test_the_bootstrap_of_multiple_choice_covers_the_truth_like_the_analytic_interval(chance: float, n: int) -> None:
+    counts = np.arange(n + 1)
+    bounds = np.array([resampled_fraction(float(count), n) for count in counts])
+    mass = stats.binom.pmf(counts, n, chance)
+    assert 0.93 <= mass[(bounds[:, 0] <= chance) & (chance <= bounds[:, 1])].sum() <= 0.97
+
+
+@pytest.mark.parametrize(("n", "spread"), [(24, 0.5), (100, 0.7)])
+def test_intervals_of_relative_changes_cover_the_truth(n: int, spread: float) -> None:
+    generator = np.random.default_rng(26)
+    first, second, _ = texts(generator, 1_000_000, spread)
+    truth = 100 * (second.sum() / first.sum() - 1)
+    found = []
+    for _ in range(REPEATS):
+        a, b, w = texts(generator, n, spread)
+        found.append(relative_change((a, w), (b, w)))
+    assert 0.93 <= covered([e.low for e in found], [e.high for e in found], truth) <= 0.97
 
 
 @pytest.mark.parametrize("n", [41, 164])

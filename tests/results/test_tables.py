@@ -113,7 +113,7 @@ def test_verdicts_of_another_sandbox_or_of_less_integrity_are_marked(tmp_path: P
         store.add_verdicts(verdict.model_copy(update=changed) for verdict in store.verdicts(cell))
         frame = comparison_frame(store)
     note = row_of(frame, "sft", "humaneval")["note"]
-    assert "verdicts by guarded process, others by split namespaces(net,pid,mount,memory): not comparable" in note
+    assert "not comparable with base: verdicts: split namespaces(net,pid,mount,memory) and guarded process" in note
     assert "41 verdicts of programs that shared a process with their tests" in note
     assert set(frame["note"]) == {"", note}
     assert "shared a process" in render(frame)
