@@ -159,6 +159,10 @@ class TokenBytes:
             raise IndexError(f"Token ids are never negative: {min(known)}.")
         return b"".join(self.table[index] or b"" for index in known)
 
+    def file(self) -> TokenizerFile:
+        """Return the rules by which content is encoded (no special tokens, no post-processor), parsed anew."""
+        return TokenizerFile.parse(self._encoder.to_str())
+
     def id_of(self, data: bytes) -> int | None:
         """Return the id that spells exactly ``data``, or None.
 
