@@ -32,8 +32,11 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """Return the model in ``folder`` in eval mode. Raises UserError where its files do not make one whole model."""
+def load_model(folder: Path, dtype: torch.dtype | str, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """Return the model in ``folder`` in eval mode, in ``dtype`` or, with ``auto``, in what it is stored in.
+
+    Raises UserError where its files do not make one whole model.
+    """
     loaded: Any
     try:
         with no_progress_bar():

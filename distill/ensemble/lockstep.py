@@ -26,14 +26,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
-from crosstok.errors import UserError
-from distill.sources import ENSEMBLE, fetch, member_source
-from distill.tokenbytes import TokenBytes
-from distill.tokenizers import read_tokenizer
-from distill.weights import load_model
+from crosstok.errors import UserError, unknown_name
+from distill.ensemble.members import check_shares, load_members
+from distill.sources import ENSEMBLE
+from distill.weights import torch_dtype
 
 Combine = Literal["mean_prob", "mean_logit"]
+COMBINE: tuple[Combine, ...] = ("mean_prob", "mean_logit")
 
 
 class EnsembleConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
@@ -79,29 +80,41 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
 
     def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel]) -> None:
         super().__init__(config)
-        if len(members) < 2:
-            raise UserError("An ensemble needs at least two members.", hint="Name another model.")
-        if config.combine not in ("mean_prob", "mean_logit"):
-            raise UserError(f"Unknown way to combine members: {config.combine!r}.", hint="Use mean_prob or mean_logit.")
-        shares = [float(member["weight"]) for member in config.members or []]
-        if len(shares) != len(members) or min(shares) <= 0 or not math.isfinite(sum(shares)):
-            raise UserError(f"An ensemble needs one positive weight per member, not {shares} for {len(members)}.")
+        if config.combine not in COMBINE:
+            raise unknown_name("way to combine members", config.combine, COMBINE)
+        shares = check_shares([float(member["weight"]) for member in config.members or []], len(members))
         self.members = nn.ModuleList(members)
         self._shares = [share / sum(shares) for share in shares]
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # an ensemble has no weights of its own to find or to map
-        cls, folder: str | Path, *_: Any, dtype: torch.dtype | None = None, output_loading_info: bool = False, **__: Any
+        cls,
+        folder: str | Path,
+        *_: Any,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        output_loading_info: bool = False,
+        **__: Any,
     ) -> Any:
-        """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``."""
-        folder = Path(folder)
-        config = EnsembleConfig.from_pretrained(folder)
-        members = [load_member(folder, member, dtype or torch.float32) for member in config.members or []]
-        share_equal_weights(members)
-        model = cls(config, members)
+        """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``.
+
+        ``dtype`` is that of all members (default: float32); ``auto`` leaves each in what it is stored in, and members
+        of several types go together. Raises UserError for a ``device_map`` that would cut members to pieces.
+        """
+        if isinstance(dtype, str) and dtype != "auto":
+            dtype = torch_dtype(dtype)
+        model = cls.of_folder(Path(folder), dtype or torch.float32)
+        if device_map is not None:
+            nn.Module.to(model, _one_device(device_map))
         model.train(mode=False)
         return (model, {}) if output_loading_info else model
+
+    @classmethod
+    def of_folder(cls, folder: Path, dtype: torch.dtype | str) -> "EnsembleForCausalLM":
+        """Return the ensemble whose members the folder's config names."""
+        config = EnsembleConfig.from_pretrained(folder)
+        return cls(config, [model for _, model in load_members(folder, config, dtype)])
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
         """Refuse: the weights stay with the members, whose sources only :func:`save_ensemble` knows."""
@@ -138,6 +151,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         """Return an empty cache for all members."""
         return EnsembleCache([DynamicCache(config=member.config) for member in self._models])
 
+    @can_return_tuple  # type: ignore[untyped-decorator]  # as above
     def forward(  # noqa: PLR0917  (the signature of every causal language model)
         self,
         input_ids: torch.Tensor,
@@ -146,12 +160,14 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         past_key_values: EnsembleCache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        labels: torch.Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and the cache if asked for.
 
         ``attention_mask`` ``[batch, columns]`` may be left-padded; it and ``position_ids`` reach every member as given.
-        A sequence of masks holds one for each member, of whatever form that member takes.
+        A sequence of masks holds one for each member, of whatever form that member takes. With ``labels``
+        ``[batch, columns]`` (-100: not counted) their mean loss comes too, in nats, as of any causal language model.
         """
         if past_key_values is None and use_cache:
             past_key_values = self.new_cache()
@@ -173,7 +189,8 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
             raise ValueError("an ensemble without members")
         if self.config.combine == "mean_logit":
             combined = combined.log_softmax(dim=-1)
-        return CausalLMOutputWithPast(logits=combined, past_key_values=past_key_values)
+        loss = None if labels is None else self.loss_function(combined, labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(loss=loss, logits=combined, past_key_values=past_key_values)
 
     def _add(self, combined: torch.Tensor | None, logits: torch.Tensor, share: float) -> torch.Tensor:
         """Add one member's share, so that only two members' logits are in memory at a time."""
@@ -194,31 +211,13 @@ def _own_mask(masks: torch.Tensor | Sequence[Any] | None, index: int, device: to
     return mask if mask is None or isinstance(mask, list) else mask.to(device)
 
 
-def load_member(folder: Path, member: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
-    """Load a member; refuse one whose tokenizer was changed since the ensemble was saved."""
-    path = fetch(member_source(folder, member["source"]))
-    if TokenBytes.from_tokenizer(read_tokenizer(path)).fingerprint != member["tokenizer"]:
+def _one_device(device_map: Any) -> torch.device:
+    """Return the device of a map that leaves the model whole."""
+    whole: Any = device_map.get("") if isinstance(device_map, dict) and len(device_map) == 1 else device_map
+    try:
+        return torch.device(whole)
+    except (TypeError, RuntimeError) as error:
         raise UserError(
-            f"The tokenizer of {member['source']} is not the one that the ensemble in {folder} was made with.",
-            hint="Restore it, or make the ensemble again.",
-        )
-    return load_model(path, dtype)
-
-
-def share_equal_weights(models: Sequence[PreTrainedModel]) -> int:
-    """Let matrices with equal content be one in memory; return the bytes that this saves."""
-    known: dict[tuple[Any, ...], list[nn.Parameter]] = {}
-    saved = 0
-    for model in models:
-        for module in model.modules():
-            for name, weight in list(module.named_parameters(recurse=False)):
-                if weight.dim() < 2:  # fresh norms are equal by chance, and small
-                    continue
-                key = (weight.shape, weight.dtype, weight.device, float(weight.detach().float().sum()))
-                twin = next((one for one in known.get(key, []) if one is weight or torch.equal(one, weight)), None)
-                if twin is None:
-                    known.setdefault(key, []).append(weight)
-                elif twin is not weight:
-                    setattr(module, name, twin)
-                    saved += weight.numel() * weight.element_size()
-    return saved
+            f"The members of an ensemble are not cut to pieces: device_map={device_map!r}.",
+            hint='Name one device for all of it: device_map="cuda:0".',
+        ) from error

@@ -35,7 +35,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from crosstok.errors import UserError
 from distill.chat import chat_parts, encode_parts
 from distill.ensemble.canonical import Signs
-from distill.ensemble.lockstep import EnsembleConfig, EnsembleForCausalLM, load_member, share_equal_weights
+from distill.ensemble.lockstep import EnsembleConfig, EnsembleForCausalLM
+from distill.ensemble.members import load_members
 from distill.ensemble.reading import History, OwnReading
 from distill.ensemble.vocabularies import MAPS, NONE, Ids, encode_bytes
 from distill.roles import Roles, adds_bos, generation_ends
@@ -119,25 +120,21 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         self._readings = [OwnReading(member.model) for member in members]
         self._prompts: dict[tuple[int, History], list[int]] = {}
         self._maps = [self._index(member) for member in members]
+        if config.tokens == "shared":  # what one member cannot say is not said
+            unshared = torch.stack([missing for _, missing in self._maps]).any(dim=0)
+            self._maps = [(index, unshared) for index, _ in self._maps]
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # an ensemble has no weights of its own to find or to map
-        cls, folder: str | Path, *_: Any, dtype: torch.dtype | None = None, output_loading_info: bool = False, **__: Any
-    ) -> Any:
-        """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``."""
-        folder = Path(folder)
+    def of_folder(cls, folder: Path, dtype: torch.dtype | str) -> "OwnTokensEnsemble":
+        """Return the ensemble whose members the folder's config names."""
         config = OwnTokensConfig.from_pretrained(folder)
         maps = load_file(folder / MAPS)
         members = []
-        for number, named in enumerate(config.members or []):
-            model = load_member(folder, named, dtype or torch.float32)
+        for number, (named, model) in enumerate(load_members(folder, config, dtype)):
             tokenizer = read_tokenizer(fetch(member_source(folder, named["source"])))
             own = {key: maps[f"{number}.{key}"] for key in ("to_member", "to_ensemble")}
             members.append(Member.of(model, tokenizer, own, str(named["source"])))
-        share_equal_weights([member.model for member in members])
-        model = cls(config, members, read_tokenizer(folder))
-        model.train(mode=False)
-        return (model, {}) if output_loading_info else model
+        return cls(config, members, read_tokenizer(folder))
 
     @property
     def passes(self) -> list[int]:
@@ -244,7 +241,13 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         """
         if self.config.tokens == "shared":
             index = member.maps["to_member"]
-            own = [int(index[token]) if index[token] != NONE else member.first_id for token in ids]
+            own = [member.first_id if token == self._signs.end else int(index[token]) for token in ids]
+            if NONE in own:
+                data = self._tokens.table[ids[own.index(NONE)]]
+                raise UserError(
+                    f"A member has no token for {data!r}, which the text is written with.",
+                    hint="Use tokens: mined or union for members of unlike vocabularies.",
+                )
             return own, list(range(1, len(own) + 1))
         own, behind, begin = [], [], 0
         for place, token in enumerate([*ids, self._signs.end]):
@@ -274,10 +277,14 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         scores[..., self._signs.end] = logits[..., list(self._apart[number].stop_ids)].float().logsumexp(dim=-1)
         if self.config.tokens != "union":
             return _Vote(scores, None)
-        to_ensemble = torch.from_numpy(self._apart[number].maps["to_ensemble"].copy()).to(logits.device)
-        best = to_ensemble[logits[..., : len(to_ensemble)].topk(self.config.top_k).indices]
-        best = torch.where(best == NONE, self._signs.end, best)  # of special tokens only the ends have a place
-        return _Vote(scores, torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, value=True))
+        member = self._apart[number]
+        to_ensemble = torch.from_numpy(member.maps["to_ensemble"].copy()).to(logits.device)
+        to_ensemble[list(member.stop_ids)] = self._signs.end  # of special tokens only the ends have a place
+        top_k = min(self.config.top_k, len(to_ensemble))
+        best = to_ensemble[logits[..., : len(to_ensemble)].topk(top_k).indices]
+        choices = torch.zeros(*scores.shape[:-1], scores.shape[-1] + 1, dtype=torch.bool, device=scores.device)
+        choices.scatter_(-1, best.where(best != NONE, scores.shape[-1]), value=True)  # the last is of those without
+        return _Vote(scores, choices[..., :-1])
 
     def _combined(self, votes: Sequence[_Vote]) -> Tensor:
         device = votes[0].scores.device
@@ -286,6 +293,8 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
             if vote.choices is not None:
                 left_out = ~vote.choices.to(device)
                 excluded = left_out if excluded is None else excluded & left_out
+        if excluded is not None:  # where all put up nothing but special tokens, anything may follow
+            excluded = excluded & ~excluded.all(dim=-1, keepdim=True)
         combined: Tensor | None = None
         for vote, share in zip(votes, self._shares, strict=True):
             scores = vote.scores.to(device)

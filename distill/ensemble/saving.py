@@ -12,11 +12,12 @@ from crosstok.errors import UserError, unknown_name
 from distill import provenance
 from distill.atomic import new_folder
 from distill.ensemble.canonical import ensemble_tokenizer
-from distill.ensemble.lockstep import Combine, EnsembleConfig, EnsembleForCausalLM
+from distill.ensemble.lockstep import COMBINE, Combine, EnsembleConfig, EnsembleForCausalLM
+from distill.ensemble.members import check_shares
 from distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble
 from distill.ensemble.vocabularies import KINDS, MAPS, Ids, Tokens, token_maps
 from distill.provenance import Provenance
-from distill.sources import fetch, identify, read_config
+from distill.sources import ENSEMBLE, OWN_TOKENS, fetch, identify, pinned, read_config
 from distill.tokenbytes import TokenBytes, first_differences
 from distill.tokenizers import read_tokenizer
 
@@ -34,16 +35,21 @@ def save_ensemble(
 
     ``weights`` are positive and need not sum to one. ``tokens`` says how the members' vocabularies go together (see
     ``vocabularies``), ``top_k`` how many tokens of each member a union takes. Raises UserError for fewer than two
-    members, a wrong number of weights, and members whose tokenizers are not the same, or do not fit.
+    members, a wrong number of weights, members that are ensembles, and members whose tokenizers are not the same, or do
+    not fit.
     """
-    shares = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
-    if len(sources) < 2:
-        raise UserError("An ensemble needs at least two members.", hint="Name another model.")
-    if len(shares) != len(sources) or min(shares) <= 0:
-        raise UserError(f"An ensemble of {len(sources)} members needs as many positive weights, not {shares}.")
+    given = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
+    shares = check_shares(given, len(sources))
     if tokens not in KINDS:
         raise unknown_name("vocabulary of an ensemble", tokens, KINDS)
+    if combine not in COMBINE:
+        raise unknown_name("way to combine members", combine, COMBINE)
+    if top_k < 1:
+        raise UserError(f"A union takes the top_k best tokens of each member, and top_k is {top_k}.", hint="Say 10.")
     folders = [fetch(source) for source in sources]
+    for source, path in zip(sources, folders, strict=True):
+        if read_config(path).get("model_type") in (ENSEMBLE, OWN_TOKENS):
+            raise UserError(f"{source} is an ensemble itself.", hint="Name its members, with weights to match.")
     tokenizers = [read_tokenizer(member) for member in folders]
     tokenbytes = [TokenBytes.from_tokenizer(tokenizer) for tokenizer in tokenizers]
     tokenizer, table = tokenizers[0], tokenbytes[0]
@@ -106,9 +112,12 @@ def _config(
 
 
 def _named(source: str | Path, path: Path, folder: Path) -> str:
-    """Return how the ensemble's config names a member: its source, or the way to its folder from the ensemble's."""
+    """Return how the ensemble's config names a member: its source, or the way to its folder from the ensemble's.
+
+    A source of the hub is named with its commit, so that the ensemble stays what it was.
+    """
     if re.match(r"(hub|gguf|wheel):", str(source)):
-        return str(source)
+        return pinned(source, path)
     return os.path.relpath(path, folder.resolve())
 
 

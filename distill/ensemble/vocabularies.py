@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosstok.errors import UserError
-from distill.tokenbytes import Encoding, TokenBytes
+from distill.tokenbytes import Encoding, RoundTripError, TokenBytes
 from distill.vocabulary_map import nearest_tokens
 
 Tokens = Literal["same", "shared", "mined", "union"]
@@ -46,43 +46,70 @@ def token_maps(kind: Tokens, ensemble: TokenBytes, member: TokenBytes) -> dict[s
 def encode_bytes(tokens: TokenBytes, data: bytes) -> Encoding:
     """Return ids and byte ends of ``data``, which may end, or be cut, inside a character.
 
-    What is no UTF-8 is spelt by tokens of single bytes, where there are any; bytes without a token are left out.
+    What is no UTF-8, and a text that the tokenizer rewrites, is spelt by the longest tokens that match, from left to
+    right; bytes without a token are left out. Members have to read whatever the ensemble has written.
     """
     try:
         return tokens.encode(data.decode())
+    except RoundTripError:
+        return _spelt(tokens, data)
     except UnicodeDecodeError as error:
-        head = tokens.encode(data[: error.start].decode())
-        broken = data[error.start : error.end]
-        singles = [(place, found) for place, byte in enumerate(broken, 1) if (found := tokens.id_of(bytes([byte])))]
+        head = encode_bytes(tokens, data[: error.start])
+        broken = _spelt(tokens, data[error.start : error.end])
         tail = encode_bytes(tokens, data[error.end :])
         return Encoding(
-            np.concatenate([head.ids, np.array([found for _, found in singles], dtype=np.int32), tail.ids]),
-            np.concatenate(
-                [
-                    head.ends,
-                    np.array([place + error.start for place, _ in singles], dtype=np.int64),
-                    tail.ends + error.end,
-                ]
-            ),
+            np.concatenate([head.ids, broken.ids, tail.ids]),
+            np.concatenate([head.ends, broken.ends + error.start, tail.ends + error.end]),
             head.prefix,
         )
 
 
+def _spelt(tokens: TokenBytes, data: bytes) -> Encoding:
+    longest = int(tokens.lengths.max())
+    ids: list[int] = []
+    ends: list[int] = []
+    start = 0
+    while start < len(data):
+        widths = range(min(longest, len(data) - start), 0, -1)
+        width = next((width for width in widths if tokens.id_of(data[start : start + width]) is not None), 0)
+        if width:
+            ids.append(tokens.id_of(data[start : start + width]) or 0)
+            ends.append(start + width)
+        start += max(width, 1)
+    return Encoding(np.array(ids, dtype=np.int32), np.array(ends, dtype=np.int64))
+
+
 def _exact(source: TokenBytes, target: TokenBytes) -> Ids:
+    """Return the id of the same bytes; of several (a letter and its ``<0xHH>``) each has its own, in order of rank.
+
+    Were both to stand for the first, its probability would be counted twice.
+    """
     found = np.full(source.size, NONE, dtype=np.int64)
-    for index, data in enumerate(source.table):
-        if data and (token := target.id_of(data)) is not None:
+    offered = _by_bytes(target)
+    for data, ids in _by_bytes(source).items():
+        for index, token in zip(ids, offered.get(data, ()), strict=False):
             found[index] = token
     return found
 
 
+def _by_bytes(tokens: TokenBytes) -> dict[bytes, list[int]]:
+    """Return all ids of each byte string, first the one that the tokenizer writes."""
+    ids: dict[bytes, list[int]] = {}
+    for index, data in enumerate(tokens.table):
+        if data:
+            ids.setdefault(data, []).append(index)
+    for data, of_data in ids.items():
+        of_data.sort(key=lambda index: (index != tokens.id_of(data), index))
+    return ids
+
+
 def _nearest(source: TokenBytes, target: TokenBytes) -> Ids:
-    wanted = [index for index, data in enumerate(source.table) if data]
+    found = _exact(source, target)
+    wanted = [index for index, data in enumerate(source.table) if data and found[index] == NONE]
     offered = [index for index, data in enumerate(target.table) if data]
     places, _ = nearest_tokens(
         [source.table[index] or b"" for index in wanted], [target.table[index] or b"" for index in offered]
     )
-    found = np.full(source.size, NONE, dtype=np.int64)
     found[wanted] = np.array(offered, dtype=np.int64)[places]
     return found
 
@@ -98,17 +125,21 @@ def _first_pieces(source: TokenBytes, target: TokenBytes) -> Ids:
 
 
 def _check_splits(ensemble: TokenBytes, member: TokenBytes) -> None:
-    """Refuse a member that splits text in other places, with the first one; the text is the whole vocabulary's."""
-    text = " ".join(_readable(ensemble.table))
-    ours, theirs = ensemble.encode(text).ends, member.encode(text).ends
-    if np.array_equal(ours, theirs):
-        return
-    place = int(np.setxor1d(ours, theirs)[0])
-    around = text.encode()[max(0, place - 20) : place + 20]
-    raise UserError(
-        f"The members do not split text in the same places; the first difference is at the middle of {around!r}.",
-        hint="Transfer one of them to the other's tokenizer first, or use tokens: mined or union.",
-    )
+    """Refuse a member that splits text in other places, with the first one; the texts are the whole vocabulary's."""
+    words = _readable(ensemble.table)
+    texts = [" ".join(words), "\n".join(words), *words]
+    for text, ours, theirs in zip(texts, ensemble.try_encode_many(texts), member.try_encode_many(texts), strict=True):
+        if isinstance(ours, RoundTripError):
+            continue  # no text of this vocabulary
+        ends = np.empty(0, dtype=np.int64) if isinstance(theirs, RoundTripError) else theirs.ends
+        if np.array_equal(ours.ends, ends):
+            continue
+        place = int(np.setxor1d(ours.ends, ends)[0])
+        around = text.encode()[max(0, place - 20) : place + 20]
+        raise UserError(
+            f"The members do not split text in the same places; the first difference is at the middle of {around!r}.",
+            hint="Transfer one of them to the other's tokenizer first, or use tokens: mined or union.",
+        )
 
 
 def _readable(table: Sequence[bytes | None]) -> list[str]:

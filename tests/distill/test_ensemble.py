@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from tiny_models import tiny_model
 from torch import nn
 from torch.testing import assert_close
@@ -16,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from crosstok.errors import UserError
 from distill import checkpoints
-from distill.ensemble import EnsembleConfig, EnsembleForCausalLM, save_ensemble
+from distill.ensemble import EnsembleConfig, EnsembleForCausalLM, save_ensemble, saving
 
 if TYPE_CHECKING:
     from distill.checkpoints import Checkpoint
@@ -259,3 +261,148 @@ def test_an_ensemble_cannot_be_saved_as_a_single_model(tmp_path: Path, save_tiny
     loaded: Checkpoint = checkpoints.load(save_ensemble(tmp_path / "pair", [a, a]))
     with pytest.raises(ValueError, match="save_ensemble"):
         checkpoints.save(loaded, tmp_path / "copy", loaded.provenance)
+
+
+@torch.no_grad()
+def test_rows_of_the_cache_can_be_repeated() -> None:
+    model, ids = ensemble(member(0), member(1, "gemma3")), some_ids(rows=2)
+    cache = model(ids[:, :6], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(2)
+    after = model(ids[[0, 0, 1, 1], 6:], past_key_values=cache, use_cache=True).logits
+    assert_close(after, model(ids[[0, 0, 1, 1]]).logits[:, 6:], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_two_copies_of_a_model_are_that_model_exactly_under_mean_probability_and_mean_logits() -> None:
+    one, ids = member(), some_ids()
+    logits = one(ids).logits
+    assert_close(ensemble(one, one)(ids).logits.exp(), logits.softmax(-1), rtol=1e-6, atol=1e-7)
+    assert torch.equal(
+        ensemble(one, one, combine="mean_logit")(ids).logits, (0.5 * logits + 0.5 * logits).log_softmax(-1)
+    )
+
+
+@torch.no_grad()
+def test_labels_give_the_loss_of_any_causal_model_and_a_tuple_can_be_had() -> None:
+    model, ids = ensemble(member(0), member(1)), some_ids()
+    found = model(ids, labels=ids)
+    logs = found.logits[:, :-1].gather(-1, ids[:, 1:, None])
+    assert found.loss.item() == pytest.approx(-logs.mean().item(), rel=1e-5)
+    assert torch.equal(model(ids, return_dict=False)[0], found.logits)
+
+
+@torch.no_grad()
+def test_a_sampled_token_follows_the_mixture() -> None:
+    config = EnsembleConfig(members=[{"source": "", "weight": 1.0}] * 2, vocab_size=2)
+    model = EnsembleForCausalLM(config, [Fixed([0.6, 0.4]), Fixed([0.2, 0.8])])  # type: ignore[list-item]
+    torch.manual_seed(0)
+    drawn = model.generate(
+        torch.zeros(2000, 1, dtype=torch.long), max_new_tokens=1, do_sample=True, use_cache=False, top_k=0,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    assert drawn[:, 1].float().mean().item() == pytest.approx(0.6, abs=0.04)
+
+
+@torch.no_grad()
+def test_members_in_several_types_go_together_and_auto_leaves_each_as_it_is_stored(
+    tmp_path: Path, save_tiny: Save
+) -> None:
+    folders = [save_tiny(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    member(1).bfloat16().save_pretrained(folders[1])
+    pair = save_ensemble(tmp_path / "pair", folders)
+    stored = AutoModelForCausalLM.from_pretrained(pair, dtype="auto")
+    assert [one.dtype for one in stored.members] == [torch.float32, torch.bfloat16]
+    assert {one.dtype for one in checkpoints.load(pair).model.members} == {torch.float32}  # type: ignore[union-attr]
+    assert {one.dtype for one in checkpoints.load(pair, dtype="bfloat16").model.members} == {torch.bfloat16}  # type: ignore[union-attr]
+    logits = stored(some_ids()).logits
+    assert logits.dtype == torch.float32
+    assert_close(logits, ensemble(member(0), member(1))(some_ids()).logits, rtol=0, atol=0.1)
+
+
+@torch.no_grad()
+def test_members_padded_to_different_heights_are_saved_loaded_and_mixed(tmp_path: Path, save_tiny: Save) -> None:
+    size = len(toy_tokenizer("bpe"))
+    folders = [save_tiny(tmp_path / f"{rows}", seed=rows, rows=rows) for rows in (size, size + 24, size + 128)]
+    loaded = checkpoints.load(save_ensemble(tmp_path / "three", folders))
+    assert loaded.valid_rows == size
+    wanted = torch.stack([checkpoints.load(one).model(some_ids()).logits[..., :size].softmax(-1) for one in folders])
+    assert_close(loaded.model(some_ids()).logits.exp(), wanted.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_member_with_fewer_rows_than_ids_is_refused_with_both_numbers(tmp_path: Path, save_tiny: Save) -> None:
+    size = len(toy_tokenizer("bpe"))
+    folders = [save_tiny(tmp_path / "a"), save_tiny(tmp_path / "short", rows=size - 8)]
+    pair = save_ensemble(tmp_path / "pair", folders)
+    with pytest.raises(UserError, match=f"{size - 1}, its matrix {size - 8} rows"):
+        checkpoints.load(pair)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"combine": "mean"}, "mean_prob"),
+        ({"tokens": "union", "top_k": 0}, "top_k is 0"),
+        ({"weights": [1, float("nan")]}, "positive weights"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_before_anything_is_written(
+    tmp_path: Path, save_tiny: Save, options: dict[str, Any], said: str
+) -> None:
+    a = save_tiny(tmp_path / "a")
+    with pytest.raises(UserError) as caught:
+        save_ensemble(tmp_path / "pair", [a, a], **options)
+    assert said in str(caught.value)
+    assert not (tmp_path / "pair").exists()
+
+
+def test_an_ensemble_of_ensembles_is_refused(tmp_path: Path, save_tiny: Save) -> None:
+    a = save_tiny(tmp_path / "a")
+    pair = save_ensemble(tmp_path / "pair", [a, a])
+    with pytest.raises(UserError, match="pair is an ensemble itself"):
+        save_ensemble(tmp_path / "more", [pair, a])
+
+
+def test_a_device_map_may_name_one_device_and_nothing_else(tmp_path: Path, save_tiny: Save) -> None:
+    a = save_tiny(tmp_path / "a")
+    pair = save_ensemble(tmp_path / "pair", [a, a])
+    for whole in ("cpu", {"": "cpu"}):
+        assert AutoModelForCausalLM.from_pretrained(pair, device_map=whole).device.type == "cpu"
+    with pytest.raises(UserError, match="not cut to pieces"):
+        EnsembleForCausalLM.from_pretrained(pair, device_map={"members.0": "cpu", "members.1": 0})
+
+
+def test_a_member_of_the_hub_is_named_with_its_commit(
+    tmp_path: Path, save_tiny: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny(tmp_path / "0123abcd")
+    monkeypatch.setattr(saving, "fetch", lambda _: folder)
+    monkeypatch.setattr(saving, "identify", lambda _: "same")
+    pair = save_ensemble(tmp_path / "pair", ["hub:owner/one", "hub:owner/two@main"])
+    named = [one["source"] for one in EnsembleConfig.from_pretrained(pair).members or []]
+    assert named == ["hub:owner/one@0123abcd", "hub:owner/two@0123abcd"]
+
+
+def test_members_that_learnt_embeddings_alone_are_in_memory_once_but_for_these(tmp_path: Path, save_tiny: Save) -> None:
+    folders = [save_tiny(tmp_path / name) for name in "ab"]
+    with torch.no_grad():
+        moved = member()
+        moved.get_input_embeddings().weight.add_(0.1)
+    moved.save_pretrained(folders[1])
+    loaded = checkpoints.load(save_ensemble(tmp_path / "pair", folders)).model
+    distinct = sum(weight.numel() for weight in loaded.parameters() if weight.dim() > 1)
+    matrices = sum(weight.numel() for weight in moved.parameters() if weight.dim() > 1)
+    assert distinct == matrices + moved.get_input_embeddings().weight.numel()
+
+
+def test_lm_evals_hf_model_generates_with_an_ensemble_what_its_equal_members_write(
+    tmp_path: Path, save_tiny: Save
+) -> None:
+    a = save_tiny(tmp_path / "a")
+    pair = save_ensemble(tmp_path / "pair", [a, a])
+    asked = [
+        Instance("generate_until", {}, (prompt, {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}), 0)
+        for prompt in ("def mean(values):", "The sun", "class Stack:\n    def push")
+    ]
+    written = [HFLM(str(folder), device="cpu", batch_size=3).generate_until(asked, True) for folder in (pair, a)]
+    assert written[0] == written[1]
+    assert all(written[0])

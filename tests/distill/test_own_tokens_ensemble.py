@@ -1,5 +1,7 @@
 """Ensembles whose members read in their own tokens: each one reads what it would read alone."""
 
+import copy
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_model
+from tokenizers import Tokenizer, normalizers
 from torch.testing import assert_close
 from toy_tokenizers import TEXT, toy_tokenizer
 from transformers import PreTrainedModel
@@ -17,7 +20,7 @@ from distill import checkpoints
 from distill.chat import chat_parts, encode_parts
 from distill.ensemble import EnsembleForCausalLM, OwnTokensEnsemble, save_ensemble
 from distill.ensemble.canonical import Signs, ensemble_tokenizer
-from distill.ensemble.lockstep import share_equal_weights
+from distill.ensemble.members import SharedWeights
 from distill.ensemble.vocabularies import encode_bytes, token_maps
 from distill.tokenbytes import TokenBytes
 
@@ -224,7 +227,8 @@ def test_the_tokenizer_of_an_ensemble_keeps_the_ids_of_ordinary_tokens() -> None
 def test_equal_matrices_are_in_memory_once() -> None:
     models = [tiny_model(toy_tokenizer("bpe"), seed=0) for _ in range(2)] + [tiny_model(toy_tokenizer("bpe"), seed=1)]
     before = models[1](torch.tensor([[1, 2, 3]])).logits
-    saved = share_equal_weights(models)
+    known = SharedWeights()
+    saved = sum(known.share(model) for model in models)
     matrices = sum(weight.numel() * 4 for weight in models[0].parameters() if weight.dim() > 1)
     assert saved >= matrices
     assert torch.equal(models[1](torch.tensor([[1, 2, 3]])).logits, before)
@@ -240,3 +244,70 @@ def test_an_ensemble_of_own_tokens_is_an_ensemble(tmp_path: Path, save_tiny: Sav
     assert loaded.provenance["combine"] == "mean_prob over union tokens"
     other = save_ensemble(tmp_path / "other", [tmp_path / "member0", tmp_path / "member1"], tokens="mined")
     assert checkpoints.identify(folder) != checkpoints.identify(other)
+
+
+def test_a_byte_of_id_zero_is_a_token_like_any_other() -> None:
+    tokens = TokenBytes.from_tokenizer(toy_tokenizer("byte"))
+    assert encode_bytes(tokens, b"a\x00\xff").ids.tolist() == [97, 0, 255]
+    assert encode_bytes(tokens, b"\xff\x00").ids.tolist() == [255, 0]
+
+
+def test_a_text_that_a_member_would_rewrite_is_spelt_by_its_longest_tokens() -> None:
+    rewriting = copy.deepcopy(toy_tokenizer("bpe"))
+    rewriting.backend_tokenizer.normalizer = normalizers.NFC()
+    tokens = TokenBytes.from_tokenizer(rewriting)
+    data = "def cafe\u0301".encode()
+    with pytest.raises(UserError, match="does not survive"):
+        tokens.encode(data.decode())
+    encoding = encode_bytes(tokens, data)
+    assert tokens.decode(encoding.ids) == data
+    assert encoding.ends[-1] == len(data)
+    assert len(encoding.ids) < len(data)
+
+
+@pytest.mark.parametrize("name", ["spm", "unigram"])
+@pytest.mark.parametrize("kind", ["shared", "mined", "union"])
+def test_a_letter_and_its_fallback_byte_keep_their_own_ids(name: str, kind: Any) -> None:
+    tokens = TokenBytes.from_tokenizer(toy_tokenizer(name))
+    found = token_maps(kind, tokens, tokens)["to_member"]
+    ordinary = [index for index, data in enumerate(tokens.table) if data]
+    assert found[ordinary].tolist() == ordinary
+    assert tokens.table.count(b"a") == 2
+
+
+def test_a_token_that_one_member_lacks_never_appears_and_is_refused_in_a_text(tmp_path: Path, save_tiny: Save) -> None:
+    folders = folders_of(tmp_path, save_tiny, "bpe", "bpe")
+    tokens = TokenBytes.from_tokenizer(toy_tokenizer("bpe"))
+    unreachable = with_piece(toy_tokenizer("bpe"), "xqxqx")  # no merge makes it, so both split alike
+    tiny_model(unreachable, seed=0).save_pretrained(folders[0])
+    unreachable.save_pretrained(folders[0])
+    pair = load(save_ensemble(tmp_path / "pair", folders, tokens="shared"))
+    place = pair.tokenbytes.id_of(b"xqxqx")
+    assert tokens.id_of(b"xqxqx") is None
+    assert place is not None
+    assert (logits(pair.model, ids_of(pair, TEXT[:80]))[:, place] == -math.inf).all()
+    with pytest.raises(UserError, match="has no token for b'xqxqx'"):
+        logits(pair.model, [*ids_of(pair, "def"), place, 5])
+
+
+def with_piece(tokenizer: Any, piece: str) -> Any:
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings["model"]["vocab"][piece] = len(tokenizer)
+    made = copy.deepcopy(tokenizer)
+    made._tokenizer = Tokenizer.from_str(json.dumps(settings))
+    return made
+
+
+def test_where_all_put_up_special_tokens_alone_a_union_lets_anything_follow(tmp_path: Path, save_tiny: Save) -> None:
+    folders = folders_of(tmp_path, save_tiny, "bpe", "bpe")
+    pair = load(save_ensemble(tmp_path / "pair", folders, tokens="union", top_k=1))
+    member = pair.model._apart[0]
+    pad = next(index for index in member.tokenbytes.specials if index not in member.stop_ids)
+    said = torch.zeros(1, 1, member.tokenbytes.size)
+    said[..., pad] = 9.0
+    found = pair.model._combined([pair.model._vote(number, said) for number in (0, 1)])
+    assert_close(found.exp().sum(-1), torch.ones(1, 1))
+    said[..., min(member.stop_ids)] = 10.0
+    found = pair.model._combined([pair.model._vote(number, said) for number in (0, 1)])
+    assert found[0, 0].argmax() == Signs(pair.tokenbytes).end
+    assert found.isfinite().sum() == 1
