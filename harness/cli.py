@@ -71,7 +71,9 @@ def run(
 
 @app.command("eval")
 def evaluate(
-    source: Annotated[str, typer.Argument(help="A folder, hub:owner/name@revision, gguf:path or wheel:NAME.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, hub:owner/name@revision, gguf:path, wheel:NAME or server:URL#MODEL.")
+    ],
     task: Annotated[
         list[str], typer.Option("--task", "-t", help="NAME or NAME:option=value,option=value. Repeat for several.")
     ],
@@ -82,11 +84,12 @@ def evaluate(
     page: PageOption = True,
 ) -> None:
     """Measure one model on some tasks."""
+    from harness.engines import name_of_source
     from harness.suite import check_suite
 
     content = {
         "name": "eval",
-        "models": {Path(source.rpartition(":")[2]).name or "model": {"source": source}},
+        "models": {name_of_source(source): {"source": source}},
         "tasks": [_task_option(text) for text in task],
         "prompt": prompt,
         "dtype": dtype,

@@ -2,8 +2,7 @@
 
 from abc import abstractmethod
 
-from harness.generation import Generator
-from harness.likelihood import Scorer
+from harness.engines import Engine
 from harness.plan import PlannedCell
 from harness.progress import Advance
 from results.store import Store
@@ -14,5 +13,5 @@ class ForeignTask(Task):
     """A task that conducts its own measurement; what it may use is the engine, and it stores each document at once."""
 
     @abstractmethod
-    def measure(self, cell: PlannedCell, scorer: Scorer, generator: Generator, store: Store, advance: Advance) -> None:
+    def measure(self, cell: PlannedCell, engine: Engine, store: Store, advance: Advance) -> None:
         """Ask and judge every document of ``cell`` that the store lacks."""

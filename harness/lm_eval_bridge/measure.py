@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from lm_eval.api.instance import Instance
 
+from harness.answers import AnswerSource, Generation
 from harness.choices import choice_sample, stored_score
 from harness.continuations import ContinuationScore
-from harness.generation import Generation, Generator
+from harness.engines import Engine
 from harness.likelihood import Scorer
 from harness.lm_eval_bridge.requests import by_context, gathered
 from harness.lm_eval_bridge.task import LmEvalTask
@@ -18,9 +19,7 @@ from results.store import Store
 from tasks.task import Continuations, Document, Likelihoods, Rolling
 
 
-def measure_lm_eval(  # noqa: PLR0917
-    cell: PlannedCell, task: LmEvalTask, scorer: Scorer, generator: Generator, store: Store, advance: Advance
-) -> None:
+def measure_lm_eval(cell: PlannedCell, task: LmEvalTask, engine: Engine, store: Store, advance: Advance) -> None:
     """Ask and judge every document that the store lacks; one that a tokenizer cannot write is stored as refused."""
     done = store.done_documents(cell.fingerprint)
     waiting = [document for document in task.documents() if document.id not in done]
@@ -31,11 +30,11 @@ def measure_lm_eval(  # noqa: PLR0917
     kind = asked[0][0].request_type
     judge = _Judge(cell, task, store, advance)
     if kind == "generate_until":
-        _generate(judge, waiting, asked, generator)
+        _generate(judge, waiting, asked, engine.generator)
     elif kind == "loglikelihood_rolling":
-        _roll(judge, waiting, asked, scorer)
+        _roll(judge, waiting, asked, engine.scorer)
     else:
-        _choose(judge, waiting, asked, scorer)
+        _choose(judge, waiting, asked, engine.scorer)
 
 
 @dataclass
@@ -134,7 +133,7 @@ def _roll(judge: _Judge, documents: Sequence[Document], asked: Sequence[Sequence
 
 
 def _generate(
-    judge: _Judge, documents: Sequence[Document], asked: Sequence[Sequence[Instance]], generator: Generator
+    judge: _Judge, documents: Sequence[Document], asked: Sequence[Sequence[Instance]], generator: AnswerSource
 ) -> None:
     requests = [judge.task.generation(one[0]) for one in asked]
     for index, answers in gathered(generator.generate(requests), [len(request.seeds) for request in requests]):

@@ -6,7 +6,7 @@ from typing import Self
 from lm_eval.api.instance import Instance
 
 from crosstok.fingerprint import fingerprint
-from harness.generation import Generation
+from harness.answers import Generation
 from tasks.task import Continuations, Generate, Sampling
 
 BYTES_PER_TOKEN = 4  # lm-eval budgets answers in tokens; every model gets the room that an English token takes

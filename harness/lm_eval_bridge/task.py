@@ -21,9 +21,8 @@ from pydantic import Field
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256, fingerprint
+from harness.engines import Engine
 from harness.foreign import ForeignTask
-from harness.generation import Generator
-from harness.likelihood import Scorer
 from harness.lm_eval_bridge import metrics, requests
 from harness.lm_eval_bridge.definitions import FEWSHOT_SEED, Definition, read_definitions
 from harness.plan import PlannedCell
@@ -118,11 +117,11 @@ class LmEvalTask(ForeignTask):
         alike = [one for one in (first, *others) if one.args[0] == first.args[0]]
         return Continuations(first.args[0], tuple(one.args[1] for one in alike), self.unconditional(document))
 
-    def measure(self, cell: PlannedCell, scorer: Scorer, generator: Generator, store: Store, advance: Advance) -> None:
+    def measure(self, cell: PlannedCell, engine: Engine, store: Store, advance: Advance) -> None:
         """Ask and judge every document that the store lacks."""
         from harness.lm_eval_bridge.measure import measure_lm_eval  # noqa: PLC0415  (it imports this module)
 
-        measure_lm_eval(cell, self, scorer, generator, store, advance)
+        measure_lm_eval(cell, self, engine, store, advance)
 
     def instances(self, document: Document, style: PromptStyle) -> list[Instance]:
         """Return what lm-eval asks about a document. A chat prompt is carried as its turns (``Conversation``)."""

@@ -15,7 +15,8 @@ from lm_eval.models.huggingface import HFLM
 
 from crosstok.errors import UserError
 from distill import checkpoints
-from harness.generation import Generator
+from harness.answer_facts import AnswerFacts
+from harness.engines import LocalEngine
 from harness.likelihood import Scorer
 from harness.lm_eval_bridge import definitions
 from harness.lm_eval_bridge.model import CrosstokLM
@@ -80,7 +81,7 @@ def measured(task_spec: dict[str, Any], folder: Path, data: Path, tmp_path: Path
         store.begin_cell(record, plan.run_id, "tiny")
         assert isinstance(cell.task, LmEvalTask)
         for _ in range(2):  # the second time nothing is left to do
-            cell.task.measure(cell, Scorer(checkpoint), Generator(checkpoint), store, lambda *_: None)
+            cell.task.measure(cell, LocalEngine(checkpoint, AnswerFacts(None)), store, lambda *_: None)
         samples = store.samples(cell.fingerprint)
         scores = store.scores(cell.fingerprint)
     return list(samples), list(scores)

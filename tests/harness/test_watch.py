@@ -183,7 +183,7 @@ def test_a_second_watch_measures_nothing_again_and_still_knows_what_was_deleted(
         first = list(watch(folder, content, store, tmp_path / "out").follow(every=0.05, idle=0.0))
         assert [one.name for one in first] == ["step-1", "step-2"]
         shutil.rmtree(folder / "step-1")
-        monkeypatch.setattr("harness.run.Scorer", lambda *_, **__: pytest.fail("a model was asked again"))
+        monkeypatch.setattr("harness.engines.Scorer", lambda *_, **__: pytest.fail("a model was asked again"))
         again = watch(folder, content, store, tmp_path / "out")
         second = list(again.follow(every=0.05, idle=0.0))
         assert [(one.name, one.report) for one in second] == [("step-2", first[1].report)]
