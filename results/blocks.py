@@ -1,9 +1,11 @@
 """What the tables of a run show, before any format: blocks of entries out of the comparison frame."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from results.costs import VIEW_BYTES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -11,6 +13,15 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 ABSENT = "-"
+_COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "bytes_per_token": ("bytes/token", "{:.2f}".format),
+    "flops_per_byte": ("MFLOP/byte", lambda value: f"{value / 1e6:,.1f}"),
+    "bytes_per_s": ("bytes/s", "{:,.0f}".format),
+    "seconds": ("seconds", "{:.1f}".format),
+    "new_token_share": ("new tokens, %", lambda value: f"{100 * value:.1f}"),
+}
+"""Heading and form of what a cell cost, by column of the frame."""
+_WHERE_KNOWN = frozenset({"flops_per_byte", "new_token_share"})
 _SHORT_UNIT = {"fraction": "%"}
 
 
@@ -58,14 +69,33 @@ def layout(frame: "pd.DataFrame") -> Layout:
     for row in rows:
         if row["note"]:
             numbers.setdefault(row["note"], len(numbers) + 1)
-    grids = [_scores(rows, numbers), *_generation(rows), _likelihood(rows), _models(rows)]
+    grids = [
+        _scores(rows, numbers),
+        _means(rows, frame.attrs.get("means", ())),
+        *_generation(rows),
+        _likelihood(rows),
+        _models(rows),
+    ]
     return Layout(
         frame.attrs.get("title", ""),
         [block for block in grids if block],
         list(frame.attrs.get("findings", ())),
-        list(frame.attrs.get("notes", ())),
+        [*frame.attrs.get("notes", ()), *_legend(rows)],
         list(numbers),
     )
+
+
+def _legend(rows: Rows) -> list[str]:
+    """Return what the columns of costs mean, where they hold something."""
+    found = []
+    if any(not _absent(row["flops_per_byte"]) for row in rows):
+        found.append(
+            f"MFLOP/byte: millions of operations of the model per byte of the text that was read or scored, "
+            f"with {VIEW_BYTES} bytes in view."
+        )
+    if any(not _absent(row["new_token_share"]) for row in rows):
+        found.append("New tokens: of the tokens that were written, those that the model's source does not have.")
+    return found
 
 
 def _scores(rows: Rows, numbers: dict[str, int]) -> Block:
@@ -94,45 +124,75 @@ def _score(row: dict[str, Any], size: int, numbers: dict[str, int]) -> Entry:
     return Entry(text, row["standing"] == "best", row["standing"] == "not told from best", note)
 
 
+def _means(rows: Rows, means: Sequence[Mapping[str, Any]]) -> Block | None:
+    """Return the means over tasks, a column per metric; None where no two tasks have a metric in common."""
+    if not means:
+        return None
+    header, columns = ["model"], [[Entry(name) for name in _names(rows)]]
+    for metric, unit, tasks in dict.fromkeys((row["metric"], row["unit"], tuple(row["tasks"])) for row in means):
+        known = {row["model"]: row for row in means if (row["metric"], row["unit"]) == (metric, unit)}
+        shown = unit if unit == "bits/byte" else f"{metric} {_SHORT_UNIT.get(unit, unit)}"
+        header.append(f"{shown}, mean of {len(tasks)} tasks")
+        columns.append([_mean(known.get(name)) for name in _names(rows)])
+    return Block("means over tasks", header, [list(row) for row in zip(*columns, strict=True)])
+
+
+def _mean(row: Mapping[str, Any] | None) -> Entry:
+    if row is None:
+        return Entry(ABSENT)
+    scale, digits = (100, 1) if row["unit"] == "fraction" else (1, 4)
+    text = f"{scale * row['value']:.{digits}f}"
+    if row["low"] is not None and row["high"] is not None:
+        text += f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
+    return Entry(text, row["standing"] == "best", row["standing"] == "not told from best")
+
+
 def _generation(rows: Rows) -> list[Block]:
     """Return one block per task whose answers are generated."""
     blocks = []
     for task, of_task in _by_task(rows).items():
         if not any(row["stops"] for row in of_task):
             continue
-        header = ["model", "bytes/token", "bytes/s", "seconds", "ended by", "verdicts"]
+        shown = _known_costs(of_task)
+        header = ["model", *(_COSTS[name][0] for name in shown), "ended by", "verdicts"]
         body = [
             [
                 Entry(row["model"]),
-                *_cost(row),
+                *_cost(row, shown),
                 Entry(row["stops"] or ABSENT),
                 Entry(row["verdicts"] or ABSENT),
             ]
             for row in of_task
         ]
-        blocks.append(Block(f"{task}: what it took", header, body, frozenset({4, 5})))
+        blocks.append(Block(f"{task}: what it took", header, body, frozenset({len(header) - 2, len(header) - 1})))
     return blocks
 
 
 def _likelihood(rows: Rows) -> Block | None:
     """Return one block for all tasks whose texts are scored."""
     header, columns = ["model"], [[Entry(name) for name in _names(rows)]]
-    for task, of_task in _by_task(rows).items():
-        if any(row["stops"] for row in of_task) or all(_absent(row["seconds"]) for row in of_task):
-            continue
-        header += [f"{task}: bytes/token", "bytes/s", "seconds"]
-        columns += [list(column) for column in zip(*(_cost(row) for row in of_task), strict=True)]
-    if len(header) == 1:
+    scored = {
+        task: of_task
+        for task, of_task in _by_task(rows).items()
+        if not any(row["stops"] for row in of_task) and not all(_absent(row["seconds"]) for row in of_task)
+    }
+    if not scored:
         return None
-    return Block("texts: what it took", header, [list(row) for row in zip(*columns, strict=True)], together=3)
+    shown = _known_costs([row for of_task in scored.values() for row in of_task])
+    first, *rest = (_COSTS[name][0] for name in shown)
+    for task, of_task in scored.items():
+        header += [f"{task}: {first}", *rest]
+        columns += [list(column) for column in zip(*(_cost(row, shown) for row in of_task), strict=True)]
+    return Block("texts: what it took", header, [list(row) for row in zip(*columns, strict=True)], together=len(shown))
 
 
-def _cost(row: dict[str, Any]) -> list[Entry]:
-    return [
-        Entry(_number(row["bytes_per_token"], "{:.2f}".format)),
-        Entry(_number(row["bytes_per_s"], "{:,.0f}".format)),
-        Entry(_number(row["seconds"], "{:.1f}".format)),
-    ]
+def _known_costs(rows: Rows) -> list[str]:
+    """Return the columns of costs to show: those that not every model has, only where one of them has it."""
+    return [name for name in _COSTS if name not in _WHERE_KNOWN or any(not _absent(row[name]) for row in rows)]
+
+
+def _cost(row: dict[str, Any], shown: Sequence[str]) -> list[Entry]:
+    return [Entry(_number(row[name], _COSTS[name][1])) for name in shown]
 
 
 def _models(rows: Rows) -> Block:

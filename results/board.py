@@ -6,6 +6,7 @@ sets what the others are held against: another version, other settings or anothe
 reason, is never the best, and is compared with nothing.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,8 +16,10 @@ import numpy as np
 from crosstok.errors import UserError, unknown_name
 from results import statistics
 from results.comparability import mismatch
-from results.comparison import SIGNIFICANT, Headline
+from results.comparison import SIGNIFICANT, Headline, is_complete
 from results.contrast import Contrast, Side, contrast, sides
+from results.costs import flops_per_byte
+from results.macro import Mean, groups, mean_of
 from results.schema import Cell, Model, Run, Task
 from results.statistics import Difference, Estimate
 from results.store import Store
@@ -50,7 +53,13 @@ class Place:
     """What a reader must know: incomplete, not comparable."""
     comparable: bool
     cost: dict[str, Any] = field(default_factory=dict)
-    """``bytes_per_token``, ``bytes_per_s``, ``seconds``, ``stops``, ``verdicts``."""
+    """Columns of ``results.tables.comparison_frame`` that say what it took."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it has a score that may be ranked and averaged: comparable and complete."""
+        scored = self.estimate is not None and not np.isnan(self.estimate.value)
+        return scored and self.comparable and is_complete(self.cell)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,22 @@ class Board:
     baseline: str
     entrants: tuple[Entrant, ...]
     columns: tuple[Column, ...]
+
+    @functools.cached_property
+    def means(self) -> list[Mean]:
+        """Means over tasks of one metric, of the entrants that have all of them complete and comparable."""
+        by_name = {column.task.name: column for column in self.columns}
+        found = []
+        for headline, names in groups({name: column.headline for name, column in by_name.items()}).items():
+            places = {one.name: [by_name[name].places.get(one.name) for name in names] for one in self.entrants}
+            of_model = {
+                name: mean_of([place.estimate for place in known if place and place.estimate])
+                for name, known in places.items()
+                if all(place and place.ranked for place in known)
+            }
+            if of_model:
+                found.append(Mean(headline, names, of_model, {}))
+        return found
 
 
 def board(store: Store, runs: Sequence[str] = (), baseline: str | None = None) -> Board:
@@ -160,9 +185,14 @@ def _column(
             standing="",
             remarks=tuple(text for text in remarks if text),
             comparable=not reasons,
-            cost=costs.get(cell.fingerprint, {}),
+            cost=_with_flops(costs.get(cell.fingerprint, {}), entrant.model),
         )
     return Column(record, headline, _with_standings(task, headline, places))
+
+
+def _with_flops(cost: dict[str, Any], model: Model | None) -> dict[str, Any]:
+    per_token = cost.get("bytes_per_token")
+    return {**cost, "flops_per_byte": flops_per_byte(model.compute, per_token) if model else None}
 
 
 def _unlike(reference: Entrant, entrant: Entrant, task: str) -> tuple[str, str]:

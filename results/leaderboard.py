@@ -20,15 +20,25 @@ from crosstok.fingerprint import fingerprint
 from results import plots
 from results.answers import write_answers
 from results.board import Board, Column, Entrant, Place, board
+from results.costs import VIEW_BYTES
 from results.findings import amount, unit, with_interval
+from results.macro import Mean
 from results.page import visible
 from results.store import Store
 
 MARK = ".crosstok-leaderboard"
 """A file that tells a leaderboard from a folder that must not be replaced."""
+_COSTS = (
+    ("bytes_per_s", "bytes per second", False),
+    ("flops_per_byte", "operations per byte", True),
+)
+"""Cost of a place, its name, and whether less of it is better."""
 DRAWN = 3
 """Tasks whose plots stand on the first page too."""
 TRAINING_LOG = "training.jsonl"
+_NO_COST = {
+    "bytes_per_token": None, "flops_per_byte": None, "bytes_per_s": None, "seconds": None, "stops": "", "verdicts": "",
+}  # fmt: skip
 _SITE = Path(__file__).parent / "site"
 
 
@@ -130,6 +140,8 @@ class _Site:
             shown = [_shown(column, place, notes) for column, place in zip(self.board.columns, places, strict=True)]
             per_token = [p.cost["bytes_per_token"] for p in places if p and p.cost.get("bytes_per_token")]
             mean = sum(per_token) / len(per_token) if per_token else None
+            flops = [p.cost["flops_per_byte"] / 1e6 for p in places if p and p.cost.get("flops_per_byte")]
+            seconds = [p.cost["seconds"] for p in places if p and p.cost.get("seconds") is not None]
             model = entrant.model
             words = " ".join(
                 [entrant.name, model.label if model else "", *(note.text for p in shown if p for note in p["notes"])]
@@ -140,12 +152,14 @@ class _Site:
                     "slug": self.slugs[entrant.name],
                     "text": words.lower(),
                     "places": shown,
-                    "bytes_per_token": _number(mean, "{:.2f}"),
-                    "bytes_per_token_value": mean,
-                    "vocabulary": _number(model.vocabulary if model else None, "{:,}"),
-                    "vocabulary_value": model.vocabulary if model else None,
-                    "parameters": _number(model.parameters / 1e6 if model else None, "{:.1f}"),
-                    "parameters_value": model.parameters if model else None,
+                    "means": [_mean(one, entrant.name) for one in self.board.means],
+                    "figures": [
+                        _figure(mean, "{:.2f}"),
+                        _figure(sum(flops) / len(flops) if flops else None, "{:,.1f}"),
+                        _figure(sum(seconds) if seconds else None, "{:,.1f}"),
+                        _figure(model.vocabulary if model else None, "{:,}"),
+                        _figure(model.parameters / 1e6 if model else None, "{:.1f}"),
+                    ],
                     "label": visible(model.label) if model else "never made",
                 }
             )
@@ -161,7 +175,8 @@ class _Site:
         first = [drawing for column in self.board.columns[:DRAWN] for drawing in drawn[column.task.name]]
         self._page(
             "index.html.j2", "index.html", rows=rows, tasks=tasks, runs=self.board.runs,
-            drawings=[*self._kinds(), *first], notes=list(notes.all.values()),
+            means=[_mean_head(one) for one in self.board.means], view=VIEW_BYTES,
+            drawings=[*self._kinds(), *self._usage(), *first], notes=list(notes.all.values()),
         )  # fmt: skip
 
     def _task(self, column: Column, drawings: list[tuple[str, Any]]) -> None:
@@ -208,23 +223,19 @@ class _Site:
         scale = 100.0 if column.headline.unit == "fraction" else 1.0
         differences = [(visible(key), place.difference) for key, place in column.places.items() if place.difference]
         metric = f"{column.headline.name}, %" if scale == 100 else column.headline.unit
-        points = [
-            plots.Point(visible(key), place.cost["bytes_per_s"], place.estimate.value)
-            for key, place in column.places.items()
-            if place.comparable and place.estimate and place.cost.get("bytes_per_s")
-        ]
         drawings = {
             f"{name}: paired differences from {self.board.baseline} with 95 % intervals, as in the table": plots.forest(
                 differences, f"{name}: difference from {visible(self.board.baseline)}", unit(column.headline), scale
-            ),
-            f"{name}: score against bytes per second": plots.pareto(
-                points,
-                f"{name}: score and speed",
-                metric,
-                higher_is_better=column.headline.higher_is_better,
-                scale=scale,
-            ),
+            )
         }
+        for key, said, less in _COSTS:
+            points = [
+                plots.Point(visible(model), place.cost[key], place.estimate.value)
+                for model, place in column.places.items()
+                if place.comparable and place.estimate and place.cost.get(key)
+            ]
+            axes = plots.Trade(said, less, metric, column.headline.higher_is_better)
+            drawings[f"{name}: score against {said}"] = plots.pareto(points, f"{name}: score and cost", axes, scale)
         return _markup(drawings)
 
     def _kinds(self) -> list[tuple[str, Any]]:
@@ -239,6 +250,18 @@ class _Site:
         }
         drawing = plots.kinds({kind: found for kind, found in values.items() if found}, "Bits per byte by kind of text")
         return _markup({"Bits per byte of every model by kind of text, as in the table": drawing})
+
+    def _usage(self) -> list[tuple[str, Any]]:
+        shares = {
+            visible(column.task.name): {
+                visible(name): place.cost["new_token_share"]
+                for name, place in column.places.items()
+                if place.cost.get("new_token_share") is not None
+            }
+            for column in self.board.columns
+        }
+        drawing = plots.usage({task: found for task, found in shares.items() if found}, "Use of new tokens")
+        return _markup({"Share of new tokens in what each model wrote, by task": drawing})
 
     def _curves(self, entrant: Entrant) -> list[tuple[str, Any]]:
         if not self.students:
@@ -277,7 +300,8 @@ def _row(  # noqa: PLR0917
     name: str, href: str, column: Column, place: Place, notes: _Notes, small: str = ""
 ) -> dict[str, Any]:
     found = place.difference
-    cost = {"bytes_per_token": None, "bytes_per_s": None, "seconds": None, "stops": "", "verdicts": "", **place.cost}
+    cost = {**_NO_COST, **place.cost}
+    flops = cost["flops_per_byte"]
     return {
         "name": name,
         "href": href,
@@ -287,9 +311,12 @@ def _row(  # noqa: PLR0917
         "difference_value": found.value if found and found.value == found.value else None,
         "p": _p(found.p) + _limit(column, found) if found else "-",
         "p_value": found.p if found else None,
-        "bytes_per_token": _number(cost["bytes_per_token"], "{:.2f}"),
-        "bytes_per_s": _number(cost["bytes_per_s"], "{:,.0f}"),
-        "seconds": _number(cost["seconds"], "{:.1f}"),
+        "figures": [
+            _figure(cost["bytes_per_token"], "{:.2f}"),
+            _figure(flops / 1e6 if flops else None, "{:,.1f}"),
+            _figure(cost["bytes_per_s"], "{:,.0f}"),
+            _figure(cost["seconds"], "{:.1f}"),
+        ],
         "cost": cost,
     }
 
@@ -329,8 +356,28 @@ def _small(column: Column) -> str:
     return f"{metric} {'↑' if headline.higher_is_better else '↓'} n={column.task.documents}"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _mean_head(one: Mean) -> dict[str, str]:
+    headline = one.headline
+    metric = f"{headline.name}, %" if headline.unit == "fraction" else headline.unit
+    return {
+        "name": f"mean {headline.name}",
+        "small": f"{metric} {'↑' if headline.higher_is_better else '↓'} over {len(one.tasks)} tasks",
+        "first": "descending" if headline.higher_is_better else "ascending",
+    }
+
+
+def _mean(one: Mean, name: str) -> dict[str, Any]:
+    """Return the mean of an entrant; a dash where it lacks one of the tasks."""
+    found = one.of_model.get(name)
+    scale, digits = (100, 1) if one.headline.unit == "fraction" else (1, 4)
+    if found is None:
+        return {"value": "-", "sort": "", "interval": ""}
+    interval = f"{scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}" if found.low == found.low else ""
+    return {"value": f"{scale * found.value:.{digits}f}", "sort": repr(found.value), "interval": interval}
+
+
+def _figure(value: float | None, form: str) -> dict[str, Any]:
+    return {"shown": "-" if value is None else form.format(value), "value": value}
 
 
 def _slug(name: str, suffix: str = "") -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from crosstok.fingerprint import fingerprint
@@ -78,16 +79,25 @@ def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str,
     none is drawn in the accent colour.
     """
     shown = [(name, found) for name, found in differences if not math.isnan(found.value)]
+    if len(shown) > _ROWS:  # what is told apart most clearly; the table beside has all
+        clearest = sorted(shown, key=lambda one: one[1].p)[:_ROWS]
+        shown = [one for one in shown if one in clearest]
+        title = f"{title}, the {_ROWS} clearest"
     if not shown:
         return ""
     with _style() as figure:
         figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
         axes = figure.add_subplot()
-        for place, (_, found) in zip(range(len(shown), 0, -1), shown, strict=True):
-            colour = _BEST if found.p < SIGNIFICANT else _DOT
-            low, high = (scale * (found.value if math.isnan(end) else end) for end in (found.low, found.high))
-            axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.55)
-            axes.plot([scale * found.value], [place], "o", color=colour, markersize=5)
+        for told, colour in ((True, _BEST), (False, _DOT)):
+            placed = zip(range(len(shown), 0, -1), shown, strict=True)
+            rows = [(place, found) for place, (_, found) in placed if (found.p < SIGNIFICANT) == told]
+            heights = [place for place, _ in rows]
+            low, high = (
+                [scale * (found.value if math.isnan(end(found)) else end(found)) for _, found in rows]
+                for end in (attrgetter("low"), attrgetter("high"))
+            )
+            axes.hlines(heights, low, high, color=colour, linewidth=2.2, alpha=0.55)
+            axes.plot([scale * found.value for _, found in rows], heights, "o", color=colour, markersize=5)
         axes.axvline(0, color=_INK, linewidth=0.8)
         _name_rows(axes, [name for name, _ in shown])
         axes.set_xlabel(axis)
@@ -100,49 +110,73 @@ class Point:
     """A model on one task: what it costs and what it scores."""
 
     name: str
-    bytes_per_s: float
+    cost: float
     value: float
 
 
-def pareto(points: Sequence[Point], title: str, axis: str, *, higher_is_better: bool, scale: float = 1.0) -> str:
-    """Return a drawing of score against bytes per second; the line joins what no other model beats in both."""
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What the axes of a cloud say, and which ends of them are the good ones."""
+
+    cost: str
+    less_cost_is_better: bool
+    value: str
+    higher_is_better: bool
+
+
+def pareto(points: Sequence[Point], title: str, said: Trade, scale: float = 1.0) -> str:
+    """Return a drawing of score against cost; the line joins what no other model beats in both."""
     if len(points) < 2:
         return ""
-    sign = 1 if higher_is_better else -1
-    front = [
-        one
-        for one in points
-        if not any(
-            other.bytes_per_s >= one.bytes_per_s and sign * other.value >= sign * one.value
-            and (other.bytes_per_s, other.value) != (one.bytes_per_s, one.value)
-            for other in points
-        )
-    ]  # fmt: skip
-    front.sort(key=lambda one: one.bytes_per_s)
+    front = _unbeaten(points, said)
     with _style() as figure:
         figure.set_size_inches(4.6, 3.2)
         axes = figure.add_subplot()
-        axes.plot([p.bytes_per_s for p in front], [scale * p.value for p in front], color=_BEST, linewidth=1, alpha=0.6)
-        for one in points:
-            colour = _BEST if one in front else _DOT
-            axes.plot([one.bytes_per_s], [scale * one.value], "o", color=colour, markersize=5)
-            if len(points) <= _NAMED or one in front[:_NAMED]:
-                axes.annotate(
-                    one.name, (one.bytes_per_s, scale * one.value), (4, 4), textcoords="offset points", fontsize=7.5
-                )
-        speeds = [one.bytes_per_s for one in points]
-        if max(speeds) > 20 * min(speeds) > 0:
+        axes.plot([p.cost for p in front], [scale * p.value for p in front], color=_BEST, linewidth=1, alpha=0.6)
+        rest = [one for one in points if one not in front]
+        for drawn, colour in ((rest, _DOT), (front, _BEST)):
+            axes.plot([p.cost for p in drawn], [scale * p.value for p in drawn], "o", color=colour, markersize=5)
+        for one in points if len(points) <= _NAMED else front[:_NAMED]:
+            axes.annotate(one.name, (one.cost, scale * one.value), (4, 4), textcoords="offset points", fontsize=7.5)
+        costs = [one.cost for one in points]
+        if max(costs) > 20 * min(costs) > 0:
             axes.set_xscale("log")
         axes.margins(0.14)
         axes.grid(color=_INK, alpha=0.12)
-        axes.set_xlabel("bytes per second (more is better)")
-        axes.set_ylabel(f"{axis} ({'higher' if higher_is_better else 'lower'} is better)")
+        axes.set_xlabel(f"{said.cost} ({'less' if said.less_cost_is_better else 'more'} is better)")
+        axes.set_ylabel(f"{said.value} ({'higher' if said.higher_is_better else 'lower'} is better)")
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, ["pareto", title])
+        return _drawn(figure, ["pareto", said.cost, title])
+
+
+def _unbeaten(points: Sequence[Point], said: Trade) -> list[Point]:
+    """Return the points that no other is at least as good as in both, and better in one, by cost."""
+    cost, value = (-1 if said.less_cost_is_better else 1), (1 if said.higher_is_better else -1)
+
+    def beaten(one: Point) -> bool:
+        return any(
+            cost * other.cost >= cost * one.cost
+            and value * other.value >= value * one.value
+            and (other.cost, other.value) != (one.cost, one.value)
+            for other in points
+        )
+
+    return sorted((one for one in points if not beaten(one)), key=lambda one: one.cost)
+
+
+def usage(shares: Mapping[str, Mapping[str, float]], title: str) -> str:
+    """Return a drawing of how much of what was written are new tokens; ``shares[task][model]`` are fractions."""
+    percent = {task: {name: 100 * share for name, share in of.items()} for task, of in shares.items()}
+    return _marks(percent, title, "tokens that the source does not have, % of those written")
 
 
 def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
     """Return a drawing of bits per byte: a row per model, a mark per kind of text; ``values[kind][model]``."""
+    return _marks(values, title, "bits/byte (lower is better)")
+
+
+def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str) -> str:
+    """Return a drawing with a row per model and a mark per kind."""
     models = list(dict.fromkeys(name for of_kind in values.values() for name in of_kind))[:_ROWS]
     if not models:
         return ""
@@ -156,10 +190,10 @@ def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
                 color=_COLOURS[number % len(_COLOURS)], markersize=5.5, label=kind,
             )  # fmt: skip
         _name_rows(axes, models)
-        axes.set_xlabel("bits/byte (lower is better)")
+        axes.set_xlabel(axis)
         figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, ["kinds", title])
+        return _drawn(figure, ["marks", title])
 
 
 @dataclass(frozen=True, slots=True)

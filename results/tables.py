@@ -6,16 +6,21 @@ first, model by task; what they cost stands below. Markdown is broken into block
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from crosstok.errors import unknown_name
+from results import statistics
 from results.blocks import layout
 from results.comparison import Comparison, compare
+from results.costs import flops_per_byte
 from results.findings import findings, footnotes, general_notes
 from results.formats import FORMATS, render_layout
+from results.macro import Mean, means
 from results.schema import Run
+from results.statistics import Estimate
 from results.store import Store
 from results.sums import SampleFacts, VerdictFacts
 
@@ -28,12 +33,14 @@ def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFram
 
     Columns: ``model``, ``label``, ``task``, ``metric``, ``unit``, ``higher_is_better``, ``value``, ``low``, ``high``
     (95 % interval), ``n`` (documents measured), ``documents`` (asked for), ``available`` (in the whole benchmark),
-    ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bytes_per_token`` (of the text that was read
-    or scored, the same for every model), ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of the model alone),
-    ``bytes_per_s`` (generated or scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``, ``tier``,
-    ``interval`` (method) and ``note``. What was not measured is NaN.
+    ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bootstrap_low`` and ``bootstrap_high`` (the
+    interval by resampling, where ``low`` and ``high`` are analytic), ``bytes_per_token`` (of the text that was read or
+    scored, the same for every model), ``flops_per_byte`` (see ``results.costs``), ``new_token_share`` (of the tokens
+    written, those that the model's source did not have), ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of
+    the model alone), ``bytes_per_s`` (generated or scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``,
+    ``tier``, ``interval`` (method) and ``note``. What was not measured is NaN.
 
-    ``attrs`` holds ``title``, ``findings`` and ``notes``.
+    ``attrs`` holds ``title``, ``findings``, ``notes`` and ``means`` (over tasks of one metric, a row per model).
     """
     return frame_of(store, compare(store, run if isinstance(run, Run) else store.run(run)))
 
@@ -50,6 +57,7 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
         model = models.get(name)
         for task in found.tasks:
             cell, estimate = task.cells.get(name), task.estimates.get(name)
+            costs = sample_columns(samples.get(cell.fingerprint, []) if cell else [])
             row: dict[str, Any] = {
                 "model": name,
                 "label": model.label if model else "",
@@ -65,7 +73,9 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
                 "available": task.task.available,
                 "status": str(cell.status) if cell else "not measured",
                 "standing": task.standing(name),
-                **sample_columns(samples.get(cell.fingerprint, []) if cell else []),
+                **_resampled(estimate),
+                **costs,
+                "flops_per_byte": flops_per_byte(model.compute, costs["bytes_per_token"]) if model else None,
                 "build_s": model.build_s if model else None,
                 "parameters": model.parameters if model else None,
                 "vocabulary": model.vocabulary if model else None,
@@ -75,21 +85,47 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
             }
             rows.append(row)
     frame = pd.DataFrame(rows)
-    frame.attrs = {"title": _title(found.run, frame), "findings": findings(found), "notes": general_notes(found)}
+    frame.attrs = {
+        "title": _title(found.run, frame), "findings": findings(found), "notes": general_notes(found),
+        "means": [row for one in means(found) for row in _mean_rows(one)],
+    }  # fmt: skip
     return frame
 
 
+def _resampled(estimate: Estimate | None) -> dict[str, float | None]:
+    """Return the bootstrap interval beside an analytic one."""
+    low, high = (None, None)
+    if estimate and estimate.method == "Wilson":
+        low, high = statistics.resampled_fraction(estimate.value * estimate.n, estimate.n)
+    return {"bootstrap_low": low, "bootstrap_high": high}
+
+
+def _mean_rows(one: Mean) -> list[dict[str, Any]]:
+    head = {"metric": one.headline.name, "unit": one.headline.unit, "tasks": list(one.tasks)}
+    return [
+        {**head, "model": name, "value": found.value, "low": _number(found.low), "high": _number(found.high),
+         "standing": one.standings.get(name, "")}
+        for name, found in one.of_model.items()
+    ]  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 def sample_columns(facts: list[SampleFacts]) -> dict[str, Any]:
-    """Return what the answers of a cell cost: bytes per token, stops, seconds and bytes per second."""
+    """Return what the answers of a cell cost: bytes per token, stops, seconds, bytes per second, use of new tokens."""
     size, seconds = sum(fact.bytes for fact in facts), sum(fact.seconds for fact in facts)
     read, tokens = sum(fact.prompt_bytes for fact in facts), sum(fact.prompt_tokens for fact in facts)
     if not tokens:
         read, tokens = size, sum(fact.tokens for fact in facts)
+    checked = sum(fact.checked_tokens or 0 for fact in facts)
     return {
         "bytes_per_token": read / tokens if tokens else None,
         "stops": _counts({fact.stop_reason: fact.samples for fact in facts if fact.stop_reason}),
         "seconds": seconds if facts else None,
         "bytes_per_s": size / seconds if seconds else None,
+        "new_token_share": sum(fact.new_tokens or 0 for fact in facts) / checked if checked else None,
     }
 
 

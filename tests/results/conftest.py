@@ -62,6 +62,7 @@ def _fill(store: Store, *, missing: dict[tuple[str, str], int] | None = None, su
         model = Model(
             fingerprint=f"model-{name}", label=label, spec={}, tokenizer=f"tok-{vocabulary}", parameters=134_515_008,
             vocabulary=vocabulary, provenance={}, build_s=build_s,
+            compute={"body": 2 * 106_000_000, "head": 2 * 576 * vocabulary, "context": 4 * 30 * 576},
         )  # fmt: skip
         store.put_model(model)
         for place, (task, (documents, _, _)) in enumerate(TASKS.items()):
@@ -97,13 +98,14 @@ def _generated(
     passed = own.random() < chance
     size = int(own.integers(20, 512))
     place = {"cell": cell.fingerprint, "document": f"HumanEval/{index}"}
+    facts = {} if cell.model == "model-base" else {"new_tokens": round(size / bytes_per_token * 0.25)}
     store.add_samples(
         [
             Sample(
                 **place, prompt=f"def f{index}(x):\n", text=HOSTILE if index == 3 else f"    return x + {index}\n",
                 stop_reason=str(own.choice(["stop", "end", "byte_budget"], p=[0.3, 0.5, 0.2])), prompt_bytes=450,
                 prompt_tokens=round(450 / bytes_per_token), bytes=size, tokens=round(size / bytes_per_token),
-                seconds=float(own.uniform(0.2, 2)),
+                seconds=float(own.uniform(0.2, 2)), facts=facts,
             )
         ]
     )  # fmt: skip

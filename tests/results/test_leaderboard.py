@@ -146,6 +146,23 @@ def test_a_second_leaderboard_replaces_the_first_and_nothing_else_is_ever_replac
     assert sorted(path.name for path in tmp_path.iterdir()) == ["board", "mine"]
 
 
+def test_cost_means_and_the_use_of_new_tokens_are_shown(filled: Path, tmp_path: Path) -> None:
+    with Store(filled, read_only=True) as store:
+        index = write_leaderboard(store, tmp_path / "board")
+    text = index.read_text(encoding="utf-8")
+    for said in (
+        "MFLOP/byte",
+        "mean bits_per_byte",
+        "over 2 tasks",
+        "Share of new tokens",
+        "Bits per byte of every model",
+    ):
+        assert said in text
+    task = next((index.parent / "tasks").glob("humaneval*")).read_text(encoding="utf-8")
+    for said in ("score against bytes per second", "score against operations per byte", "paired differences"):
+        assert said in task
+
+
 def test_training_curves_are_drawn_of_models_that_are_at_hand(filled: Path, tmp_path: Path) -> None:
     folder = tmp_path / "students" / "model-alm"
     folder.mkdir(parents=True)

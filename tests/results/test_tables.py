@@ -60,6 +60,31 @@ def test_bytes_per_token_is_that_of_the_text_that_every_model_read(filled: Path,
     )
 
 
+def test_a_byte_costs_what_the_model_and_its_tokens_make_of_it(frame: pd.DataFrame) -> None:
+    base, student = (row_of(frame, name, "code_bpb") for name in ("base", "sft"))
+    body, context = 2 * 106_000_000, 4 * 30 * 576
+    for row, vocabulary in ((base, 49152), (student, 16384)):
+        per_token = row["bytes_per_token"]
+        expected = (body + 2 * 576 * vocabulary + context * 1024 / per_token) / per_token
+        assert row["flops_per_byte"] == pytest.approx(expected)
+    text = render(frame)
+    assert "MFLOP/byte" in text
+    assert f"{base['flops_per_byte'] / 1e6:.1f}" in text
+
+
+def test_new_tokens_are_counted_of_models_that_have_some(frame: pd.DataFrame) -> None:
+    assert math.isnan(row_of(frame, "base", "humaneval")["new_token_share"])
+    assert row_of(frame, "alm", "humaneval")["new_token_share"] == pytest.approx(0.25, abs=0.01)
+    assert "new tokens, %" in render(frame)
+
+
+def test_an_analytic_interval_has_the_resampled_one_beside_it(frame: pd.DataFrame) -> None:
+    row = row_of(frame, "base", "humaneval")
+    expected = statistics.resampled_fraction(row["value"] * row["n"], row["n"])
+    assert (row["bootstrap_low"], row["bootstrap_high"]) == pytest.approx(expected)
+    assert math.isnan(row_of(frame, "base", "code_bpb")["bootstrap_low"])
+
+
 def test_the_best_is_marked_and_so_is_what_cannot_be_told_from_it(frame: pd.DataFrame) -> None:
     for _, group in frame.groupby("task"):
         best = group[group["standing"] == "best"]
