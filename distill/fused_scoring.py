@@ -29,6 +29,9 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
+NEW_ROWS = "new_rows"
+"""Attribute of a layer whose last rows learn while its matrix is frozen: see ``expansion.new_rows``."""
+
 _BLOCK = 1 << 23  # logits held at a time: 32 MB in fp32
 _LEAST_ROWS = 256  # of the output matrix in a block, however many tokens there are
 _PROBE_ERROR = 1e-2  # largest relative difference to the model's own logits; those of bf16 weights have 3 digits
@@ -54,6 +57,19 @@ class Head:
         """``[rows]``, None in most models."""
         bias: Any = getattr(self.layer, "bias", None)
         return bias  # type: ignore[no-any-return]  # a parameter
+
+    @property
+    def new_rows(self) -> Tensor | None:
+        """``[k, d]``, the last rows of the matrix where they learn alone; None in most models."""
+        rows: Any = getattr(self.layer, NEW_ROWS, None)
+        return rows  # type: ignore[no-any-return]  # a parameter
+
+    def logits_of_new(self, hidden: Tensor) -> Tensor:
+        """Return fp32 logits ``[p, k]`` of states ``[p, d]`` for :attr:`new_rows`, with a gradient into these."""
+        rows = self.new_rows
+        if rows is None:
+            raise ValueError("no rows of this head learn alone")
+        return _transform(_product(hidden, rows, None, _product_type(hidden)), self.scale, self.cap)
 
     def logits(self, hidden: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return fp32 logits ``[p, len(rows)]`` of states ``[p, d]``, for some rows of the matrix."""
@@ -134,7 +150,7 @@ def score(hidden: Tensor, targets: Tensor, head: Head, order: Order) -> tuple[Te
     """
     wanted = order.to(hidden.device)
     plan = _Plan(wanted, targets, head.scale, head.cap, _product_type(hidden))
-    gold, mass = _Scores.apply(hidden, head.weight, head.bias, plan)  # type: ignore[no-untyped-call]  # torch's own
+    gold, mass = _Scores.apply(hidden, head.weight, head.bias, head.new_rows, plan)  # type: ignore[no-untyped-call]  # torch's own
     return gold.clamp(max=0), mass.clamp(max=0)
 
 
@@ -163,7 +179,9 @@ class _Scores(torch.autograd.Function):
     """The two scores; logits exist for one block at a time, in either direction."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> tuple[Tensor, Tensor]:
+    def forward(  # noqa: PLR0917  (apply passes positions)
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, new_rows: Tensor | None, plan: _Plan
+    ) -> tuple[Tensor, Tensor]:
         tokens = hidden.shape[0]
         sums = {inside: hidden.new_full((tokens,), -torch.inf, dtype=torch.float32) for inside in (True, False)}
         chosen = hidden.new_zeros(tokens, dtype=torch.float32)
@@ -174,6 +192,7 @@ class _Scores(torch.autograd.Function):
             chosen[rows] = logits[rows, columns]
         norm = torch.logaddexp(sums[True], sums[False])
         ctx.plan = plan
+        ctx.new_rows = 0 if new_rows is None else new_rows.shape[0]
         ctx.save_for_backward(hidden, weight, bias, norm, sums[True])
         return torch.where(plan.targets >= 0, chosen - norm, 0.0), sums[True] - norm
 
@@ -181,7 +200,7 @@ class _Scores(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, of_gold: Tensor, of_mass: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None]:
         hidden, weight, bias, norm, inner = ctx.saved_tensors
         plan: _Plan = ctx.plan
         of_gold = torch.where(plan.targets >= 0, of_gold, 0.0)
@@ -191,6 +210,8 @@ class _Scores(torch.autograd.Function):
         to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        first_new = weight.shape[0] - ctx.new_rows
+        to_new = torch.zeros_like(weight[first_new:]) if ctx.new_rows else None
         with torch.autocast(hidden.device.type, enabled=False):
             for first, stop, inside in plan.order.blocks(hidden.shape[0]):
                 ids = plan.order.ids[first:stop]
@@ -208,7 +229,9 @@ class _Scores(torch.autograd.Function):
                     to_weight[ids] = (slope.T @ hidden.to(plan.dtype)).to(weight.dtype)
                 if to_bias is not None:
                     to_bias[ids] = slope.sum(dim=0).to(to_bias.dtype)
-        return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias, None
+                if to_new is not None and bool((new := ids >= first_new).any()):
+                    to_new[ids[new] - first_new] = (slope[:, new].T @ hidden.to(plan.dtype)).to(weight.dtype)
+        return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias, to_new, None
 
 
 def _product_type(hidden: Tensor) -> torch.dtype:

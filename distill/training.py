@@ -31,6 +31,7 @@ from crosstok.errors import UserError
 from crosstok.folders import cache_folder
 from distill.adapters import adapter_weights, attach, embedding_matrices, merge
 from distill.balance import balance, gradients, last_layer
+from distill.expansion.new_rows import fasten, loosen, loosened
 from distill.losses import AlignedBatch, Loss, LossTerm, Outputs, Party, Reader, Reading
 from distill.teacher_cache import SCORES, TOP, WindowTeacher, cache_name
 from distill.training_log import append_log, cut_log
@@ -69,14 +70,16 @@ def train(
     folder: Path,
     device: str = "auto",
     progress: Advance | None = None,
+    new_from: int | None = None,
 ) -> None:
     """Train ``student`` in place; ``folder`` keeps the log and the state from which a restart continues.
 
-    With LoRA the student's frozen weights may be the teacher's tensors (``adapters.share``); it gets weights of its own
-    when the adapters are merged at the end. Raises UserError if a loss stops being a number (the batch is saved in
-    ``folder`` first), if nothing of the first step can be scored, and if a state cannot be saved (the last one stays).
+    ``new_from`` is the first id of the rows that ``train: new_rows`` is about (see ``expansion.new_rows``). With LoRA
+    the student's frozen weights may be the teacher's tensors (``adapters.share``); it gets weights of its own when the
+    adapters are merged at the end. Raises UserError if a loss stops being a number (the batch is saved in ``folder``
+    first), if nothing of the first step can be scored, and if a state cannot be saved (the last one stays).
     """
-    run = _Run(student, teacher, windows, losses, spec, folder=folder, device=device)
+    run = _Run(student, teacher, windows, losses, spec, folder=folder, device=device, new_from=new_from)
     start = run.restore()
     if progress and start:
         progress(start, f"continued at step {start}")
@@ -104,6 +107,7 @@ class _Run:
         *,
         folder: Path,
         device: str,
+        new_from: int | None = None,
     ) -> None:
         self.spec, self.windows, self.losses, self.folder = spec, windows, losses, folder
         self.reader, self.teacher = student.reader, teacher
@@ -115,6 +119,10 @@ class _Run:
         self.student = student.network.to(self.device).train()
         if spec.train == "lora":
             attach(self.student, spec.lora_rank, spec.lora_alpha or spec.lora_rank)
+        if spec.train == "new_rows":
+            if new_from is None:
+                raise ValueError("train is new_rows, but nobody says which rows are new")
+            loosen(self.student, new_from)
         if spec.gradient_checkpointing:
             _checkpoint_activations(self.student, on=True)
         self._prepare(student, teacher)
@@ -204,8 +212,10 @@ class _Run:
                     term.sum * (weight / max(count, 1.0))
                     for term, weight, count in zip(terms, weights, counts, strict=True)
                 ]
-                if self.accelerator.num_processes > 1 and not self.of_student & _OF_LOGITS:
-                    # Processes wait for a gradient of every parameter, also of those that states do not depend on.
+                if self.accelerator.num_processes > 1 and (
+                    not self.of_student & _OF_LOGITS or self.spec.train == "new_rows"
+                ):
+                    # Processes wait for a gradient of every parameter, also of those that this part does not depend on.
                     weighted += [parameter.flatten()[:0].sum() for parameter in self.trained]
                 # Gradients are averaged over processes, while the divisors are already those of all of them.
                 self.accelerator.backward(torch.stack(weighted).sum() * self.accelerator.num_processes)
@@ -388,6 +398,8 @@ class _Run:
             _checkpoint_activations(self.student, on=False)
         if self.spec.train == "lora":
             merge(self.student)
+        if self.spec.train == "new_rows":
+            fasten(self.student)
 
 
 def _states(folder: Path) -> dict[int, Path]:
@@ -400,6 +412,8 @@ def _union(needs: Iterator[frozenset[Reading]] | Any) -> frozenset[Reading]:
 
 def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
     """Return the optimizer's groups: embeddings (input and output) and, if they are trained, all other parameters."""
+    if spec.train == "new_rows":
+        return [{"params": loosened(student), "peak": spec.embedding_lr or spec.lr}]
     embeddings = embedding_matrices(student)
     known = {id(matrix) for matrix in embeddings}
     others = [parameter for parameter in student.parameters() if id(parameter) not in known]

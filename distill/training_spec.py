@@ -24,9 +24,10 @@ class TrainingSpec(BaseModel):
     balance: BalanceName = Field(
         default="fixed", description="Weights of several losses: their own, or from the length of their gradients."
     )
-    train: Literal["full", "lora", "embeddings"] = Field(
+    train: Literal["full", "lora", "embeddings", "new_rows"] = Field(
         default="full",
-        description="Which parameters learn; with lora adapters of all layers, and the embeddings in full.",
+        description="Which parameters learn; with lora adapters of all layers, and the embeddings in full; with "
+        "new_rows the rows of tokens that an expansion adds, and nothing else.",
     )
     lora_rank: int = Field(default=64, ge=1, description="Rank of the adapters.")
     lora_alpha: int | None = Field(default=None, ge=1, description="Their scale times their rank; default: the rank.")

@@ -23,6 +23,7 @@ LOSSES: Registry[Loss] = Registry(
         "gold": "distill.losses.gold:GOLD",
         "mined": "distill.losses.mined:MinED",
         "dskd": "distill.losses.dskd:DSKD",
+        "kl": "distill.losses.expansion_kl:ExpansionKL",
     },
 )
 
