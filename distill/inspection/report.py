@@ -1,0 +1,308 @@
+"""From two models to an ``Inspection``."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crosstok.corpora import load_texts
+from crosstok.errors import UserError
+from distill import checkpoints, provenance
+from distill.adapters import embedding_matrices
+from distill.checkpoints import Checkpoint
+from distill.embeddings.fvt import weighted_sums
+from distill.ensemble import EnsembleForCausalLM
+from distill.inspection import geometry
+from distill.inspection.records import Inspection, Matrix, Moment, Movement, Neighbour, NewToken, Row, Trace
+from distill.inspection.snapshots import read_snapshots
+from distill.inspection.tokens import Vocabulary, compare, shown, spaced, spellings
+from distill.inspection.tracing import Occurrence, Tracer, occurrences
+
+_OLD_PLACES = 1500
+"""Old rows in the projection."""
+_NEAREST = 8
+_PATHS = 12
+"""Tokens whose way is drawn."""
+
+Progress = Callable[[float, str], None]
+"""Called with the share of the work done since the last call and what comes next."""
+
+
+def inspect(
+    source: str | Path,
+    against: str | Path | None = None,
+    *,
+    count: int = 400,
+    traces: int = 6,
+    tokens: Sequence[str] = (),
+    corpus: str | None = None,
+    data: Path | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Compare the new tokens of ``source`` with what they were in ``against`` (default: the model it was made from).
+
+    ``count`` new tokens are looked at one by one; ``traces`` of them across layers, the most frequent in the held-out
+    part of ``corpus`` (default: what the student was trained on), and all of ``tokens``, given by their text. Raises
+    UserError for a model without rows of its own, without new tokens, or whose parent is unknown or of another width,
+    and for ``tokens`` that are not new.
+    """
+    tell = progress or (lambda _, __: None)
+    folder = checkpoints.fetch(source)
+    record = provenance.read(folder)
+    parent_source = against or _parent_of(source, record)
+    tell(0.0, "reading both models")
+    student, parent = checkpoints.load(source), checkpoints.load(parent_source)
+    work = _Work(student, parent, count)
+    wanted = [work.find(text) for text in tokens]
+    tell(0.3, "rows")
+    matrices = [work.matrix(number) for number in range(len(work.kinds))]
+    tell(0.3, "movement")
+    snapshots = read_snapshots(folder)
+    notes = []
+    movement = work.movement(snapshots)
+    if not snapshots:
+        notes.append(
+            "How rows moved is not known: this student has no row snapshots. Students that are trained with "
+            "row_snapshots above 0 (the default) keep them; a student that was only initialised did not move."
+        )
+    tell(0.1, "layers")
+    name = corpus or (record.data[0]["name"] if record and record.data else "stdlib")
+    traced: list[Trace] = []
+    tracer = Tracer(student, parent, work.vocabulary)
+    if not tracer.fits:
+        notes.append("Layers are left out: the last norm or the output head of this architecture is not known.")
+    elif traces or wanted:
+        found = occurrences(load_texts(name, "heldout", data), student.tokenbytes, frozenset(work.vocabulary.new))
+        for token in dict.fromkeys([*wanted, *[token for token in found if work.pieces[token]][:traces]]):
+            context = found.get(token, Occurrence(0, "")).context
+            traced.append(tracer.trace(token, work.pieces[token], context))
+        if not found:
+            notes.append(f"No new token occurs in the held-out part of {name}, so none was traced in a text.")
+    tell(0.3, "done")
+    return Inspection(
+        model=str(source),
+        fingerprint=student.fingerprint,
+        parent=str(parent_source),
+        parent_fingerprint=parent.fingerprint,
+        provenance=student.provenance,
+        new_tokens=len(work.vocabulary.new),
+        old_tokens=len(work.vocabulary.old),
+        examined=len(work.examined),
+        matrices=matrices,
+        tokens=work.tokens(),
+        movement=movement,
+        traces=traced,
+        corpus=name,
+        notes=notes,
+    )
+
+
+def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
+    if record is None or record.kind != "student":
+        raise UserError(
+            f"Nothing says which model {source} was made from.", hint="Name it: --against hub:owner/name, for example."
+        )
+    if record.source.partition(":")[0] not in {"wheel", "hub", "gguf"} and not Path(record.source).is_dir():
+        raise UserError(
+            f"{source} was made from {record.source}, which is not where it was.",
+            hint="Name its folder: --against FOLDER.",
+        )
+    return record.source
+
+
+class _Work:
+    """The two models, and what is needed of both again and again."""
+
+    def __init__(self, student: Checkpoint, parent: Checkpoint, count: int) -> None:
+        for side in (student, parent):
+            if isinstance(side.model, EnsembleForCausalLM):
+                raise UserError(
+                    f"{side.source} is an ensemble, which has no rows of its own.", hint="Inspect its members."
+                )
+        self.student, self.parent = student, parent
+        self.vocabulary: Vocabulary = compare(student.tokenbytes, parent.tokenbytes)
+        if not self.vocabulary.new:
+            raise UserError(
+                f"Every token of {student.source} is one of {parent.source}: there is nothing new to look at.",
+                hint="Inspect an expanded or transferred student, or name another model with --against.",
+            )
+        ours = [matrix.detach() for matrix in embedding_matrices(student.model)]
+        theirs = [matrix.detach() for matrix in embedding_matrices(parent.model)]
+        theirs += theirs[: len(ours) - len(theirs)]  # an untied student of a tied parent
+        if not self.vocabulary.old or ours[0].shape[1] != theirs[0].shape[1]:
+            widths = ours[0].shape[1], theirs[0].shape[1]
+            raise UserError(
+                f"{student.source} and {parent.source} cannot be compared: they have rows of {widths[0]} and "
+                f"{widths[1]} numbers, and {len(self.vocabulary.old)} tokens in common.",
+                hint="Name the model that it was made from with --against.",
+            )
+        self.kinds = ("input", "output") if len(ours) == 2 else ("both",)
+        self._new = [matrix[self.vocabulary.new].float() for matrix in ours]
+        self._old = [matrix[self.vocabulary.old].float() for matrix in ours]
+        self._moved = [
+            float((matrix[self.vocabulary.old] != other[self.vocabulary.old_in_parent]).any(dim=1).float().mean())
+            for matrix, other in zip(ours, theirs, strict=False)
+        ]
+        self.pieces = dict(
+            zip(
+                self.vocabulary.new,
+                spellings(parent.tokenbytes, student.tokenbytes, self.vocabulary.new),
+                strict=True,
+            )
+        )
+        place = {there: index for index, there in enumerate(self.vocabulary.old_in_parent)}
+        self._parts = {
+            token: [place[piece] for piece in pieces if piece in place] for token, pieces in self.pieces.items()
+        }
+        # By the parent's ids: a token that the student has too as it is there now, any other as it is in the parent.
+        self._reference = []
+        for old, other in zip(self._old, theirs, strict=False):
+            rows = other.float().clone()
+            rows[self.vocabulary.old_in_parent] = old
+            self._reference.append(rows)
+        self.examined = spaced(self.vocabulary.new, count)
+        self._row_of = {token: index for index, token in enumerate(self.vocabulary.new)}
+        self._axes = [geometry.Axes(old) for old in self._old]
+        self._rows: list[dict[int, Row]] = []
+
+    def find(self, text: str) -> int:
+        """Return the new token that is spelt ``text``."""
+        token = self.student.tokenbytes.id_of(text.encode())
+        if token is None or token not in self._row_of:
+            what = "is no token of" if token is None else "is an old token of"
+            raise UserError(
+                f"{text!r} {what} {self.student.source}.",
+                hint="Spaces count; the report's tokens.csv lists the new tokens.",
+            )
+        if not self.pieces[token]:
+            raise UserError(f"{self.parent.source} cannot spell {text!r}.", hint="Choose another token.")
+        return token
+
+    def matrix(self, number: int) -> Matrix:
+        """Return what is said of one matrix, and keep what is said of single tokens."""
+        new, old, axes = self._new[number], self._old[number], self._axes[number]
+        means = self._constituents(number, self.vocabulary.new)
+        centre = old.mean(dim=0)
+        rows = self._examined_rows(number, means, centre)
+        self._rows.append(rows)
+        matched = torch.randperm(len(old), generator=torch.Generator().manual_seed(0))[: len(new)]
+        sample = spaced(list(range(len(old))), _OLD_PLACES)
+        whole_new, whole_old = geometry.group(new), geometry.group(old)
+        directions = geometry.unit(new).double().mean(dim=0) @ geometry.unit(old).double().mean(dim=0)
+        with_parts = [row for token, row in rows.items() if self.pieces[token]]
+        return Matrix(
+            kind=self.kinds[number],
+            width=new.shape[1],
+            new=whole_new,
+            old=whole_old,
+            matched_rank=geometry.effective_rank(old[matched]),
+            norm_ratio=_ratio(whole_new.norms.median, whole_old.norms.median),
+            to_constituents=geometry.spread(geometry.cosine(new, means)),
+            to_centre=geometry.spread(geometry.cosine(new, centre[None])),
+            between=float(directions),
+            nearest_is_part=_mean([bool(row.neighbours and row.neighbours[0].part) for row in with_parts]),
+            part_rank=geometry.spread([row.part_rank for row in with_parts]).median,
+            old_moved=self._moved[number],
+            axes=axes.shares,
+            old_places=axes.places(old[sample]),
+        )
+
+    def _constituents(self, number: int, tokens: Sequence[int]) -> Tensor:
+        """Return the mean row of each token's old spelling, NaN where there is none."""
+        pieces = [self.pieces[token] for token in tokens]
+        means = weighted_sums(
+            self._reference[number], pieces, [[1 / max(1, len(found))] * len(found) for found in pieces]
+        )
+        means[[not found for found in pieces]] = math.nan
+        return means
+
+    def _examined_rows(self, number: int, means: Tensor, centre: Tensor) -> dict[int, Row]:
+        places = torch.tensor([self._row_of[token] for token in self.examined])
+        new, old = self._new[number][places], self._old[number]
+        to_parts, to_centre = geometry.cosine(new, means[places]).tolist(), geometry.cosine(new, centre[None]).tolist()
+        on_axes = self._axes[number].places(new)
+        found = {}
+        near = geometry.neighbours(new, old, _NEAREST)
+        for index, (token, (cosines, values, nearest)) in enumerate(zip(self.examined, near, strict=True)):
+            parts = self._reference[number][self.pieces[token]]
+            rank = None
+            if len(parts):
+                best = geometry.cosine(new[index].expand_as(parts), parts).max()
+                rank = 1 + int((cosines > best + 1e-6).sum())
+            found[token] = Row(
+                norm=float(new[index].norm()),
+                to_constituents=None if to_parts[index] != to_parts[index] else to_parts[index],
+                to_centre=to_centre[index],
+                part_rank=rank,
+                place=on_axes[index],
+                neighbours=[
+                    Neighbour(
+                        id=self.vocabulary.old[there],
+                        text=shown(self.student.tokenbytes.table[self.vocabulary.old[there]]),
+                        cosine=value,
+                        part=there in self._parts[token],
+                    )
+                    for value, there in zip(values.tolist(), nearest.tolist(), strict=True)
+                ],
+            )
+        return found
+
+    def tokens(self) -> list[NewToken]:
+        """Return the tokens that were looked at one by one; call :meth:`matrix` before."""
+        tables = self.student.tokenbytes.table, self.parent.tokenbytes.table
+        return [
+            NewToken(
+                id=token,
+                text=shown(tables[0][token]),
+                pieces=[shown(tables[1][piece]) for piece in self.pieces[token]],
+                rows={kind: rows[token] for kind, rows in zip(self.kinds, self._rows, strict=True)},
+            )
+            for token in self.examined
+        ]
+
+    def movement(self, snapshots: Sequence[tuple[int, dict[str, Tensor]]]) -> list[Movement]:
+        """Return how rows moved, a record per matrix."""
+        if not snapshots:
+            return []
+        ids = snapshots[0][1]["ids"].tolist()
+        known = [place for place, token in enumerate(ids) if token in self._row_of]
+        tokens = [ids[place] for place in known]
+        drawn = spaced(list(range(len(tokens))), _PATHS)
+        found = []
+        for number, kind in enumerate(self.kinds):
+            name = "output" if kind == "output" else "input"
+            moments = [(step, kept[name][known]) for step, kept in snapshots if name in kept]
+            if not moments or not known:
+                continue
+            means, start = self._constituents(number, tokens), moments[0][1]
+            places = [self._axes[number].places(rows[drawn]) for _, rows in moments]
+            found.append(
+                Movement(
+                    kind=kind,
+                    moments=[
+                        Moment(
+                            step=step,
+                            distance=geometry.spread((rows - start).norm(dim=1) / start.norm(dim=1).clamp(min=1e-12)),
+                            to_start=geometry.spread(geometry.cosine(rows, start)),
+                            to_constituents=geometry.spread(geometry.cosine(rows, means)),
+                            norms=geometry.spread(rows.norm(dim=1)),
+                        )
+                        for step, rows in moments
+                    ],
+                    paths={
+                        shown(self.student.tokenbytes.table[tokens[token]]): [moment[index] for moment in places]
+                        for index, token in enumerate(drawn)
+                    },
+                )
+            )
+        return found
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
+
+
+def _mean(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,120 @@
+"""How the meaning of a new token forms across layers, against its old spelling in the model that knew no other.
+
+The student reads a text with the new token at its end, the parent the same bytes with the old spelling at its end. Both
+now stand behind the same text, so their states and what they would say next can be compared layer by layer. One
+position earlier the token itself is due: the student must say it at once, the parent piece by piece.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosstok.corpora import Texts
+from distill.checkpoints import Checkpoint
+from distill.inspection.geometry import cosine
+from distill.inspection.lens import Lens, Seen
+from distill.inspection.records import Guess, Layer, Trace
+from distill.inspection.tokens import Vocabulary, shown
+from distill.tokenbytes import Encoding, TokenBytes
+
+_READ_BYTES = 400_000
+"""Of the corpus, in which new tokens are looked for."""
+_CONTEXT_TOKENS = 48
+_GUESSES = 3
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """Where a new token stands in a text."""
+
+    times: int
+    context: str
+    """The text before it, whole characters."""
+
+
+def occurrences(texts: Texts, tokens: TokenBytes, ids: frozenset[int]) -> dict[int, Occurrence]:
+    """Return the tokens of ``ids`` that the corpus is written with, the most frequent first."""
+    counts: Counter[int] = Counter()
+    contexts: dict[int, str] = {}
+    read = 0
+    for document in texts.documents:
+        part = document.text[: _READ_BYTES - read]
+        encoding = tokens.try_encode_many([part])[0]
+        if isinstance(encoding, Encoding):
+            for place, token in enumerate(encoding.ids.tolist()):
+                if token not in ids:
+                    continue
+                counts[token] += 1
+                if place and (token not in contexts or not contexts[token].strip()):
+                    before = encoding.ids[max(0, place - _CONTEXT_TOKENS) : place]
+                    contexts[token] = tokens.decode(before.tolist()).decode(errors="ignore")
+        read += len(part)
+        if read >= _READ_BYTES:
+            break
+    return {token: Occurrence(times, contexts.get(token, "")) for token, times in counts.most_common()}
+
+
+class Tracer:
+    """Traces tokens of ``student`` against ``parent``."""
+
+    def __init__(self, student: Checkpoint, parent: Checkpoint, vocabulary: Vocabulary) -> None:
+        self._student, self._parent = student, parent
+        self._lenses = (
+            Lens(student.model, student.valid_rows),
+            Lens(parent.model, parent.valid_rows),
+        )
+        self._common = torch.tensor(vocabulary.old), torch.tensor(vocabulary.old_in_parent)
+
+    @property
+    def fits(self) -> bool:
+        """Whether both models can be looked into."""
+        return all(lens.fits for lens in self._lenses)
+
+    def trace(self, token: int, pieces: list[int], context: str) -> Trace:
+        """Return the trace of ``token``, which the parent spells ``pieces``, behind ``context``."""
+        before = [self._encoded(side, context) for side in (self._student, self._parent)]
+        ours = self._lenses[0].look([*before[0], token], [len(before[0]) - 1, len(before[0])])
+        places = list(range(len(before[1]) - 1, len(before[1]) + len(pieces)))
+        theirs = self._lenses[1].look([*before[1], *pieces], places)
+        return Trace(
+            id=token,
+            text=shown(self._student.tokenbytes.table[token]),
+            pieces=[shown(self._parent.tokenbytes.table[piece]) for piece in pieces],
+            context=context,
+            layers=list(self._layers(ours, theirs, token, pieces)),
+        )
+
+    def _encoded(self, side: Checkpoint, context: str) -> list[int]:
+        """Return ``context`` in the tokens of one side, with something in front of it."""
+        first = side.bos_id if side.bos_id is not None else side.roles.end_of_text
+        ids: list[int] = side.tokenbytes.encode(context).ids.tolist() if context else []
+        return ids if first is None and ids else [first or 0, *ids]
+
+    def _layers(self, ours: Seen, theirs: Seen, token: int, pieces: list[int]) -> Iterator[Layer]:
+        chain = torch.tensor(pieces)
+        old = theirs.logs[:, :-1].gather(-1, chain[None, :, None].expand(len(theirs.logs), -1, 1)).sum(dim=(1, 2))
+        alike = cosine(ours.states[:, -1], theirs.states[:, -1])
+        here = ours.logs[:, -1][:, self._common[0]].log_softmax(dim=-1)
+        there = theirs.logs[:, -1][:, self._common[1]].log_softmax(dim=-1)
+        apart = (there.exp() * (there - here)).sum(dim=-1)
+        for layer in range(len(ours.logs)):
+            yield Layer(
+                layer=layer,
+                cosine=float(alike[layer]),
+                kl=max(0.0, float(apart[layer])),
+                log_new=float(ours.logs[layer, 0, token]),
+                log_old=float(old[layer]),
+                student=_guesses(ours.logs[layer, -1], self._student.tokenbytes),
+                parent=_guesses(theirs.logs[layer, -1], self._parent.tokenbytes),
+            )
+
+
+def _guesses(logs: Tensor, tokens: TokenBytes) -> list[Guess]:
+    best = logs.topk(_GUESSES)
+    return [
+        Guess(text=tokens.specials.get(index) or shown(tokens.table[index]), probability=probability)
+        for index, probability in zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)
+    ]
