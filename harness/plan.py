@@ -19,6 +19,7 @@ from harness.engines import require_answerable
 from harness.references import References
 from harness.server_protocol import ServedModel, find_served, is_server
 from harness.suite import ModelSpec, Suite, made_from, order_of_models, parents
+from harness.trained_texts import only_unseen
 from sandbox import Program
 from tasks.registry import build_task
 from tasks.sampling import sampling_of
@@ -123,7 +124,7 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
                     f"Token healing needs the tokens of a model, and {model.name!r} is behind a server.",
                     hint="Leave out `heal`, or measure the model from its weights.",
                 )
-    return planned(suite, models, tasks)
+    return planned(suite, models, only_unseen(tasks, models.values()))
 
 
 def planned(

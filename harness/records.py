@@ -32,7 +32,8 @@ def task_record(task: Task) -> schema.Task:
         name=task.name,
         version=task.version,
         settings=task.options.model_dump(mode="json"),
-        source={"kind": source.kind, "location": source.location, "revision": source.revision, "sha256": source.sha256},
+        source={"kind": source.kind, "location": source.location, "revision": source.revision, "sha256": source.sha256}
+        | ({"remark": task.remark} if task.remark else {}),
         documents=len(task.documents()),
         available=task.available(),
         metrics=[

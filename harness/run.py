@@ -61,6 +61,9 @@ def run_suite(suite: Suite, store: Store, *, console: Console, data: Path | None
             spec = suite.sandbox
             court = opened.enter_context(open_court(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
         reporter = opened.enter_context(Reporter(console))
+        for task in draft.tasks:
+            if task.remark:
+                reporter.say(f"{task.name}: {task.remark}")
         plan = draft if court is None else judged_here(draft, court, reporter)
         store.begin_run(run_record(plan))
         for task in plan.tasks:

@@ -5,7 +5,7 @@ A new benchmark is one class with ``documents``, ``request`` and ``score`` (see 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -169,6 +169,8 @@ class Task(ABC):
         """The benchmark's registered name."""
         self.options = options
         self.data = data
+        self.remark = ""
+        """What a reader of its scores must know, such as why only a part of it is measured."""
 
     @abstractmethod
     def documents(self) -> Sequence[Document]:
@@ -185,6 +187,13 @@ class Task(ABC):
     @abstractmethod
     def request(self, document: Document, style: PromptStyle) -> Request:
         """Return what is asked of the model for ``document``."""
+
+    def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:  # noqa: ARG002  (most sets have no training part)
+        """Return options to be changed because a model of the plan was trained on the texts named ``trained``.
+
+        A benchmark that has training problems of its own leaves them out, for all models alike.
+        """
+        return {}
 
     def fingerprint(self) -> str:
         """Identify all that decides what is asked and how it is judged; the name that a suite gives it is no part."""

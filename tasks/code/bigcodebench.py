@@ -1,4 +1,4 @@
-"""BigCodeBench-Hard: 148 functions over many libraries, with unittest cases (Zhuo et al., arXiv 2406.15877).
+"""BigCodeBench: functions over many libraries, with unittest cases; 1140 or the hard 148 (arXiv 2406.15877).
 
 Base models continue signature and docstring (the paper's "complete" form), chat models get the request in words (its
 "instruct" form) and an answer that is opened with imports and signature. Needs libraries on the host; `crosstok tasks
@@ -18,7 +18,7 @@ RAW_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\n
 
 
 class BigCodeBenchHard(SolutionTask):
-    """Functions that call libraries."""
+    """The hard subset."""
 
     version = "1"
     published = "bigcodebench_hard"
@@ -73,3 +73,13 @@ class BigCodeBenchHard(SolutionTask):
     def solution(self, document: Document) -> str:
         """Return signature and published body."""
         return f"{document.fields['head']}{document.fields['solution']}"
+
+
+class BigCodeBench(BigCodeBenchHard):
+    """All functions; judged guarded where their tests patch modules, split everywhere else."""
+
+    published = "bigcodebench"
+
+    def paths(self) -> Sequence[str]:
+        """Return the newest published version."""
+        return ["hub/bigcode/bigcodebench/default/v0.1.4"]

@@ -4,25 +4,28 @@ Base models get the paper's three solved problems first (ids 2, 3 and 4), in the
 where one of these is itself asked, the next problem of the prompt split takes its place. Chat models get the question
 and an opened block of code.
 
-``split: test`` is the paper's test split (ids 11 to 510). Where anything was trained on MBPP's training split (601 to
-974), only that one may be reported. The published solutions have Windows line ends, which would teach a model to write
-them; they are turned into plain ones.
+``split: test`` is the paper's test split (ids 11 to 510). Where any model of a suite was trained on MBPP, a plan asks
+only that one of all its models (``unseen``). The published solutions have Windows line ends, which would teach a model
+to write them; they are turned into plain ones.
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from crosstok.errors import UserError
 from sandbox.program import Program
 from tasks.code.answers import before_stop, complete_code, fenced_code
 from tasks.code.solution import CodeOptions, SolutionTask
+from tasks.data.catalogue import CATALOGUE
 from tasks.data.rows import Row, load_rows
-from tasks.task import Document, Generate, PromptStyle, TaskOptions
+from tasks.task import Document, Generate, PromptStyle, Task, TaskOptions
 
-FOLDER = "hub/google-research-datasets/mbpp/full"
+HUB = "google-research-datasets/mbpp"
+FOLDER = f"hub/{HUB}/full"
 SPLITS = ("prompt", "test", "validation", "train")  # ids 1-10, 11-510, 511-600, 601-974
 _TASK = (
     "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{tests}"
@@ -52,16 +55,19 @@ class MBPP(SolutionTask):
         chosen = SPLITS if self.options.split == "all" else (self.options.split,)
         return [f"{FOLDER}/{split}" for split in chosen]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def available(self) -> int:
+        """Return the number of problems in all four splits, whichever is measured."""
+        if self.options.split == "all":
+            return len(self._all)
+        return sum(CATALOGUE[f"{FOLDER}/{split}"].rows for split in SPLITS)
+
+    def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:
+        """Leave all but the test split out where a model was trained on any text of MBPP."""
+        return only_test_split(self, self.options.split, trained)
+
+    def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)
         """Return the problem."""
-        fields = {
-            "text": row["text"],
-            "code": row["code"].replace("\r\n", "\n"),
-            "tests": [*row["test_list"], *(row["challenge_test_list"] if self.options.challenge else [])],
-            "shown": row["test_list"],
-            "setup": row["test_setup_code"],
-        }
-        return Document(f"MBPP/{row['task_id']}", fields)
+        return problem(row, challenge=self.options.challenge)
 
     def question(self, document: Document) -> str:
         """Return the sentence and the three asserts."""
@@ -86,7 +92,7 @@ class MBPP(SolutionTask):
         """Judge by the asserts."""
         fields = document.fields
         tests = "\n".join([fields["setup"], *fields["tests"]])
-        return Program(document.id, code, tests, entry_point=called(fields["tests"][0], fields["code"]))
+        return Program(document.id, code, tests, entry_point=called(fields["shown"][0], fields["code"]))
 
     def solution(self, document: Document) -> str:
         """Return the published code."""
@@ -97,7 +103,30 @@ class MBPP(SolutionTask):
     def _solved(self) -> list[Document]:
         """Problems 2 to 5: three of them are shown, whichever is asked."""
         rows = load_rows(f"{FOLDER}/prompt", self.data).rows
-        return [self.document(row, 0) for row in rows if row["task_id"] in range(2, 2 + _SHOTS + 1)]
+        return [problem(row) for row in rows if row["task_id"] in range(2, 2 + _SHOTS + 1)]
+
+
+def problem(row: Row, *, challenge: bool = False) -> Document:
+    """Return a row as a document."""
+    fields = {
+        "text": row["text"],
+        "code": row["code"].replace("\r\n", "\n"),
+        "tests": [*row["test_list"], *(row["challenge_test_list"] if challenge else [])],
+        "shown": row["test_list"],
+        "setup": row["test_setup_code"],
+    }
+    return Document(f"MBPP/{row['task_id']}", fields)
+
+
+def only_test_split(task: Task, split: str, trained: Iterable[str]) -> dict[str, str]:
+    """Return the option that leaves training problems out of ``task``, if any name in ``trained`` is a text of MBPP."""
+    texts = sorted({name for name in trained if HUB in name})
+    if texts and split == "train":
+        raise UserError(
+            f"Task {task.name!r} asks the split 'train', and a model was trained on {texts[0]}.",
+            hint="Set split: test.",
+        )
+    return {"split": "test"} if texts and split == "all" else {}
 
 
 def called(test: str, code: str) -> str:

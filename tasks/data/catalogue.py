@@ -16,7 +16,7 @@ class DataSet:
     path: str
     rows: int
     sha256: str
-    """Of the published rows."""
+    """Of the published rows; empty where a pinned hub commit is all that is known of them."""
     licence: str
     origin: str
     """The public repository that the rows are found in."""
@@ -119,6 +119,30 @@ CATALOGUE: dict[str, DataSet] = {
             "5d5c40c5e313fe1994da09a2029da9e8dad594e6f67cd07c2c5143c0430fa5f7",
             "Apache-2.0",
             "QwenLM/Qwen2.5-Coder@d5ead97fea36bca3744e1a4c49e882f6fa2f406a",
+        ),
+        DataSet(
+            "hub/bigcode/bigcodebench/default/v0.1.4",
+            1140,
+            "",
+            "Apache-2.0",
+            "bigcode-project/bigcodebench",
+            "b74c0d0bf70d2c0bc459be537895cca163007f1a",
+        ),
+        DataSet(
+            "hub/evalplus/humanevalplus/default/test",
+            164,
+            "",
+            "Apache-2.0",
+            "evalplus/evalplus",
+            "d32357cf319e50e9c8d8dab5ea876c72b0fd321b",
+        ),
+        DataSet(
+            "hub/evalplus/mbppplus/default/test",
+            378,
+            "",
+            "Apache-2.0",
+            "evalplus/evalplus",
+            "b2d74c91837c3f2a20c1299ae98133cbe7cfa077",
         ),
         DataSet(
             "hub/bigcode/humanevalpack/python/test",

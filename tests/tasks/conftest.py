@@ -116,6 +116,48 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "entry_point": "task_func",
         }
     ],
+    "hub/bigcode/bigcodebench/default/v0.1.4": [
+        {
+            "task_id": "BigCodeBench/7",
+            "complete_prompt": 'import math\n\ndef task_func(x):\n    """Square root."""\n',
+            "instruct_prompt": "Square root. Start with:\n```\nimport math\ndef task_func(x):\n```",
+            "code_prompt": "import math\ndef task_func(x):\n",
+            "canonical_solution": "    return math.sqrt(x)\n",
+            "test": (
+                "import unittest\nclass TestCases(unittest.TestCase):\n    def test_case_1(self):\n"
+                "        self.assertAlmostEqual(task_func(9), 3)\n"
+            ),
+            "entry_point": "task_func",
+        }
+    ],
+    "hub/evalplus/humanevalplus/default/test": [
+        {
+            "task_id": "HumanEval/0",
+            "prompt": 'def half(x: float) -> float:\n    """Half of x."""\n',
+            "canonical_solution": "\n    return x / 2\n",
+            "entry_point": "half",
+            "test": (
+                "import numpy as np\n\ndef assertion(out, exp, atol):\n    assert np.allclose(out, exp, atol=atol)\n\n"
+                "def check(candidate):\n    inputs = [[1.0], [3.0]]\n    results = [0.5, 1.5]\n"
+                "    for inp, exp in zip(inputs, results):\n        assertion(candidate(*inp), exp, 1e-6)\n"
+            ),
+        }
+    ],
+    "hub/evalplus/mbppplus/default/test": [
+        {
+            "task_id": number,
+            "prompt": f"Write a function to multiply a number by {number}.",
+            "code": f"def times(x):\r\n    return x * {number}\r\n",
+            "source_file": "",
+            "test_imports": ["import math"],
+            "test_list": [f"assert times(2) == {2 * number}"],
+            "test": (
+                f"inputs = [[1], [math.floor(2.5)]]\nresults = [{number}, {2 * number}]\n"
+                "for inp, exp in zip(inputs, results):\n    assert times(*inp) == exp\n"
+            ),
+        }
+        for number in (2, 11, 602)
+    ],
     "raw/quixbugs/test": [
         {
             "task_id": "QuixBugs/pairs",

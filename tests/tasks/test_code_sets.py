@@ -25,6 +25,9 @@ SETS = {
     "classeval": 1,
     "exercism": 2,
     "bigcodebench_hard": 1,
+    "bigcodebench": 1,
+    "humaneval_plus": 1,
+    "mbpp_plus": 3,
     "quixbugs": 1,
     "humanevalpack": 1,
     "cruxeval": 1,
@@ -111,6 +114,35 @@ def test_three_other_problems_are_shown_before_an_mbpp_problem(data: Path) -> No
 
 def test_the_test_split_of_mbpp_is_an_option(data: Path) -> None:
     assert [document.id for document in _task("mbpp", data, split="test").documents()] == ["MBPP/11", "MBPP/12"]
+
+
+def test_the_plus_sets_judge_by_more_tests_than_they_show(data: Path, pool: sandbox.Pool) -> None:
+    task = _task("mbpp_plus", data)
+    (document,) = (one for one in task.documents() if one.id == "MBPP/11")
+    memorised = "def times(x):\n    return 22\n"  # right on the assert that is shown
+    answers = {"right": document.fields["code"], "memorised": memorised}
+    programs = [
+        replace(task.program(document, Generated(text, "end"), "raw"), id=name) for name, text in answers.items()
+    ]
+    passed = {verdict.id: verdict.passed for verdict in pool.run(programs)}
+    assert passed == {"right": True, "memorised": False}
+    assert "[DONE]" in task.request(document, "raw").prompt, "MBPP's own solved problems in front"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["mbpp", "mbpp_plus"])
+def test_where_a_model_was_trained_on_mbpp_its_test_split_alone_is_left(name: str, data: Path) -> None:
+    task = _task(name, data)
+    trained = ["stdlib", "benchmark:google-research-datasets/mbpp/full#text+code"]
+    assert task.unseen(["stdlib"]) == {}
+    assert task.unseen(trained) == {"split": "test"}
+    kept = _task(name, data, **task.unseen(trained)).documents()
+    assert {document.id for document in kept} <= {f"MBPP/{number}" for number in range(11, 511)}
+    assert kept
+
+
+def test_asking_mbpps_training_split_of_a_model_trained_on_it_is_refused(data: Path) -> None:
+    with pytest.raises(UserError, match="split 'train', and a model was trained on benchmark:google"):
+        _task("mbpp", data, split="train").unseen(["benchmark:google-research-datasets/mbpp/full"])
 
 
 def test_challenge_tests_are_added_and_not_shown(data: Path) -> None:
