@@ -117,6 +117,8 @@ def general_notes(comparison: Comparison) -> list[str]:
     if missing:
         notes.append(f"Not measured at all: {_listed(missing)}.")
     for task in comparison.tasks:
+        if remark := task.task.source.get("remark"):
+            notes.append(f"{task.task.name}: {remark}.")
         if excluded := sorted({name for cell in task.cells.values() for name in cell.settings.get("excluded", ())}):
             named = ", ".join(excluded[:_NAMED]) + (", …" if len(excluded) > _NAMED else "")
             notes.append(

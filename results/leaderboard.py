@@ -29,10 +29,10 @@ from results.store import Store
 MARK = ".crosstok-leaderboard"
 """A file that tells a leaderboard from a folder that must not be replaced."""
 _COSTS = (
-    ("bytes_per_s", "bytes per second", False),
-    ("flops_per_byte", "operations per byte", True),
+    ("bytes_per_s", "bytes per second", "speed", False),
+    ("flops_per_byte", "operations per byte", "operations", True),
 )
-"""Cost of a place, its name, and whether less of it is better."""
+"""Cost of a place, its name, the name in a title, and whether less of it is better."""
 DRAWN = 3
 """Tasks whose plots stand on the first page too."""
 TRAINING_LOG = "training.jsonl"
@@ -228,14 +228,14 @@ class _Site:
                 differences, f"{name}: difference from {visible(self.board.baseline)}", unit(column.headline), scale
             )
         }
-        for key, said, less in _COSTS:
+        for key, said, short, less in _COSTS:
             points = [
                 plots.Point(visible(model), place.cost[key], place.estimate.value)
                 for model, place in column.places.items()
                 if place.comparable and place.estimate and place.cost.get(key)
             ]
             axes = plots.Trade(said, less, metric, column.headline.higher_is_better)
-            drawings[f"{name}: score against {said}"] = plots.pareto(points, f"{name}: score and cost", axes, scale)
+            drawings[f"{name}: score against {said}"] = plots.pareto(points, f"{name}: score and {short}", axes, scale)
         return _markup(drawings)
 
     def _kinds(self) -> list[tuple[str, Any]]:

@@ -167,7 +167,7 @@ def _unbeaten(points: Sequence[Point], said: Trade) -> list[Point]:
 def usage(shares: Mapping[str, Mapping[str, float]], title: str) -> str:
     """Return a drawing of how much of what was written are new tokens; ``shares[task][model]`` are fractions."""
     percent = {task: {name: 100 * share for name, share in of.items()} for task, of in shares.items()}
-    return _marks(percent, title, "tokens that the source does not have, % of those written")
+    return _marks(percent, title, "tokens that the source does not have, % of those written", from_zero=True)
 
 
 def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
@@ -175,7 +175,7 @@ def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
     return _marks(values, title, "bits/byte (lower is better)")
 
 
-def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str) -> str:
+def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, from_zero: bool = False) -> str:
     """Return a drawing with a row per model and a mark per kind."""
     models = list(dict.fromkeys(name for of_kind in values.values() for name in of_kind))[:_ROWS]
     if not models:
@@ -191,6 +191,8 @@ def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str) -> 
             )  # fmt: skip
         _name_rows(axes, models)
         axes.set_xlabel(axis)
+        if from_zero:
+            axes.set_xlim(left=0)
         figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
         axes.set_title(title, fontsize=10, loc="left")
         return _drawn(figure, ["marks", title])

@@ -74,13 +74,21 @@ def _fill(store: Store, *, missing: dict[tuple[str, str], int] | None = None, su
             left_out = missing.get((name, task), 0)
             generator = np.random.default_rng([place, documents])  # the same documents for every model
             own = np.random.default_rng([place, *name.encode()])
-            for index in range(documents - left_out):
-                if task == "humaneval":
-                    _generated(store, cell, index, chance=chance, bytes_per_token=bytes_per_token, own=own)
-                else:
+            if task == "humaneval":
+                answers = [
+                    _generated(cell, index, chance=chance, bytes_per_token=bytes_per_token, own=own)
+                    for index in range(documents - left_out)
+                ]
+                store.add_samples([sample for sample, _, _ in answers])
+                store.add_verdicts([verdict for _, verdict, _ in answers], [score for _, _, score in answers])
+            else:
+                scored = []
+                for index in range(documents - left_out):
                     level = nats[place - 1] * generator.lognormal(0.0, 0.18)
                     nats_per_byte = level * own.lognormal(0.0, 0.02)
-                    _scored(store, cell, index, nats_per_byte, bytes_per_token, size=int(generator.integers(800, 6000)))
+                    size = int(generator.integers(800, 6000))
+                    scored.append(_scored(cell, index, nats_per_byte, bytes_per_token, size=size))
+                store.add_samples([sample for sample, _ in scored], [score for _, score in scored])
             complete = not left_out
             store.end_cell(
                 cell.fingerprint,
@@ -93,36 +101,32 @@ def _fill(store: Store, *, missing: dict[tuple[str, str], int] | None = None, su
 
 
 def _generated(
-    store: Store, cell: Cell, index: int, *, chance: float, bytes_per_token: float, own: np.random.Generator
-) -> None:
+    cell: Cell, index: int, *, chance: float, bytes_per_token: float, own: np.random.Generator
+) -> tuple[Sample, Verdict, Score]:
     passed = own.random() < chance
     size = int(own.integers(20, 512))
     place = {"cell": cell.fingerprint, "document": f"HumanEval/{index}"}
     facts = {} if cell.model == "model-base" else {"new_tokens": round(size / bytes_per_token * 0.25)}
-    store.add_samples(
-        [
-            Sample(
-                **place, prompt=f"def f{index}(x):\n", text=HOSTILE if index == 3 else f"    return x + {index}\n",
-                stop_reason=str(own.choice(["stop", "end", "byte_budget"], p=[0.3, 0.5, 0.2])), prompt_bytes=450,
-                prompt_tokens=round(450 / bytes_per_token), bytes=size, tokens=round(size / bytes_per_token),
-                seconds=float(own.uniform(0.2, 2)), facts=facts,
-            )
-        ]
+    sample = Sample(
+        **place, prompt=f"def f{index}(x):\n", text=HOSTILE if index == 3 else f"    return x + {index}\n",
+        stop_reason=str(own.choice(["stop", "end", "byte_budget"], p=[0.3, 0.5, 0.2])), prompt_bytes=450,
+        prompt_tokens=round(450 / bytes_per_token), bytes=size, tokens=round(size / bytes_per_token),
+        seconds=float(own.uniform(0.2, 2)), facts=facts,
     )  # fmt: skip
     status = "passed" if passed else str(own.choice(["failed", "error", "timeout"], p=[0.6, 0.35, 0.05]))
     error = "" if passed else "AssertionError: f(2) == 3"
     verdict = Verdict(
         **place, status=status, integrity="split", tier="namespaces(net,pid,mount,memory)", error=error, wall_s=0.02
     )
-    store.add_verdicts([verdict], [Score(**place, metric="pass@1", value=float(passed))])
+    return sample, verdict, Score(**place, metric="pass@1", value=float(passed))
 
 
-def _scored(store: Store, cell: Cell, index: int, nats_per_byte: float, bytes_per_token: float, *, size: int) -> None:
+def _scored(cell: Cell, index: int, nats_per_byte: float, bytes_per_token: float, *, size: int) -> tuple[Sample, Score]:
     nats = nats_per_byte * size
     place = {"cell": cell.fingerprint, "document": f"lib/module_{index}.py"}
     sample = Sample(**place, bytes=size, tokens=round(size / bytes_per_token), nats=nats, seconds=size / 9000)
     score = Score(**place, metric="bits_per_byte", value=nats / float(np.log(2)), weight=size)
-    store.add_samples([sample], [score])
+    return sample, score
 
 
 @pytest.fixture
@@ -171,13 +175,13 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def database_url(server: str) -> Iterator[str]:
-    """Give the address of a new, empty database."""
+    """Give the address of a new, empty schema, which is made in a hundredth of the time of a database."""
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(f"{server}postgres", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        yield f"{server}{name}"
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+        yield f"{server}postgres?options=-csearch_path%3D{name}"
+        connection.execute(sa.text(f"DROP SCHEMA {name} CASCADE"))
     engine.dispose()
 
 
