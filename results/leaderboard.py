@@ -29,10 +29,10 @@ from results.store import Store
 MARK = ".crosstok-leaderboard"
 """A file that tells a leaderboard from a folder that must not be replaced."""
 _COSTS = (
-    ("bytes_per_s", "bytes per second", "speed", False),
-    ("flops_per_byte", "operations per byte", "operations", True),
+    ("bytes_per_s", "bytes per second", "speed", 1.0, False),
+    ("flops_per_byte", "millions of operations per byte", "operations", 1e6, True),
 )
-"""Cost of a place, its name, the name in a title, and whether less of it is better."""
+"""Cost of a place, its name, the name in a title, its unit, and whether less of it is better."""
 DRAWN = 3
 """Tasks whose plots stand on the first page too."""
 TRAINING_LOG = "training.jsonl"
@@ -172,11 +172,12 @@ class _Site:
             }
             for column in self.board.columns
         ]
-        first = [drawing for column in self.board.columns[:DRAWN] for drawing in drawn[column.task.name]]
+        first = [(name, drawn[name]) for name in (column.task.name for column in self.board.columns[:DRAWN])]
         self._page(
             "index.html.j2", "index.html", rows=rows, tasks=tasks, runs=self.board.runs,
             means=[_mean_head(one) for one in self.board.means], view=VIEW_BYTES,
-            drawings=[*self._kinds(), *self._usage(), *first], notes=list(notes.all.values()),
+            drawings=[*self._kinds(), *self._usage()], of_tasks=[one for one in first if one[1]],
+            notes=list(notes.all.values()),
         )  # fmt: skip
 
     def _task(self, column: Column, drawings: list[tuple[str, Any]]) -> None:
@@ -191,7 +192,7 @@ class _Site:
             ("version", task.version),
             ("documents", str(task.documents) + (f" of {task.available}" if task.available else "")),
             ("options", visible(json.dumps(task.settings, ensure_ascii=False))),
-            ("source", visible(" ".join(f"{key}: {value}" for key, value in task.source.items()))),
+            *((key, visible(str(value))) for key, value in task.source.items() if value),
             ("fingerprint", task.fingerprint),
         ]
         self._page(
@@ -228,9 +229,9 @@ class _Site:
                 differences, f"{name}: difference from {visible(self.board.baseline)}", unit(column.headline), scale
             )
         }
-        for key, said, short, less in _COSTS:
+        for key, said, short, one, less in _COSTS:
             points = [
-                plots.Point(visible(model), place.cost[key], place.estimate.value)
+                plots.Point(visible(model), place.cost[key] / one, place.estimate.value)
                 for model, place in column.places.items()
                 if place.comparable and place.estimate and place.cost.get(key)
             ]
@@ -302,14 +303,17 @@ def _row(  # noqa: PLR0917
     found = place.difference
     cost = {**_NO_COST, **place.cost}
     flops = cost["flops_per_byte"]
+    change, _, interval = with_interval(column.headline, found).partition(" [") if found else ("", "", "")
     return {
         "name": name,
         "href": href,
         "unit": small,
         "place": _shown(column, place, notes),
-        "difference": f"{with_interval(column.headline, found)} {unit(column.headline)}" if found else "-",
+        "difference": f"{change} {unit(column.headline)}" if found else "-",
+        "difference_interval": interval.rstrip("]").replace(",", " to"),
         "difference_value": found.value if found and found.value == found.value else None,
-        "p": _p(found.p) + _limit(column, found) if found else "-",
+        "p": _p(found.p) if found else "-",
+        "p_limit": _limit(column, found) if found else "",
         "p_value": found.p if found else None,
         "figures": [
             _figure(cost["bytes_per_token"], "{:.2f}"),
@@ -329,7 +333,7 @@ def _limit(column: Column, found: Any) -> str:
     """Return what a comparison that found nothing could not have seen."""
     if found.p < 0.05 or found.detectable != found.detectable or not found.detectable:
         return ""
-    return f", misses below {amount(column.headline, found.detectable)}"
+    return f"misses below {amount(column.headline, found.detectable)}"
 
 
 def _model_facts(entrant: Entrant) -> list[tuple[str, str]]:

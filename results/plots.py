@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosstok.fingerprint import fingerprint
 from results.comparison import SIGNIFICANT, Headline
+from results.labels import Mark, place
 from results.statistics import Difference, Estimate
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ _DOT = "#2f7fd1"
 _BEST = "#d1662f"
 _COLOURS = ("#2f7fd1", "#d1662f", "#2a9d6a", "#a05bc0", "#b8901f", "#c94f7c")
 _MARKS = ("o", "s", "^", "D", "v", "P")
+_CLOUD = (265.0, 165.0)  # points that the axes of a cloud measure, about
+_SMALL = 7.5
 _NAMED = 12  # points of a cloud that can bear their names
 _ROWS = 40  # models in a drawing that is no table
+_KINDS = 12  # kinds that the eye can tell apart
 _STYLE = {
     "axes.edgecolor": _INK,
     "axes.facecolor": "none",
@@ -136,17 +140,31 @@ def pareto(points: Sequence[Point], title: str, said: Trade, scale: float = 1.0)
         rest = [one for one in points if one not in front]
         for drawn, colour in ((rest, _DOT), (front, _BEST)):
             axes.plot([p.cost for p in drawn], [scale * p.value for p in drawn], "o", color=colour, markersize=5)
-        for one in points if len(points) <= _NAMED else front[:_NAMED]:
-            axes.annotate(one.name, (one.cost, scale * one.value), (4, 4), textcoords="offset points", fontsize=7.5)
         costs = [one.cost for one in points]
         if max(costs) > 20 * min(costs) > 0:
             axes.set_xscale("log")
         axes.margins(0.14)
+        _name_points(axes, [*front, *rest] if len(points) <= _NAMED else front, scale)
         axes.grid(color=_INK, alpha=0.12)
         axes.set_xlabel(f"{said.cost} ({'less' if said.less_cost_is_better else 'more'} is better)")
         axes.set_ylabel(f"{said.value} ({'higher' if said.higher_is_better else 'lower'} is better)")
         axes.set_title(title, fontsize=10, loc="left")
         return _drawn(figure, ["pareto", said.cost, title])
+
+
+def _name_points(axes: "Axes", points: Sequence[Point], scale: float) -> None:
+    """Write the names of points beside them, as far as there is room."""
+    axes.autoscale_view()  # matplotlib would do so only when it draws
+    to_axes = axes.transData - axes.transAxes
+    at = to_axes.transform([(one.cost, scale * one.value) for one in points])
+    width, height = _CLOUD
+    marks = [Mark(one.name, x * width, y * height) for one, (x, y) in zip(points, at.tolist(), strict=True)]
+    for label in place(marks, width, _SMALL):
+        one = points[label.of]
+        axes.annotate(
+            label.text, (one.cost, scale * one.value), (label.dx, label.dy), textcoords="offset points",
+            fontsize=_SMALL, ha=label.side, va="bottom",
+        )  # fmt: skip
 
 
 def _unbeaten(points: Sequence[Point], said: Trade) -> list[Point]:
@@ -177,22 +195,26 @@ def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
 
 def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, from_zero: bool = False) -> str:
     """Return a drawing with a row per model and a mark per kind."""
-    models = list(dict.fromkeys(name for of_kind in values.values() for name in of_kind))[:_ROWS]
+    every = list(dict.fromkeys(name for of_kind in values.values() for name in of_kind))
+    models = every[:_ROWS]
     if not models:
         return ""
+    sizes = ((_ROWS, len(every)), (_KINDS, len(values)))
+    left_out = [f"first {shown} of {known}" for shown, known in sizes if known > shown]
+    title = f"{title} ({', '.join(left_out)})" if left_out else title
     with _style() as figure:
         figure.set_size_inches(4.6, 1.1 + 0.27 * len(models))
         axes = figure.add_subplot()
-        for number, (kind, of_kind) in enumerate(values.items()):
+        for number, (kind, of_kind) in enumerate(list(values.items())[:_KINDS]):
             known = [(of_kind[name], len(models) - place) for place, name in enumerate(models) if name in of_kind]
             axes.plot(
-                [x for x, _ in known], [y for _, y in known], _MARKS[number % len(_MARKS)],
+                [x for x, _ in known], [y for _, y in known], _MARKS[(number + number // len(_COLOURS)) % len(_MARKS)],
                 color=_COLOURS[number % len(_COLOURS)], markersize=5.5, label=kind,
             )  # fmt: skip
         _name_rows(axes, models)
         axes.set_xlabel(axis)
         if from_zero:
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.06 * max(value for of_kind in values.values() for value in of_kind.values()) or 1)
         figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
         axes.set_title(title, fontsize=10, loc="left")
         return _drawn(figure, ["marks", title])

@@ -1,0 +1,85 @@
+"""Names beside the points of a plot, so that none lies on another: points that coincide share a label.
+
+A label is tried to the right and to the left of its point, above and below; where all four places are taken it is left
+out, for a name that cannot be read is worse than none, and the table beside the plot has all of them. Widths are those
+of an average letter, since measuring text would take a second drawing of the figure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+LETTER, LINE = 0.58, 1.25
+"""Width of a letter and height of a line, in font sizes."""
+TOGETHER = 4.0
+"""Points that lie closer than this in both directions are one to the eye."""
+GAP = 4.0
+_NAMES = 3
+_PLACES: tuple[tuple[Literal["left", "right"], bool], ...] = (
+    ("left", True), ("left", False), ("right", True), ("right", False)
+)  # fmt: skip
+"""End of the text at the point, and whether it stands above it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A named point; x and y in typographic points from the lower left corner of the axes."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Text at an offset from the point that it names."""
+
+    text: str
+    of: int
+    """Place of the point among those given."""
+    dx: float
+    dy: float
+    side: Literal["left", "right"]
+    """Which end of the text the offset leads to."""
+
+
+def place(marks: Sequence[Mark], width: float, size: float) -> list[Label]:
+    """Return the labels of ``marks``, first come first served; ``width`` of the axes and font ``size`` in points."""
+    labels: list[Label] = []
+    taken: list[tuple[float, float, float, float]] = [(m.x - 2, m.y - 2, m.x + 2, m.y + 2) for m in marks]
+    for first, named in _groups(marks):
+        mark = marks[first]
+        length, height = LETTER * size * len(named), LINE * size
+        for side, above in _PLACES:
+            start = mark.x + GAP if side == "left" else mark.x - GAP - length
+            rise = GAP if above else -GAP - height
+            box = (start, mark.y + rise, start + length, mark.y + rise + height)
+            if start < 0 or box[2] > width or any(_overlap(box, other) for other in taken):
+                continue
+            taken.append(box)
+            labels.append(Label(named, first, GAP if side == "left" else -GAP, rise, side))
+            break
+    return labels
+
+
+def _groups(marks: Sequence[Mark]) -> list[tuple[int, str]]:
+    """Return the first point of every heap, and the names of all in it."""
+    heaps: list[list[int]] = []
+    for number, mark in enumerate(marks):
+        for heap in heaps:
+            head = marks[heap[0]]
+            if abs(head.x - mark.x) < TOGETHER and abs(head.y - mark.y) < TOGETHER:
+                heap.append(number)
+                break
+        else:
+            heaps.append([number])
+    found = []
+    for heap in heaps:
+        names = [marks[number].name for number in heap]
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        found.append((heap[0], ", ".join(names[:_NAMES]) + more))
+    return found
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
