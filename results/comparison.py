@@ -6,6 +6,7 @@ measured otherwise than the first one is shown with the reason and compared with
 compared each with each; more are compared with the first model, the baseline, and with the best of each task.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -113,7 +114,7 @@ class TaskComparison:
     differences: dict[tuple[str, str], Difference] = field(default_factory=dict)
     """Second minus first; p is corrected for all comparisons of the run."""
 
-    @property
+    @functools.cached_property
     def rivals(self) -> dict[str, Estimate]:
         """The models that can be compared with each other and have a score."""
         return {
@@ -122,7 +123,7 @@ class TaskComparison:
             if name not in self.mismatches and not np.isnan(found.value)
         }
 
-    @property
+    @functools.cached_property
     def best(self) -> str | None:
         """The name of the best model among comparable ones, None where nothing was measured."""
         sign = 1 if self.headline.higher_is_better else -1

@@ -38,7 +38,8 @@ def _markdown(shown: Layout) -> str:
 
 def _one_line(text: str) -> str:
     """Return ``text`` without line breaks and without the control characters that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
 def _markdown_text(text: str) -> str:

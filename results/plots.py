@@ -86,7 +86,7 @@ def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str,
     if len(shown) > _ROWS:  # what is told apart most clearly; the table beside has all
         clearest = sorted(shown, key=lambda one: one[1].p)[:_ROWS]
         shown = [one for one in shown if one in clearest]
-        title = f"{title}, the {_ROWS} clearest"
+        title = f"{title},\nthe {_ROWS} clearest"
     if not shown:
         return ""
     with _style() as figure:
@@ -201,7 +201,7 @@ def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, 
         return ""
     sizes = ((_ROWS, len(every)), (_KINDS, len(values)))
     left_out = [f"first {shown} of {known}" for shown, known in sizes if known > shown]
-    title = f"{title} ({', '.join(left_out)})" if left_out else title
+    title = f"{title}\n({', '.join(left_out)})" if left_out else title
     with _style() as figure:
         figure.set_size_inches(4.6, 1.1 + 0.27 * len(models))
         axes = figure.add_subplot()

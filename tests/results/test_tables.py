@@ -130,6 +130,14 @@ def test_a_subset_and_an_incomplete_cell_are_marked_with_their_size(tmp_path: Pa
         assert "The run is partial" in text
 
 
+def test_what_a_task_says_of_its_documents_stands_under_the_table(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        a_run_of(store, {"a": {"1": 1.0}, "b": {"1": 2.0}})
+        task = store.tasks("r")["t"]
+        store.put_task(task.model_copy(update={"source": {"remark": "measured with split: test"}}))
+        assert "t: measured with split: test." in comparison_frame(store).attrs["notes"]
+
+
 def test_verdicts_of_another_sandbox_or_of_less_integrity_are_marked(tmp_path: Path, fill_store: object) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         run = fill_store(store)  # type: ignore[operator]  # fixture
@@ -268,8 +276,8 @@ def test_the_same_store_gives_the_same_table_to_the_last_digit(filled: Path) -> 
 
 def test_twenty_models_on_forty_tasks_take_little_work(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    names = [str(index) for index in range(100)]
-    models = {f"model-{number}": dict(zip(names, generator.normal(1, 0.1, 100), strict=True)) for number in range(20)}
+    names = [str(index) for index in range(30)]
+    models = {f"model-{number}": dict(zip(names, generator.normal(1, 0.1, 30), strict=True)) for number in range(20)}
     with Store(tmp_path / "s.sqlite") as store:
         a_run_of(store, models, tasks=tuple(f"task-{number}" for number in range(40)))
     started = time.process_time()
@@ -280,5 +288,5 @@ def test_twenty_models_on_forty_tasks_take_little_work(tmp_path: Path) -> None:
     assert len(frame) == 800
     assert all(texts)
     assert max(map(len, texts[0].splitlines())) <= WIDTH
-    assert spent < 10, f"{spent:.1f} s of processor time"
+    assert spent < 5, f"{spent:.1f} s of processor time"  # 0.4 s where nothing else runs
     print(f"20 models x 40 tasks x {len(FORMATS)} formats: {spent:.2f} s")  # noqa: T201  (shown by -s)
