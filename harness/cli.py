@@ -21,6 +21,7 @@ import typer
 from crosstok.errors import CrosstokError, UserError
 from harness import reading_commands, regression_commands, sandbox_commands, task_commands
 from harness.reading_commands import DEFAULT_STORE, DataOption, StoreOption
+from harness.rescore_commands import rescore
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -177,6 +178,7 @@ reading_commands.register(app)
 regression_commands.register(app)
 sandbox_commands.register(app)
 task_commands.register(tasks_app, data_app)
+app.command()(rescore)
 
 
 @app.command()

@@ -63,16 +63,19 @@ def open_court(backend: str, *, workers: int, unsafe: bool) -> Iterator[Court]:
 
 
 class Hearing:
-    """One cell in court: answers go in as they are generated, verdicts are stored as they come."""
+    """One cell in court: answers go in as they are generated, verdicts are stored as they come.
 
-    def __init__(self, cell: PlannedCell, task: CodeTask, court: Court, store: Store) -> None:
+    ``again``: what was judged before is not counted, because it is judged anew.
+    """
+
+    def __init__(self, cell: PlannedCell, task: CodeTask, court: Court, store: Store, *, again: bool = False) -> None:
         self._cell = cell
         self._task = task
         self._store = store
         self._documents = {document.id: document for document in cell.documents}
         self._samples: dict[str, Sample] = {}
         self._programs = sandbox.Inlet()
-        known = store.verdicts(cell.fingerprint)
+        known = [] if again else store.verdicts(cell.fingerprint)
         self.judged = len(known)
         self.passed = sum(verdict.status == "passed" for verdict in known)
         self.undecided = 0

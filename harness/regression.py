@@ -17,20 +17,24 @@ from results.store import Store
 
 
 def suite_like(run: Run, name: str, models: dict[str, ModelSpec]) -> Suite:
-    """Return the suite of an earlier run under another name and with other models.
+    """Return the suite of an earlier run under another name and with other models; raises what ``suite_of`` does."""
+    return suite_of(run).model_copy(update={"name": name, "models": models})
+
+
+def suite_of(run: Run) -> Suite:
+    """Return the suite of an earlier run.
 
     Raises:
         UserError: the run was written by a crosstok that knew other options.
 
     """
     try:
-        suite = Suite.model_validate(run.config)
+        return Suite.model_validate(run.config)
     except ValidationError as error:
         raise UserError(
             f"The suite of run {run.id} cannot be repeated: {error.errors()[0]['msg']}.",
             hint="Measure the baseline again with this version.",
         ) from error
-    return suite.model_copy(update={"name": name, "models": models})
 
 
 def measure_like(run: Run, source: str, store: Store, *, console: Console, data: Path | None = None) -> Outcome:

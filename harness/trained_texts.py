@@ -6,9 +6,9 @@ models are asked only the rest, so that they stay comparable: which problems tha
 student that was made before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill import provenance
 from tasks.registry import build_task
@@ -29,17 +29,21 @@ def trained_texts(models: "Iterable[PlannedModel]") -> list[str]:
         for source in sources:
             if source is not None and (folder := Path(source)).is_dir():
                 record = provenance.read(folder)
-                names |= {str(text["name"]) for text in record.data if "name" in text} if record else set()
+                names |= texts_of(record.as_dict()) if record else set()
     return sorted(names)
 
 
-def only_unseen(tasks: Sequence[Task], models: "Iterable[PlannedModel]") -> tuple[Task, ...]:
-    """Return ``tasks``, those that have training problems without them where a model was trained on these."""
-    texts = trained_texts(models)
+def texts_of(record: Mapping[str, Any]) -> set[str]:
+    """Return the names of the texts that a provenance record, as a folder or the store has it, tells of."""
+    return {str(text["name"]) for text in record.get("data", ()) if "name" in text}
+
+
+def only_unseen(tasks: Sequence[Task], texts: Sequence[str]) -> tuple[Task, ...]:
+    """Return ``tasks``, those that have training problems without them where these are among ``texts``."""
     return tuple(_unseen(task, texts) for task in tasks)
 
 
-def _unseen(task: Task, texts: list[str]) -> Task:
+def _unseen(task: Task, texts: Sequence[str]) -> Task:
     changed = task.unseen(texts)
     if not changed:
         return task
