@@ -114,7 +114,7 @@ sa.Index(
         for name in ("cell", "stop_reason", "bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")
     ),
 )
-_SINCE = {("models", "compute"): 3}
+_SINCE = {("models", "compute"): 3, ("cells", "spent"): 4}
 """The schema version that brought a column, where it was not the first."""
 TALLIED_SINCE = 3
 sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)

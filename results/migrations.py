@@ -51,8 +51,13 @@ def _add_tallies(connection: sa.Connection, operations: Operations) -> None:
         tally(connection, cell)
 
 
+def _add_spent(connection: sa.Connection, operations: Operations) -> None:  # noqa: ARG001  (as the others)
+    """Version 4: cells say where their time went (unknown of those that are there)."""
+    operations.add_column(CELLS.name, sa.Column("spent", sa.JSON, nullable=False, server_default="{}"))
+
+
 def _create(operations: Operations, table: sa.Table) -> None:
     operations.create_table(table.name, *(column._copy() for column in table.columns))  # noqa: SLF001  (no public copy)
 
 
-_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {2: _add_seals, 3: _add_tallies}
+_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {2: _add_seals, 3: _add_tallies, 4: _add_spent}

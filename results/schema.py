@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Progress(StrEnum):
@@ -87,6 +87,10 @@ class Cell(Record):
     status: Progress = Field(description="Whether every document is measured and judged.")
     error: str = Field(default="", description="Why it is partial or failed, one line.")
     seconds: float = Field(default=0.0, description="Wall time spent on it, over all sessions.")
+    spent: dict[str, float] = Field(
+        default_factory=dict,
+        description="Parts of it: generation, execution (nothing but programs ran), rest; programs runs beside them.",
+    )
 
 
 class Sample(Record):

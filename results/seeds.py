@@ -51,6 +51,11 @@ class Repeats:
         found: Floats = self.value.sum(axis=1) / self.weight.sum(axis=1)
         return found
 
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom that the documents leave."""
+        return statistics.freedom(self.weight.sum(axis=0))
+
     def seed_variance(self) -> float:
         """Return the variance of the metric that comes from the choice of seeds."""
         seeds = len(self.value)
@@ -77,7 +82,7 @@ def estimate(repeats: Repeats, level: float = LEVEL) -> Estimate:
     sums = statistics.resampled_sums(repeats.totals())
     by_document = float(np.var(sums[:, 0] / sums[:, 1])) * documents / (documents - 1)
     error, freedom = _combined(
-        [(by_document, documents), (repeats.seed_variance(), seeds)], by_document, repeats.interaction()
+        [(by_document, repeats.freedom), (repeats.seed_variance(), seeds - 1)], by_document, repeats.interaction()
     )
     half = float(special.stdtrit(freedom, 0.5 + level / 2)) * error if error else 0.0
     return Estimate(repeats.rate, repeats.rate - half, repeats.rate + half, documents, METHOD)
@@ -93,7 +98,8 @@ def difference(first: Repeats, second: Repeats, level: float = LEVEL) -> Differe
     sums = statistics.resampled_sums(np.hstack([first.totals(), second.totals()]))
     draws = sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1]
     by_document = float(np.var(draws)) * documents / (documents - 1)
-    parts = [(by_document, documents), *((one.seed_variance(), len(one.value)) for one in (first, second))]
+    free = min(first.freedom, second.freedom)
+    parts = [(by_document, free), *((one.seed_variance(), len(one.value) - 1) for one in (first, second))]
     error, freedom = _combined(parts, by_document, first.interaction() + second.interaction())
     if error <= 1e-12 * abs(first.rate):
         return Difference(value, value, value, float(abs(value) <= 1e-12 * abs(first.rate)), documents, 0.0, METHOD)
@@ -103,13 +109,13 @@ def difference(first: Repeats, second: Repeats, level: float = LEVEL) -> Differe
     return Difference(value, value - half, value + half, p, documents, detectable, METHOD)
 
 
-def _combined(parts: Sequence[tuple[float, int]], by_document: float, twice: float) -> tuple[float, float]:
-    """Return standard error and degrees of freedom of a sum of variances, each from so many draws."""
+def _combined(parts: Sequence[tuple[float, float]], by_document: float, twice: float) -> tuple[float, float]:
+    """Return standard error and degrees of freedom of a sum of variances, each with its own degrees of freedom."""
     by_seed = sum(variance for variance, _ in parts[1:])
     total = max(by_document + by_seed - twice, by_document, by_seed)
     if total <= 0:
         return 0.0, 1.0
-    return math.sqrt(total), total**2 / sum(variance**2 / (number - 1) for variance, number in parts if variance)
+    return math.sqrt(total), total**2 / sum(variance**2 / free for variance, free in parts if variance)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ Wilson (1927) and is compared by the exact form of McNemar's test (1947). Any ot
 documents (bits over bytes, passes over samples); documents are its clusters, and they are resampled with replacement.
 
 With few documents the percentile bootstrap is too narrow. Intervals of ratios therefore use expanded percentiles
-(Hesterberg, arXiv 1411.5279, section 3.3): the tails are moved out as far as Student's t with n - 1 degrees of
-freedom lies beyond the normal with the plug-in variance. Differences use the bootstrap standard error with Student's
-t, so that interval and p value agree and p is not bounded by the number of resamples. In simulation both cover 94 to
-95 % from 20 documents on; where documents differ twentyfold in size, a few of them decide, and 20 cover only 92 %.
+(Hesterberg, arXiv 1411.5279, section 3.3): the tails are moved out as far as Student's t lies beyond the normal with
+the plug-in variance. Differences use the bootstrap standard error with Student's t, so that interval and p value agree
+and p is not bounded by the number of resamples. Where documents differ much in size a few of them decide, so the
+degrees of freedom are those of Kish's effective number of documents (Survey Sampling, 1965), (sum w)^2 / sum w^2, less
+one. In simulation both cover 94 to 95 % from 12 documents on, also where documents differ a hundredfold in size.
 
 Resampling is seeded by a constant: the same results give the same table. Distributions are those of scipy.special,
 which loads ten times faster than scipy.stats.
@@ -137,7 +138,7 @@ def ratio(
         return Estimate(point, math.nan, math.nan, n, "bootstrap")
     if totals is None:
         totals = resampled_sums(np.column_stack([value, weight]))
-    tail = special.ndtr(special.stdtrit(n - 1, 0.5 - level / 2) * math.sqrt(n / (n - 1)))
+    tail = special.ndtr(special.stdtrit(freedom(weight), 0.5 - level / 2) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(_quotient(totals[:, 0], totals[:, 1]), [tail, 1 - tail])
     return Estimate(point, float(low), float(high), n, "bootstrap")
 
@@ -198,7 +199,7 @@ def relative_change(
         return Effect(100 * (quotient - 1), math.nan, math.nan, RELATIVE)
     influence = v2 / v2.sum() - w2 / w2.sum() - v1 / v1.sum() + w1 / w1.sum()
     error = math.sqrt(n / (n - 1) * float((influence**2).sum()))
-    reach = math.exp(float(special.stdtrit(n - 1, 0.5 + level / 2)) * error)
+    reach = math.exp(float(special.stdtrit(min(freedom(w1), freedom(w2)), 0.5 + level / 2)) * error)
     value, low, high = (100 * (x - 1) for x in (quotient, quotient / reach, quotient * reach))
     return Effect(float(value), float(low), float(high), RELATIVE)
 
@@ -227,14 +228,21 @@ def paired_ratios(
     rounding = 1e-12 * float(abs(sums[0] / sums[1]))
     if error <= rounding:  # the difference is the same on every document
         return Difference(value, value, value, float(abs(value) <= rounding), n, 0.0, "paired bootstrap")
-    half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error
-    p = 2 * float(special.stdtr(n - 1, -abs(value) / error))
-    return Difference(value, value - half, value + half, p, n, detectable_shift(error, n), "paired bootstrap")
+    free = min(freedom(columns[:, 1]), freedom(columns[:, 3]))
+    half = float(special.stdtrit(free, 0.5 + level / 2)) * error
+    p = 2 * float(special.stdtr(free, -abs(value) / error))
+    return Difference(value, value - half, value + half, p, n, detectable_shift(error, free), "paired bootstrap")
 
 
-def detectable_shift(standard_error: float, n: int, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the difference that a t test over ``n`` documents finds with the given power (its minimum effect)."""
-    return standard_error * float(special.stdtrit(n - 1, 0.5 + level / 2) + special.stdtrit(n - 1, power))
+def freedom(weights: npt.ArrayLike) -> float:
+    """Return the degrees of freedom that documents of these weights leave, at least 1; n - 1 where all are alike."""
+    weight = np.asarray(weights, dtype=float)
+    return max(1.0, float(weight.sum() ** 2 / (weight @ weight)) - 1)
+
+
+def detectable_shift(standard_error: float, free: float, level: float = LEVEL, power: float = POWER) -> float:
+    """Return the difference that a t test with ``free`` degrees of freedom finds with the given power."""
+    return standard_error * float(special.stdtrit(free, 0.5 + level / 2) + special.stdtrit(free, power))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -131,18 +131,28 @@ class Store:
             row = connection.execute(query).mappings().one_or_none()
             stored = Cell.model_validate(dict(row)) if row else cell
             if row is None or stored.status is not Progress.COMPLETE:
-                stored = cell.model_copy(
-                    update={"status": Progress.RUNNING, "error": "", "seconds": stored.seconds if row else 0.0}
-                )
+                kept = {"seconds": stored.seconds, "spent": stored.spent} if row else {"seconds": 0.0, "spent": {}}
+                stored = cell.model_copy(update={"status": Progress.RUNNING, "error": "", **kept})
                 _upsert(connection, CELLS, [stored])
             _link(connection, RUN_MODELS, {"run": run, "name": model_name}, {"model": cell.model})
             _link(connection, RUN_CELLS, {"run": run, "name": model_name, "cell": cell.fingerprint}, {})
         return stored
 
-    def end_cell(self, fingerprint: str, status: Progress, error: str = "", seconds: float = 0.0) -> None:
-        """Set how far a cell has come, add this session's wall time in seconds, and tally it."""
-        change = {"status": status.value, "error": error, "seconds": CELLS.c.seconds + seconds}
+    def end_cell(
+        self,
+        fingerprint: str,
+        status: Progress,
+        error: str = "",
+        seconds: float = 0.0,
+        spent: Mapping[str, float] | None = None,
+    ) -> None:
+        """Set how far a cell has come, add this session's wall time in seconds and its parts, and tally it."""
+        change: dict[str, Any] = {"status": status.value, "error": error, "seconds": CELLS.c.seconds + seconds}
         with self.database.write() as connection:
+            if spent:
+                query = sa.select(CELLS.c.spent).where(CELLS.c.fingerprint == fingerprint).with_for_update()
+                before = connection.scalar(query) or {}
+                change["spent"] = {name: before.get(name, 0.0) + spent.get(name, 0.0) for name in {**before, **spent}}
             query = sa.update(CELLS).where(CELLS.c.fingerprint == fingerprint).values(change)
             found = connection.execute(query).rowcount
             if found:
@@ -178,7 +188,7 @@ class Store:
         with self.database.write() as connection:
             for table in (TALLIES, TALLY_FACTS, SAMPLES, SEALS, VERDICTS, SCORES):
                 removed += connection.execute(sa.delete(table).where(table.c.cell == cell)).rowcount
-            change = {"status": Progress.PARTIAL.value, "error": "set aside by hand", "seconds": 0.0}
+            change = {"status": Progress.PARTIAL.value, "error": "set aside by hand", "seconds": 0.0, "spent": {}}
             removed += connection.execute(sa.update(CELLS).where(CELLS.c.fingerprint == cell).values(change)).rowcount
         return removed
 
@@ -186,7 +196,7 @@ class Store:
 
     def cell(self, fingerprint: str) -> Cell | None:
         """Return a cell, or None where the store does not know it."""
-        found = self._records(Cell, sa.select(CELLS).where(CELLS.c.fingerprint == fingerprint))
+        found = self._records(Cell, sa.select(*self.database.columns(CELLS)).where(CELLS.c.fingerprint == fingerprint))
         return found[0] if found else None
 
     def done_samples(self, cell: str) -> set[tuple[str, int]]:
@@ -258,7 +268,7 @@ class Store:
     def cells(self, run: str) -> list[RunCell]:
         """Return the cells of a run, in the order in which it came to them."""
         names = {fingerprint: task.name for fingerprint, task in self._tasks(run).items()}
-        query = sa.select(RUN_CELLS.c.name, CELLS).join(CELLS, CELLS.c.fingerprint == RUN_CELLS.c.cell)
+        query = sa.select(RUN_CELLS.c.name, *self.database.columns(CELLS)).join(CELLS, CELLS.c.fingerprint == RUN_CELLS.c.cell)
         query = query.where(RUN_CELLS.c.run == run).order_by(RUN_CELLS.c.position)
         with self.database.read() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]

@@ -84,7 +84,7 @@ def test_a_cell_that_is_set_aside_is_clean_and_measured_again(path: Path) -> Non
 def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_written(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.executescript(
-            "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts; ALTER TABLE models DROP COLUMN compute;"
+            "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts; ALTER TABLE models DROP COLUMN compute; ALTER TABLE cells DROP COLUMN spent;"
             "UPDATE store_schema SET version = 1"
         )
     with Store(path, read_only=True) as store:

@@ -63,6 +63,7 @@ def test_a_store_of_the_first_schema_is_sealed_when_it_is_opened(
             for change in ("TABLE seals", "TABLE tallies", "TABLE tally_facts"):
                 connection.execute(sa.text(f"DROP {change}"))
             connection.execute(sa.text("ALTER TABLE models DROP COLUMN compute"))
+            connection.execute(sa.text("ALTER TABLE cells DROP COLUMN spent"))
             connection.execute(sa.text("UPDATE store_schema SET version = 1"))
     with Store(database_url) as store:
         assert check(store) == []

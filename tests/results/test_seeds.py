@@ -7,7 +7,7 @@ import pytest
 
 from results.schema import Cell, Model, Progress, Run, Score, Task
 from results.seeds import Repeats, difference, estimate, method_frame, method_layout, method_rows
-from results.statistics import paired_ratios, ratio
+from results.statistics import detectable_shift, paired_ratios, ratio
 from results.store import Store
 
 
@@ -61,6 +61,23 @@ def test_equal_methods_differ_by_nothing_and_a_planted_difference_is_found() -> 
         found += difference(a, Repeats(b.value + 0.08, b.weight)).p < 0.05
     assert false_alarms <= 24
     assert found >= 270
+
+
+def test_intervals_of_differences_cover_the_truth_and_a_difference_is_found_as_often_as_stated() -> None:
+    generator = np.random.default_rng(10)
+    seeds, documents, of_seed, noise = 4, 80, 0.03, 0.1
+    # What a difference of two methods varies by: seeds of either, and what is left of each document.
+    error = np.sqrt(2 * of_seed**2 / seeds + 2 * noise**2 / (seeds * documents))
+    drawn = [
+        [simulated(generator, seeds, documents, of_seed=of_seed, noise=noise) for _ in range(2)] for _ in range(600)
+    ]
+    plain = [difference(a, b) for a, b in drawn]
+    assert 0.93 <= np.mean([found.low <= 0 <= found.high for found in plain]) <= 0.975
+    assert 0.03 <= np.mean([found.p < 0.05 for found in plain]) <= 0.07
+    planted = detectable_shift(error, 2 * (seeds - 1))
+    assert np.median([found.detectable for found in plain]) == pytest.approx(planted, rel=0.15)
+    shifted = [difference(a, Repeats(b.value + planted, b.weight)) for a, b in drawn]
+    assert 0.74 <= np.mean([found.p < 0.05 for found in shifted]) <= 0.86
 
 
 def test_one_seed_is_the_ordinary_interval() -> None:
