@@ -46,7 +46,22 @@ class Spent:
         parts = (
             f"generation {self.generation:.1f} s, waiting for programs {self.execution:.1f} s, rest {self.rest:.1f} s"
         )
-        return f"{parts}; programs took {self.programs:.1f} s, the most of it beside the model"
+        beside = max(self.programs - self.execution, 0.0)
+        return f"{parts}; programs took {self.programs:.1f} s, {beside:.1f} s of it beside the model"
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """As the store keeps them, in seconds: the first three are the wall time, the last one ran beside them."""
+        return {
+            "generation": self.generation,
+            "execution": self.execution,
+            "rest": self.rest,
+            "programs": self.programs,
+        }
+
+    def __add__(self, other: "Spent") -> "Spent":
+        sums = {name: getattr(self, name) + getattr(other, name) for name in (*self.parts, "undecided")}
+        return Spent(**sums)
 
 
 def measure_text(cell: PlannedCell, task: TextTask, scorer: Scorer, store: Store, advance: Advance) -> None:

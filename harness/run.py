@@ -112,6 +112,7 @@ class _Driver:
         self.reporter = reporter
         self.court = court
         self.students = Students(plan, reporter, data, pick_device(plan.suite.device))
+        self.spent: list[Spent] = []
         self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}
 
     def run(self) -> schema.Progress:
@@ -130,6 +131,8 @@ class _Driver:
                     self._end(cell, schema.Progress.PARTIAL, gone)
                 else:
                     gone = self._measure(cell, engine)
+        if len(self.spent) > 1:
+            self.reporter.say(f"all programs of this session: {sum(self.spent, Spent())}")
         return self._status()
 
     def _engine(self, name: str) -> Engine:
@@ -148,13 +151,14 @@ class _Driver:
     def _measure(self, cell: PlannedCell, engine: Engine) -> str:
         """Measure what is left of ``cell``; return why its model can no longer be asked anything, mostly nothing."""
         began = time.monotonic()
-        status, problem = schema.Progress.PARTIAL, "interrupted"
+        status, problem, spent = schema.Progress.PARTIAL, "interrupted", None
         title = f"{cell.model.name} on {cell.task.name}"
         try:
             with self.reporter.stage(title, len(cell.documents), expected_s(cell)) as advance:
                 spent = self._ask(cell, engine, advance)
             if spent is not None:
                 self.reporter.say(f"{title}: {spent}")
+                self.spent.append(spent)
             undecided = spent.undecided if spent else 0
             status = schema.Progress.PARTIAL if undecided else schema.Progress.COMPLETE
             problem = f"the sandbox failed on {undecided} programs" if undecided else ""
@@ -166,11 +170,19 @@ class _Driver:
             status, problem = schema.Progress.FAILED, str(error)
             self.reporter.say(f"{title}: {error}")
         finally:
-            self._end(cell, status, problem, time.monotonic() - began)
+            self._end(cell, status, problem, time.monotonic() - began, spent)
         return ""
 
-    def _end(self, cell: PlannedCell, status: schema.Progress, problem: str, seconds: float = 0.0) -> None:
-        self.store.end_cell(cell.fingerprint, status, error=problem, seconds=seconds)
+    def _end(
+        self,
+        cell: PlannedCell,
+        status: schema.Progress,
+        problem: str,
+        seconds: float = 0.0,
+        spent: Spent | None = None,
+    ) -> None:
+        parts = spent.parts if spent else None
+        self.store.end_cell(cell.fingerprint, status, error=problem, seconds=seconds, spent=parts)
         self.stored[cell.fingerprint] = status
 
     def _ask(self, cell: PlannedCell, engine: Engine, advance: Advance) -> Spent | None:

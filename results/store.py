@@ -150,8 +150,8 @@ class Store:
         change: dict[str, Any] = {"status": status.value, "error": error, "seconds": CELLS.c.seconds + seconds}
         with self.database.write() as connection:
             if spent:
-                query = sa.select(CELLS.c.spent).where(CELLS.c.fingerprint == fingerprint).with_for_update()
-                before = connection.scalar(query) or {}
+                known = sa.select(CELLS.c.spent).where(CELLS.c.fingerprint == fingerprint).with_for_update()
+                before = connection.scalar(known) or {}
                 change["spent"] = {name: before.get(name, 0.0) + spent.get(name, 0.0) for name in {**before, **spent}}
             query = sa.update(CELLS).where(CELLS.c.fingerprint == fingerprint).values(change)
             found = connection.execute(query).rowcount
@@ -268,7 +268,9 @@ class Store:
     def cells(self, run: str) -> list[RunCell]:
         """Return the cells of a run, in the order in which it came to them."""
         names = {fingerprint: task.name for fingerprint, task in self._tasks(run).items()}
-        query = sa.select(RUN_CELLS.c.name, *self.database.columns(CELLS)).join(CELLS, CELLS.c.fingerprint == RUN_CELLS.c.cell)
+        query = sa.select(RUN_CELLS.c.name, *self.database.columns(CELLS)).join(
+            CELLS, CELLS.c.fingerprint == RUN_CELLS.c.cell
+        )
         query = query.where(RUN_CELLS.c.run == run).order_by(RUN_CELLS.c.position)
         with self.database.read() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]

@@ -32,7 +32,7 @@ EXTRA = (
     f"WHERE cell = '{CELL}' AND document = 'HumanEval/7'"
 )
 TWIN = (
-    "INSERT INTO cells SELECT 'twin', model, task, seed, settings, status, error, seconds FROM cells "
+    "INSERT INTO cells SELECT 'twin', model, task, seed, settings, status, error, seconds, spent FROM cells "
     f"WHERE fingerprint = '{CELL}'; INSERT INTO run_cells VALUES ('quickstart-1a2b3c4d', 'base', 'twin', 99)"
 )
 DAMAGE = [
@@ -84,7 +84,8 @@ def test_a_cell_that_is_set_aside_is_clean_and_measured_again(path: Path) -> Non
 def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_written(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.executescript(
-            "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts; ALTER TABLE models DROP COLUMN compute; ALTER TABLE cells DROP COLUMN spent;"
+            "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts;"
+            "ALTER TABLE models DROP COLUMN compute; ALTER TABLE cells DROP COLUMN spent;"
             "UPDATE store_schema SET version = 1"
         )
     with Store(path, read_only=True) as store:
@@ -96,7 +97,7 @@ def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_writ
         assert check(store) == []
         assert comparison_frame(store).equals(shown)
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(3,)]
+        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(4,)]
         assert connection.execute("SELECT count(*) FROM tally_facts").fetchone() == (15,)
         connection.execute(f"UPDATE samples SET text = 'x' WHERE cell = '{CELL}' AND document = 'HumanEval/7'")
     with Store(path) as store:

@@ -112,13 +112,14 @@ def test_a_complete_cell_stays_complete_when_another_run_asks_for_it(store: Stor
 
 def test_seconds_of_a_cell_add_up_over_sessions_and_its_error_goes_when_it_runs_again(store: Store) -> None:
     store.begin_cell(CELL, "run-1", "base")
-    store.end_cell("c1", Progress.PARTIAL, "no sandbox", seconds=2.0)
+    store.end_cell("c1", Progress.PARTIAL, "no sandbox", seconds=2.0, spent={"generation": 1.0, "execution": 1.0})
     begun = store.begin_cell(CELL, "run-1", "base")
     assert (begun.status, begun.error, begun.seconds) == (Progress.RUNNING, "", 2.0)
-    store.end_cell("c1", Progress.COMPLETE, seconds=3.0)
+    store.end_cell("c1", Progress.COMPLETE, seconds=3.0, spent={"generation": 2.5, "rest": 0.5})
     stored = store.cell("c1")
     assert stored is not None
     assert stored.seconds == 5.0
+    assert stored.spent == {"generation": 3.5, "execution": 1.0, "rest": 0.5}
     assert len(store.cells("run-1")) == 1
 
 
