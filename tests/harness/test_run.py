@@ -1,5 +1,6 @@
 """Running a suite on tiny models: what is stored, what is not done twice, and what survives being killed."""
 
+import io
 import json
 import logging
 import os
@@ -102,6 +103,22 @@ def test_a_second_start_asks_no_model_anything(
     assert second.run_id == first.run_id
     assert second.status is Progress.COMPLETE
     assert content_of(store, second.run_id) == before
+
+
+def test_where_the_time_of_programs_went_is_told_and_stored(suite_content: Content, tmp_path: Path) -> None:
+    content = suite_content()
+    content["tasks"] = [{"name": "humaneval", "limit": 3, "max_bytes": 40}]
+    store, said = Store(tmp_path / "s.db"), io.StringIO()
+    outcome = run_suite(check_suite(content, "test"), store, console=Console(file=said, width=400))
+    cells = [found.cell for found in store.cells(outcome.run_id)]
+    for cell in cells:
+        parts = {name: cell.spent[name] for name in ("generation", "execution", "rest")}
+        assert min(parts.values()) >= 0
+        assert parts["generation"] > 0
+        assert sum(parts.values()) == pytest.approx(cell.seconds, abs=0.2), "the three are the wall time"
+        assert cell.spent["programs"] > 0
+    generation = sum(cell.spent["generation"] for cell in cells)
+    assert f"all programs of this session: generation {generation:.1f} s, waiting for programs" in said.getvalue()
 
 
 def test_a_suite_that_grows_measures_only_what_is_new(suite_content: Content, tmp_path: Path) -> None:
