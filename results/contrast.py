@@ -245,7 +245,7 @@ def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
                     Entry(with_interval(one.headline, found) if found else "-"),
                     Entry(_effect(one.effect)),
                     Entry(f"{found.p:.2g}" if found else "-"),
-                    Entry(_outcome(one)),
+                    Entry(told(one)),
                 ]
             )
         unit = "%" if first.headline.unit == "fraction" else first.headline.unit
@@ -262,7 +262,8 @@ def _remarks(one: Contrast) -> list[str]:
     return [text for text in (one.incomplete, one.mismatch, one.remark) if text]
 
 
-def _outcome(one: Contrast) -> str:
+def told(one: Contrast) -> str:
+    """Return the outcome in words, with the documents it rests on and, where nothing was told, what would be missed."""
     if one.difference is None:
         return "not comparable" if one.mismatch else "not measured"
     if one.outcome == "not told apart" and one.difference.detectable == one.difference.detectable:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from crosstok.errors import UserError, unknown_name
 from results.blocks import Block, Entry, Layout
-from results.contrast import Contrast, Side, contrast
+from results.contrast import Contrast, Side, contrast, told
 from results.formats import render_layout
 
 State = Literal["ok", "regression", "incomplete"]
@@ -253,7 +253,7 @@ def _judged(one: Contrast, rule: Rule) -> Outcome:
         scale, digits = (100, 1) if one.headline.unit == "fraction" else (1, 4)
         before, after = (f"{scale * value:.{digits}f}" for value in (one.before.value, one.after.value))
         unit = "%" if scale == 100 else one.headline.unit
-        message = f"{before} to {after} {unit}, p={one.difference.p:.2g}, {one.outcome}"
+        message = f"{before} to {after} {unit}, p={one.difference.p:.2g}, {told(one)}"
     if rule.broken_by(one):
         state = "regression"
     elif one.incomplete or one.difference is None or math.isnan(one.difference.value):

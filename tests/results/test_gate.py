@@ -99,6 +99,17 @@ def test_the_same_numbers_pass_the_gate_with_p_1(store: Store) -> None:
     assert one_of(store, "code").difference.p == one_of(store, "text").difference.p == 1.0  # type: ignore[union-attr]  # compared
 
 
+def test_a_gate_that_is_green_for_lack_of_documents_says_what_it_could_not_have_seen(store: Store) -> None:
+    write(store, "old", "m", passes=[1] * 20 + [0] * 21)
+    write(store, "new", "m", passes=[1] * 18 + [0] * 23)
+    report = judged(store)
+    assert report.exit_code == 0
+    difference = one_of(store, "code").difference
+    assert difference is not None
+    assert f"misses below {100 * difference.detectable:.1f}, n=41" in report.text()
+    assert "misses below" in report.markdown()
+
+
 def test_a_planted_loss_fails_by_default_and_by_rule(store: Store) -> None:
     write(store, "old", "m", passes=GOOD, bits=BITS)
     write(store, "new", "m", passes=BAD, bits=BITS * 1.05)
