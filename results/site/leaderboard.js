@@ -130,6 +130,8 @@
         back.disabled = page === 1;
         next.disabled = page === pages;
         pager.hidden = pages === 1;
+        const held = document.activeElement;
+        if (held === open || held.disabled) list.querySelector("summary").focus(); // what held the focus is gone
         open.hidden = true;
       });
       script.addEventListener("error", () => { label.textContent = "The answers are not in this folder."; pager.hidden = false; });

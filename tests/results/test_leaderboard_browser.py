@@ -198,3 +198,60 @@ def test_every_control_has_a_name_and_every_page_fits_a_phone(driver: webdriver.
             assert len(driver.find_elements(By.TAG_NAME, "h1")) == 1
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+CONTRAST = """
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const light = (colour) => {
+  const linear = (x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+  const [r, g, b] = numbers(colour).map((x) => linear(x / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (element) => {
+  for (let one = element; one; one = one.parentElement) {
+    const colour = getComputedStyle(one).backgroundColor;
+    if ((numbers(colour)[3] ?? 1) > 0) return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+return [...document.querySelectorAll("h1, a, p, small, td, th, button, .badge, summary, pre, .passed, .bad, svg text")]
+  .filter((one) => one.textContent.trim() && one.checkVisibility())
+  .map((one) => {
+    const style = getComputedStyle(one);
+    const ink = one instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [light(ink), light(behind(one))].sort((x, y) => y - x);
+    return [one.outerHTML.slice(0, 120), (a + 0.05) / (b + 0.05)];
+  })
+  .filter(([, ratio]) => ratio < 4.5);
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it_by_day_and_by_night(
+    driver: webdriver.Chrome, index: str, scheme: str
+) -> None:
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    try:
+        section = open_answers(driver, index)
+        section.find_element(By.TAG_NAME, "summary").click()
+        WebDriverWait(driver, 10).until(lambda _: section.find_elements(By.TAG_NAME, "pre"))
+        background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}[scheme]
+        assert driver.execute_script(CONTRAST) == []
+        driver.get(index)
+        assert driver.execute_script(CONTRAST) == []
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_an_answer_opens_from_the_keyboard(driver: webdriver.Chrome, index: str) -> None:
+    driver.get(index)
+    driver.find_element(By.LINK_TEXT, "base").send_keys(Keys.ENTER)
+    section = driver.find_element(By.CSS_SELECTOR, "section.answers[data-cell='quickstart-base-humaneval']")
+    section.find_element(By.CSS_SELECTOR, "button.open").send_keys(Keys.ENTER)
+    WebDriverWait(driver, 10).until(lambda _: section.find_elements(By.TAG_NAME, "details"))
+    assert driver.switch_to.active_element.tag_name == "summary"
+    driver.switch_to.active_element.send_keys(Keys.ENTER)
+    WebDriverWait(driver, 10).until(lambda _: section.find_elements(By.TAG_NAME, "pre"))
