@@ -1,6 +1,7 @@
 """The workflow of docs/ci-gate.md is run here, step by step, as a runner would."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from harness.cli import app
 from results.gate import Rule, read_rules
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "ci-gate.md"
@@ -103,5 +106,15 @@ def test_every_rule_of_the_page_parses(tmp_path: Path) -> None:
     rules = next(block for block in fenced(PAGE.read_text()) if "fail_if" in block.splitlines()[1])
     (tmp_path / "gate.yaml").write_text(rules)
     assert len(read_rules(tmp_path / "gate.yaml")) == 2
-    table = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    section = PAGE.read_text().partition("\n## Rules\n")[2].partition("\n## ")[0]
+    table = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
     assert len([Rule.parse(text) for text in table]) == 3
+
+
+@pytest.mark.parametrize("command", ["watch", "regress", "gate"])
+def test_every_option_of_the_page_exists(command: str) -> None:
+    page = PAGE.read_text()
+    known = set().union(*(set(parameter.opts) for parameter in get_command(app).commands[command].params))  # type: ignore[attr-defined]  # a group
+    for call in re.findall(rf"crosstok {command} [^`\n]*", page):
+        assert set(re.findall(r"--[a-z-]+", call)) <= known, call
+    assert re.search(rf"crosstok {command} ", page)
