@@ -160,13 +160,24 @@ def leaderboard(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write all results as a folder of web pages that opens from disk, without a server."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from crosstok.folders import cache_folder
     from results.leaderboard import write_leaderboard
     from results.store import Store
 
-    with Store(store, read_only=True) as opened:
-        students = cache_folder() / "students"
-        typer.echo(str(write_leaderboard(opened, out, runs=run_id or (), baseline=baseline, students=students)))
+    console = Console(stderr=True)
+    with (
+        Store(store, read_only=True) as opened,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        pages = progress.add_task("pages", total=None)
+        index = write_leaderboard(
+            opened, out, runs=run_id or (), baseline=baseline, students=cache_folder() / "students",
+            tell=lambda done, of: progress.update(pages, completed=done, total=of),
+        )  # fmt: skip
+    typer.echo(str(index))
 
 
 def store_check(store: StoreOption = DEFAULT_STORE) -> None:

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,12 @@ def write_leaderboard(
     runs: Sequence[str] = (),
     baseline: str | None = None,
     students: Path | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the leaderboard of ``runs`` (default: all of the store) into the folder ``out`` and return its first page.
 
     ``students`` is the folder that holds models by fingerprint; training curves are drawn of those that are there.
+    ``tell`` is called after each page with how many are written, and of how many.
 
     Raises:
         UserError: nothing was measured, an unknown run or baseline, or ``out`` is something else or cannot be written.
@@ -66,7 +69,7 @@ def write_leaderboard(
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.mkdir()
         try:
-            _Site(store, shown, unfinished, students).write()
+            _Site(store, shown, unfinished, students).write(tell or (lambda *_: None))
             if out.exists():
                 shutil.rmtree(out)
             unfinished.replace(out)
@@ -114,17 +117,22 @@ class _Site:
             one.task.name: _slug(one.task.name, fingerprint([one.task.name])[:4]) for one in shown.columns
         }
 
-    def write(self) -> None:
+    def write(self, tell: Callable[[int, int], None]) -> None:
+        steps = len(self.board.columns) + len(self.board.entrants)
+        done = count(1)
         (self.folder / MARK).write_text("crosstok\n", encoding="utf-8")
         for name in ("leaderboard.css", "leaderboard.js"):
             shutil.copyfile(_SITE / name, self.folder / name)
         (self.folder / "models").mkdir()
         (self.folder / "tasks").mkdir()
-        drawn = {column.task.name: self._task_plots(column) for column in self.board.columns}
+        drawn = {}
         for column in self.board.columns:
+            drawn[column.task.name] = self._task_plots(column)
             self._task(column, drawn[column.task.name])
+            tell(next(done), steps)
         for entrant in self.board.entrants:
             self._model(entrant)
+            tell(next(done), steps)
         self._index(drawn)
 
     def _page(self, template: str, path: str, **content: Any) -> None:

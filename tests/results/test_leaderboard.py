@@ -75,7 +75,9 @@ def test_another_version_of_a_task_is_marked_never_best_and_never_tested(
 
 def test_every_link_and_asset_of_every_page_is_in_the_folder(filled: Path, tmp_path: Path) -> None:
     with Store(filled, read_only=True) as store:
-        index = write_leaderboard(store, tmp_path / "board")
+        told: list[tuple[int, int]] = []
+        index = write_leaderboard(store, tmp_path / "board", tell=lambda done, of: told.append((done, of)))
+    assert told == [(done, 8) for done in range(1, 9)]
     pages = sorted(index.parent.rglob("*.html"))
     assert len(pages) == 1 + 5 + 3
     for path in pages:
