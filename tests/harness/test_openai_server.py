@@ -1,20 +1,13 @@
 """Answers from a real server on the loopback: ``transformers serve``, and a small one that misbehaves on order."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_socket import enable_socket, socket_allow_hosts
+from model_servers import Answer, ScriptedServer, TransformersServer, free_port, only_loopback
 
 from crosstok.errors import RunIncomplete, UserError
 from distill import checkpoints
@@ -28,9 +21,8 @@ PROMPTS = ["def mean(", "The sun was up", "class Stack:\n"]
 
 
 @pytest.fixture(autouse=True)
-def loopback() -> None:
-    enable_socket()
-    socket_allow_hosts(["127.0.0.1"])
+def _loopback() -> None:
+    only_loopback()
 
 
 def generator(url: str, model: str = "m", **options: Any) -> ServerGenerator:
@@ -64,47 +56,12 @@ def test_what_is_no_url_is_one_clear_line(wrong: str) -> None:
 # --- transformers serve ---
 
 
-@pytest.fixture(scope="module")
-def served(tiny_folder: Path) -> Iterator[str]:
-    """Start ``transformers serve`` with a tiny model and wait until it answers."""
-    enable_socket()
-    socket_allow_hosts(["127.0.0.1"])
-    port = free_port()
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(tiny_folder)]
-    process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-def free_port() -> int:
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        return int(server.server_address[1])
-
-
-def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail("the server did not come up")
-
-
-def test_greedy_answers_of_transformers_serve_are_our_own(served: str, tiny_folder: Path) -> None:
+def test_greedy_answers_of_transformers_serve_are_our_own(
+    transformers_server: TransformersServer, tiny_folder: Path
+) -> None:
     requests = [Generate(prompt, max_bytes=60) for prompt in PROMPTS]
     ours = sort(list(Generator(checkpoints.load(tiny_folder)).generate(requests)))
-    theirs = sort(list(generator(served, str(tiny_folder)).generate(requests)))
+    theirs = sort(list(generator(transformers_server.url, transformers_server.model).generate(requests)))
     for one, other in zip(ours, theirs, strict=True):
         # A random model writes bytes that are no UTF-8; the server can only show that they were there.
         readable = one.text.partition("\ufffd")[0]
@@ -114,69 +71,28 @@ def test_greedy_answers_of_transformers_serve_are_our_own(served: str, tiny_fold
     assert any("\ufffd" not in one.text and one.data == other.data for one, other in zip(ours, theirs, strict=True))
 
 
-def test_a_stop_is_cut_here_out_of_what_transformers_serve_says(served: str, tiny_folder: Path) -> None:
-    source = str(tiny_folder)
-    [whole] = generator(served, source).generate([Generate(PROMPTS[0], max_bytes=60)])
+def test_a_stop_is_cut_here_out_of_what_transformers_serve_says(transformers_server: TransformersServer) -> None:
+    source = generator(transformers_server.url, transformers_server.model)
+    [whole] = source.generate([Generate(PROMPTS[0], max_bytes=60)])
     stop = whole.text[5:8]
-    [cut] = generator(served, source).generate([Generate(PROMPTS[0], max_bytes=60, stops=(stop,))])
+    [cut] = source.generate([Generate(PROMPTS[0], max_bytes=60, stops=(stop,))])
     assert (cut.text, cut.stop_reason) == (whole.text[: whole.text.index(stop)], "stop")
 
 
 # --- a server that does as it is told ---
 
 
-class Script:
-    """What the scripted server says to each request: status and body, or the pieces of a stream."""
-
-    def __init__(self, answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> None:
-        self.answer = answer
-        self.asked: list[tuple[str, dict[str, Any], str]] = []
-        self.listed: list[dict[str, Any]] = [{"id": "only"}]
-        self.lock = threading.Lock()
-
-
 @pytest.fixture
-def scripted() -> Iterator[Callable[[Callable[[dict[str, Any], int], tuple[int, Any]]], tuple[str, Script]]]:
-    servers: list[ThreadingHTTPServer] = []
+def scripted() -> Iterator[Callable[[Answer], tuple[str, ScriptedServer]]]:
+    servers: list[ScriptedServer] = []
 
-    def start(answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> tuple[str, Script]:
-        script = Script(answer)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.reply(200, {"data": script.listed})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with script.lock:
-                    script.asked.append((self.path, body, self.headers.get("Authorization", "")))
-                    number = len(script.asked)
-                self.reply(*script.answer(body, number))
-
-            def reply(self, status: int, said: Any) -> None:
-                self.send_response(status)
-                self.end_headers()
-                if isinstance(said, dict):
-                    self.wfile.write(json.dumps(said).encode())
-                    return
-                for piece in said:
-                    event = piece if isinstance(piece, dict) else {"choices": [{"text": piece}]}
-                    try:
-                        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-                    except OSError:
-                        return  # the client has heard enough
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_address[1]}/v1", script
+    def start(answer: Answer) -> tuple[str, ScriptedServer]:
+        servers.append(ScriptedServer(answer))
+        return servers[-1].url, servers[-1]
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 END = {"choices": [{"text": "", "finish_reason": "stop"}]}
