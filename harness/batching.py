@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crosstok.errors import UserError
 from harness.answers import AnswerBytes, StopReason
 from harness.healing import Healer
 from harness.key_value_cache import ReadPrompts, RowCache
-from harness.memory import attempt
+from harness.memory import attempt, too_large
 from harness.prompts import Prompt
 from harness.sampling import Uniforms, draw
 from tasks.task import Generate
@@ -301,10 +300,7 @@ class Batch:
     def _halve(self) -> None:
         """Give up the cache and half of the places; what was running waits to be read again."""
         if self._slots == 1:
-            raise UserError(
-                "Memory ran out with a single answer in the making.",
-                hint="Load the model as bfloat16 (--dtype), or leave its longest prompts out.",
-            )
+            raise too_large("a single answer in the making", "leave its longest prompts out")
         slots = max(1, (len(self._running) or self._slots) // 2)
         self._note_memory(f"{self._slots} rows", f"{slots}")
         self._room.rows = slots

@@ -26,8 +26,9 @@ import torch
 from crosstok.errors import UserError
 from distill.tokenbytes import RoundTripError
 from harness.continuations import ContinuationScore, ContinuationScorer
+from harness.memory import attempt, too_large
 from harness.model_input import context_tokens, first_id
-from harness.next_token import NextToken, is_out_of_memory
+from harness.next_token import NextToken
 from tasks.task import Continuations, Rolling
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ class Scorer:
 
     def _score_batch(self, batch: list[_Item]) -> list[float]:
         """Return the nats of each window; a batch that does not fit into memory is halved, for good."""
-        try:
-            return self._nats(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
-                raise
+        nats = attempt(lambda: self._nats(batch))
+        if nats is not None:
+            return nats
+        if len(batch) == 1:
+            raise too_large(f"a single window of {_width(batch[0][1])} tokens", "lower window_bytes of the task")
         half = (len(batch) + 1) // 2
         self._budget = max(1, half * _width(batch[0][1]))
         logger.warning("Out of memory with %d windows at a time; going on with %d.", len(batch), half)

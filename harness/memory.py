@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from crosstok.errors import UserError
+
 Result = TypeVar("Result")
 
 _MESSAGES = ("allocate memory", "out of memory", "not enough memory")
@@ -31,3 +33,8 @@ def attempt(work: Callable[[], Result]) -> Result | None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def too_large(what: str, remedy: str) -> UserError:
+    """Return the error for what does not fit into memory even by itself; ``remedy`` is what to do to the task."""
+    return UserError(f"Memory ran out with {what}.", hint=f"Load the model as bfloat16 (--dtype), or {remedy}.")

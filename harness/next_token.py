@@ -100,9 +100,3 @@ class NextToken:
         states = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
         wanted = model(input_ids=probe, use_cache=False).logits
         return logits if torch.allclose(logits(states), wanted, rtol=1e-4, atol=1e-4) else None
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether the allocator gave up; the CPU's raises a plain RuntimeError."""
-    message = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in message or "out of memory" in message

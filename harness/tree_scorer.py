@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
-from harness.next_token import NextToken, is_out_of_memory
+from harness.memory import attempt, too_large
+from harness.next_token import NextToken
 from harness.prefix_cache import PrefixCache, can_share, shared_prefixes
 from harness.token_tree import Path, Tree, grow
 
@@ -88,7 +89,10 @@ class TreeScorer:
         if jobs and not self.unshareable:
             groups = shared_prefixes(jobs, worth=self._budget // 4)
         for prefix, members in groups:
-            cache = self._read(prefix)
+            cache = attempt(partial(self._read, prefix))
+            if cache is None:
+                logger.warning("Out of memory with a prefix of %d tokens; it is read with every question.", len(prefix))
+                cache = PrefixCache(self._source)
             rows = [row for job in members for row in self._rows(jobs, job, cache.length)]
             yield from self._score_group(jobs, cache, sorted(rows, key=lambda row: -row.tree.width))
 
@@ -117,11 +121,8 @@ class TreeScorer:
             count = self._fitting(rows[0].tree.width, cache.length)
             batch, rows = rows[:count], rows[count:]
             began = time.perf_counter()
-            try:
-                found = self._score_batch(jobs, cache, batch)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or (len(batch) == 1 and len(batch[0].paths) == 1):
-                    raise
+            found = attempt(partial(self._score_batch, jobs, cache, batch))
+            if found is None:
                 rows = self._smaller(jobs, batch) + rows
                 continue
             elapsed = time.perf_counter() - began
@@ -141,6 +142,8 @@ class TreeScorer:
 
     def _smaller(self, jobs: Sequence[Sequence[Path]], batch: list[_Row]) -> list[_Row]:
         """Halve a batch that did not fit: its rows, for good; or the paths of its only row."""
+        if len(batch) == 1 and len(batch[0].paths) == 1:
+            raise too_large(f"a single text of {batch[0].tree.width} tokens", "leave the longest documents out")
         if len(batch) == 1:
             logger.warning("Out of memory with %d continuations of one context; halving them.", len(batch[0].paths))
             return _halves(jobs, batch[0])

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tiny_models import tiny_model
 from toy_tokenizers import BUILDERS, TEXT, toy_tokenizer
 
+from crosstok.errors import UserError
 from distill.ensemble import EnsembleConfig, EnsembleForCausalLM
 from harness.continuations import ContinuationScore
 from harness.likelihood import Scorer
-from tasks.task import Continuations
+from tasks.task import Continuations, Rolling
 
 SHAPES = ("llama", "gpt2", "gemma3")
 FEW_SHOT = TEXT[:400]
@@ -255,6 +256,46 @@ def test_out_of_memory_halves_batches_and_then_questions_and_changes_no_score(
     assert "Out of memory" in caplog.text
     for one, other in zip(expected, found, strict=True):
         assert one.likelihoods.nats == pytest.approx(other.likelihoods.nats, rel=1e-4)
+
+
+ALLOCATOR = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+
+
+def test_a_prefix_that_does_not_fit_is_read_with_every_question(caplog: pytest.LogCaptureFixture) -> None:
+    expected = score_all(toy_checkpoint(), QUESTIONS)
+    assert min(answer.tokens_shared for answer in expected) > 0
+    checkpoint = toy_checkpoint()
+    scorer = Scorer(checkpoint)
+    inner = checkpoint.model.model.forward
+    assert scorer._continuations._trees.unshareable == ""
+
+    def forward(**named: Any) -> Any:
+        if named.get("use_cache"):
+            raise RuntimeError(ALLOCATOR)
+        return inner(**named)
+
+    checkpoint.model.model.forward = forward
+    with caplog.at_level(logging.WARNING):
+        found = sorted(scorer.continuations(QUESTIONS), key=lambda answer: answer.index)
+    assert "it is read with every question" in caplog.text
+    for one, other in zip(expected, found, strict=True):
+        assert other.tokens_shared == 0
+        assert one.likelihoods.nats == pytest.approx(other.likelihoods.nats, rel=1e-4)
+
+
+def test_memory_that_does_not_suffice_for_one_text_is_one_clear_line() -> None:
+    checkpoint = toy_checkpoint()
+    scorer = Scorer(checkpoint)
+    assert scorer._continuations._trees.unshareable == ""
+
+    def forward(**_: Any) -> Any:
+        raise RuntimeError(ALLOCATOR)
+
+    checkpoint.model.model.forward = forward
+    with pytest.raises(UserError, match=r"Memory ran out with a single text of \d+ tokens. Load the model as bfloat16"):
+        list(scorer.continuations(QUESTIONS[:1]))
+    with pytest.raises(UserError, match=r"Memory ran out with a single window of \d+ tokens.*window_bytes"):
+        list(scorer.rolling([Rolling(TEXT[:500], 100, 100)]))
 
 
 # --- requests ---
