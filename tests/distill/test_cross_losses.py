@@ -325,7 +325,10 @@ def test_the_map_of_a_large_vocabulary_is_read_back_from_the_cache(
 
 def states(student: Tensor, teacher: Tensor, **options: Any) -> tuple[float, float]:
     batch = AlignedBatch(side([0, 0, 1]), side([0, 1]), count=2)
-    term = Hidden(**options)(batch, Outputs({"hidden": student}), Outputs({"hidden": teacher}))
+    model: Any = SimpleNamespace(width=student.shape[-1], depth=1)  # all that the loss reads of a model
+    loss = Hidden(**options)
+    loss.prepare(model, model)
+    term = loss(batch, Outputs({"hidden": student}), Outputs({"hidden": teacher}))
     return float(term.sum) / term.count, term.count
 
 
@@ -346,11 +349,12 @@ def test_channels_are_averaged_each_by_its_own_size() -> None:
 def test_states_of_another_width_go_through_a_learnt_map_and_equal_ones_do_not() -> None:
     wide, narrow = party("bpe", 0, width=48), party("byte", 1)
     ready = setup("hidden", narrow, wide)
-    assert isinstance(ready.loss.learned, torch.nn.Linear)
-    assert tuple(ready.loss.learned.weight.shape) == (48, 32)
-    term = ready.term(batch_of("bpe", "byte", TEXTS))
-    term.sum.backward()
-    assert float(ready.loss.learned.weight.grad.norm()) > 0
+    assert ready.loss.learned is not None
+    (projection,) = ready.loss.learned.parameters()
+    assert tuple(projection.shape) == (48, 32)
+    ready.term(batch_of("bpe", "byte", TEXTS)).sum.backward()
+    assert projection.grad is not None
+    assert float(projection.grad.norm()) > 0
     assert setup("hidden", narrow, party("bpe", 0)).loss.learned is None
 
 
