@@ -6,19 +6,31 @@ done about it in bf16, so it is measured: how many answers are equal, where the 
 tokens were there (a gap of whole logits would be a defect, not rounding).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from crosstok.errors import UserError
 from harness.answers import Generation
 from harness.generation import Generator
+from harness.plan import Plan, make_plan
+from harness.progress import Advance, Reporter
 from harness.prompts import encode_prompt
-from tasks.task import Generate, Sampling
+from harness.questions import questions
+from harness.run import pick_device
+from harness.students import Students
+from harness.suite import Suite
+from tasks.task import AnswerTask, CodeTask, Generate, Sampling
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from distill.checkpoints import Checkpoint
+
+_SECONDS_PER_ANSWER = 1.0  # for the estimate of the time left; the bar corrects it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +67,69 @@ class BatchReport:
         return "\n".join(lines)
 
 
+def batch_reports(
+    suite: Suite, rows: int, *, console: "Console", data: Path | None = None
+) -> Iterator[tuple[str, BatchReport]]:
+    """Check every model of ``suite`` on every task; yield what was checked and its report.
+
+    The models are made where they do not exist yet; nothing is stored. Raises :class:`UserError`, before any model is
+    loaded, for fewer than two rows, for a model behind a server (its batches are its own) and for a task that asks for
+    no answers.
+    """
+    if rows < 2:
+        raise UserError(f"A batch of {rows} is no company.", hint="Compare with 2 rows or more.")
+    plan = make_plan(suite, data=data)
+    _require_checkable(plan)
+    with Reporter(console) as reporter:
+        students = Students(plan, reporter, data, pick_device(suite.device))
+        for name in plan.models:
+            checkpoint = students.load(name)
+            for cell in plan.cells_of(name):
+                requests = [question.request for question in questions(cell)]
+                title = f"{name} on {cell.task.name}"
+                with reporter.stage(title, 2 * len(requests), 2 * _SECONDS_PER_ANSWER * len(requests)) as advance:
+                    report = check_batch(checkpoint, requests, rows, advance=advance)
+                yield title, report
+
+
+def _require_checkable(plan: Plan) -> None:
+    for model in plan.models.values():
+        if model.served is not None:
+            raise UserError(
+                f"The model {model.name!r} is behind a server, whose batches nobody outside decides.",
+                hint="Check it from its weights.",
+            )
+    for task in plan.tasks:
+        if not isinstance(task, CodeTask | AnswerTask):
+            raise UserError(
+                f"The task {task.name!r} asks for no answers whose batches could be compared.",
+                hint="Name a task that generates, like humaneval or gsm8k.",
+            )
+
+
 def check_batch(
-    checkpoint: "Checkpoint", requests: Sequence[Generate], rows: int, *, max_tokens: int | None = None
+    checkpoint: "Checkpoint",
+    requests: Sequence[Generate],
+    rows: int,
+    *,
+    max_tokens: int | None = None,
+    advance: Advance = lambda _amount, _state: None,
 ) -> BatchReport:
     """Answer ``requests`` greedily one at a time and ``rows`` at a time, and compare; see :class:`BatchReport`.
 
     Raises :class:`UserError` for what :class:`Generator` refuses.
     """
     asked = [replace(request, sampling=Sampling(), seeds=(0,)) for request in requests]
-    alone, together = (
-        {
-            answer.index: answer
-            for answer in Generator(checkpoint, max_batch_rows=many, max_tokens=max_tokens).generate(asked)
-            if answer.stop_reason != "refused"
-        }
-        for many in (1, rows)
-    )
+
+    def answers(many: int) -> dict[int, Generation]:
+        found = {}
+        for answer in Generator(checkpoint, max_batch_rows=many, max_tokens=max_tokens).generate(asked):
+            advance(1, f"batch {many}")
+            if answer.stop_reason != "refused":
+                found[answer.index] = answer
+        return found
+
+    alone, together = answers(1), answers(rows)
     differences = tuple(
         _difference(checkpoint, asked[index], alone[index], together[index])
         for index in sorted(alone)

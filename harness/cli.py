@@ -80,6 +80,14 @@ def evaluate(
     ],
     prompt: Annotated[str, typer.Option(help="raw or chat.")] = "raw",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    check_batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            help="Measure nothing: answer the prompts one at a time and ROWS at a time, greedily, and report what "
+            "differs. In float32 nothing should; in bfloat16 near ties turn.",
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
     page: PageOption = True,
@@ -95,7 +103,11 @@ def evaluate(
         "prompt": prompt,
         "dtype": dtype,
     }
-    _run_and_show(check_suite(content, "the command line"), store, data_dir, page=page)
+    suite = check_suite(content, "the command line")
+    if check_batch is None:
+        _run_and_show(suite, store, data_dir, page=page)
+    else:
+        _show_batch_reports(suite, check_batch, data_dir)
 
 
 @app.command()
@@ -254,6 +266,16 @@ def _run_and_show(suite: Any, store: str, data_dir: Path | None, *, page: bool) 
             folder = Path("runs") if "://" in store else Path(store).parent
             typer.echo(f"Page: {write_page(opened, outcome.run_id, folder / outcome.run_id / 'index.html')}")
     require_complete(outcome)
+
+
+def _show_batch_reports(suite: Any, rows: int, data_dir: Path | None) -> None:
+    from rich.console import Console
+
+    from crosstok.folders import data_folder
+    from harness.batch_check import batch_reports
+
+    for title, report in batch_reports(suite, rows, console=Console(stderr=True), data=data_folder(data_dir)):
+        typer.echo(f"{title}: {report}")
 
 
 def _task_option(text: str) -> dict[str, Any]:

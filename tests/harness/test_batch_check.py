@@ -1,5 +1,6 @@
 """The report on batch invariance: silent where nothing differs, exact about where something does."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from engine_models import toy_checkpoint
 from toy_tokenizers import TEXT
 
 from harness.batch_check import check_batch
+from harness.cli import main
 from tasks.task import Generate, Sampling
 
 REQUESTS = [Generate(TEXT[at : at + 20 + at], max_bytes=60) for at in (0, 30, 60, 90)]
@@ -57,3 +59,43 @@ def test_refused_prompts_are_not_counted_and_sampled_requests_are_asked_greedily
     request = Generate("fine", max_bytes=10, sampling=Sampling(1.0), seeds=(1, 2, 3))
     report = check_batch(checkpoint, [Generate("a ▁ b"), request], 2)
     assert (report.equal, report.answers) == (1, 1)
+
+
+# --- the command ---
+
+
+def command(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> int:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["crosstok", "eval", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_eval_with_check_batch_reports_and_stores_nothing(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["-t", "humaneval:limit=3,max_bytes=30", "--check-batch", "3"]
+    assert command(monkeypatch, tmp_path, str(tiny_folder), *chosen) == 0
+    said = capsys.readouterr().out
+    assert said == f"{tiny_folder.name} on humaneval: 3 of 3 answers are equal at batch 1 and batch 3 (float32).\n"
+    assert command(monkeypatch, tmp_path, str(tiny_folder), *chosen, "--dtype", "bfloat16") == 0
+    assert "of 3 answers are equal at batch 1 and batch 3 (bfloat16)." in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_no_batches_to_compare_is_one_clear_line(
+    tiny_folder: Path,
+    texts_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words, said in (
+        (["-t", "humaneval:limit=1", "--check-batch", "1"], "2 rows or more"),
+        (["-t", f"text_bpb:source=jsonl:{texts_file}", "--check-batch", "4"], "asks for no answers"),
+    ):
+        assert command(monkeypatch, tmp_path, str(tiny_folder), *words) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert said in lines[0]

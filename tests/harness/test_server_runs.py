@@ -10,6 +10,7 @@ from model_servers import ScriptedServer, TransformersServer, free_port, only_lo
 from rich.console import Console
 
 from crosstok.errors import RunIncomplete, UserError
+from harness.batch_check import batch_reports
 from harness.cli import main
 from harness.engines import name_of_source
 from harness.openai_server import ServerGenerator
@@ -152,6 +153,13 @@ def test_a_recipe_that_names_a_server_itself_is_one_clear_line(only_answers: Scr
 def test_token_healing_is_refused_for_a_served_model(only_answers: ScriptedServer) -> None:
     with pytest.raises(UserError, match="Token healing needs the tokens of a model"):
         make_plan(suite(f"server:{only_answers.url}", heal=True))
+
+
+def test_batches_of_a_server_are_not_compared(only_answers: ScriptedServer) -> None:
+    reports = batch_reports(suite(f"server:{only_answers.url}"), 4, console=Console(quiet=True))
+    with pytest.raises(UserError, match=r"'m' is behind a server.*from its weights"):
+        next(reports)
+    assert not only_answers.asked
 
 
 def test_eval_takes_a_server_and_a_dead_one_is_one_line(
