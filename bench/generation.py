@@ -94,10 +94,11 @@ def compare(
     tokens: dict[str, int] = {}
 
     def turn(name: str, work: Callable[[], tuple[int, int]]) -> None:
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         useful, tokens[name] = work()
-        seconds = time.perf_counter() - began
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
         rates.setdefault(name, []).append(useful / seconds)
+        cpu_rates.setdefault(name, []).append(useful / cpu_seconds)
         print(
             f"{name:>12}: {useful / seconds:7.1f} bytes/s  ({useful} bytes, {seconds:.1f} s, {tokens[name]} row-steps)"
         )
