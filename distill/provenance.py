@@ -36,6 +36,9 @@ class Provenance(BaseModel):
     target_tokenizer: str = Field(default="", description="Fingerprint of the model's own tokenizer.")
     tokenizer_source: str = Field(default="", description="Where the model's own tokenizer came from.")
     initialiser: dict[str, Any] = Field(default_factory=dict, description="Method, options and statistics.")
+    expansion: dict[str, Any] = Field(
+        default_factory=dict, description="Tokens added: the first new id, how many, how chosen, what they gain."
+    )
     ngrams: int | None = Field(default=None, description="Old tokens that the bytes of its input are looked up in.")
     specials: str = Field(default="", description="What was done with special tokens.")
     losses: list[dict[str, Any]] = Field(default_factory=list, description="Each loss with its weight and options.")

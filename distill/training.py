@@ -38,12 +38,15 @@ from distill.training_log import append_log, cut_log
 from distill.training_spec import TrainingSpec, learning_rate
 from distill.windows import Windows
 
-__all__ = ["LOG", "Advance", "Model", "TrainingSpec", "learning_rate", "train"]
+__all__ = ["LOG", "Advance", "Model", "TrainingSpec", "Watch", "learning_rate", "train"]
 
 log = logging.getLogger(__name__)
 
 Advance = Callable[[float, str], None]
 """Called with the steps done since the last call and a few words on the state."""
+
+Watch = Callable[[int, nn.Module], None]
+"""Called with the steps done and the network, which it must leave as it is."""
 
 LOG = "training.jsonl"
 
@@ -71,21 +74,27 @@ def train(
     device: str = "auto",
     progress: Advance | None = None,
     new_from: int | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Train ``student`` in place; ``folder`` keeps the log and the state from which a restart continues.
 
-    ``new_from`` is the first id of the rows that ``train: new_rows`` is about (see ``expansion.new_rows``). With LoRA
-    the student's frozen weights may be the teacher's tensors (``adapters.share``); it gets weights of its own when the
-    adapters are merged at the end. Raises UserError if a loss stops being a number (the batch is saved in ``folder``
-    first), if nothing of the first step can be scored, and if a state cannot be saved (the last one stays).
+    ``new_from`` is the first id of the rows that ``train: new_rows`` is about (see ``expansion.new_rows``). ``watch``
+    is shown the network before the first step and after every one, in the main process. With LoRA the student's frozen
+    weights may be the teacher's tensors (``adapters.share``); it gets weights of its own when the adapters are merged
+    at the end. Raises UserError if a loss stops being a number (the batch is saved in ``folder`` first), if nothing of
+    the first step can be scored, and if a state cannot be saved (the last one stays).
     """
     run = _Run(student, teacher, windows, losses, spec, folder=folder, device=device, new_from=new_from)
     start = run.restore()
     if progress and start:
         progress(start, f"continued at step {start}")
+    if watch and not start and run.accelerator.is_main_process:
+        watch(0, run.student)
     for step in range(start, spec.steps):
         line = run.step(step)
         run.record(line)
+        if watch and run.accelerator.is_main_process:
+            watch(step + 1, run.student)
         if progress:
             progress(1, _describe(line, run.seconds_left(step)))
         if (step + 1) % spec.save_every == 0 and step + 1 < spec.steps:

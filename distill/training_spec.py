@@ -42,7 +42,14 @@ class TrainingSpec(BaseModel):
         default="float32", description="Of matrix products; weights, log-softmax and losses are float32 either way."
     )
     seed: int = Field(default=0, ge=0, description="Of the order of the windows and of dropout.")
+    row_snapshots: int = Field(
+        default=10, ge=0, description="How often to keep rows of new tokens on their way, for `crosstok inspect`."
+    )
     save_every: int = Field(default=50, ge=1, description="Steps between saved states, which a restart continues from.")
+
+
+BESIDE = frozenset({"save_every", "teacher_cache", "row_snapshots"})
+"""Options that decide what is kept beside a student and not what it is: they are no part of its identity."""
 
 
 def learning_rate(step: int, spec: TrainingSpec) -> float:

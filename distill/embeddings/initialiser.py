@@ -8,13 +8,15 @@ then exact byte strings, and both are copied bit for bit. Where each row came fr
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from crosstok.corpora import Texts
 from distill.registry import Method
 from distill.tokenbytes import TokenBytes
 
@@ -31,14 +33,51 @@ class Rows:
     origins: tuple[Origin, ...]
     """Per target id: copied from a special or an exact row, mean of the source's pieces, made of byte pieces, made in
     another way of the initialiser's, fallback."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the initialiser has to report of itself."""
 
     def counts(self) -> dict[str, int]:
         """Return how many rows have each origin; the counts add up to the vocabulary."""
         return dict(sorted(Counter(self.origins).items()))
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What an initialiser may use beyond the rows, if it asks for text: the source itself, still unchanged."""
+
+    model: PreTrainedModel
+    bos_id: int | None
+    """The id in front of every text, where the source was trained with one."""
+    texts: Texts
+
+
 class Initialiser(Method, ABC):
-    """One way of making rows for a new vocabulary. Its options are its fields."""
+    """One way of making rows for a new vocabulary. Its options are its fields.
+
+    Most need the source's rows alone. One that reads text names it in ``text_source``; its rows are then handed to
+    :meth:`refine` together with the source's model. One that looks into another model names it in ``model_source``.
+    Both belong to what decides a student.
+    """
+
+    @property
+    def text_source(self) -> str | None:
+        """The corpus that it reads; None for nearly all."""
+        return None
+
+    @property
+    def model_source(self) -> str | None:
+        """The model, besides the source, that it reads; None for nearly all."""
+        return None
+
+    def refine(
+        self,
+        rows: "Rows",
+        scene: Scene,  # noqa: ARG002  (for those that read text)
+        source: TokenBytes,  # noqa: ARG002
+        target: TokenBytes,  # noqa: ARG002
+    ) -> "Rows":
+        """Return ``rows`` made better with the help of model and text; called only where ``text_source`` is given."""
+        return rows
 
     @abstractmethod
     def rows(

@@ -70,7 +70,7 @@ def expand_tokenizer(tokenizer: PreTrainedTokenizerFast, spec: TokensSpec, data:
         )
         report |= {"left_out": left_out, "intermediate": len(chosen.merges) - chosen.made}
     else:
-        merges, found = _listed(words, old, _strings(spec.list or ()))
+        merges, found = _listed(words, old, strings(spec.list or ()))
         report |= found
         grown = with_merges(tokenizer, merges)
     tokens = TokenBytes.from_tokenizer(grown)
@@ -225,7 +225,8 @@ def _some(source: FromText, data: Path | None) -> list[str]:
     return found
 
 
-def _strings(given: Sequence[str] | str) -> list[str]:
+def strings(given: Sequence[str] | str) -> list[str]:
+    """Return listed tokens, out of a file where one is named. Raises UserError for a file that cannot be read."""
     if not isinstance(given, str):
         return [text for text in given if text]
     try:

@@ -44,7 +44,8 @@ class DistilSpec(StudentSpec):
         """Train the source in place against the teacher."""
         teacher = checkpoints.load(self.teacher)
         measured = workshop.train(source, teacher, self.losses(), self)
-        return Made(source, _record(source, teacher) | {"metrics": measured})
+        expansion = source.provenance.get("expansion", {})  # an expanded student stays one
+        return Made(source, _record(source, teacher) | {"metrics": measured, "expansion": expansion})
 
 
 def _record(student: Checkpoint, teacher: Checkpoint) -> dict[str, Any]:

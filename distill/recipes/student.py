@@ -26,9 +26,13 @@ from distill import checkpoints
 from distill.checkpoints import Checkpoint
 from distill.ensemble import EnsembleForCausalLM
 from distill.held_out import HeldOut
+from distill.inspection.snapshots import FOLDER as SNAPSHOTS
+from distill.inspection.snapshots import RowSnapshots
 from distill.losses import LOSSES, Loss, Reader
+from distill.tokenbytes import TokenBytes
 from distill.training import LOG, Advance, Model, TrainingSpec, train
 from distill.training_log import plot_log, read_log
+from distill.training_spec import BESIDE
 from distill.windows import Encoder, Windows
 
 log = logging.getLogger(__name__)
@@ -46,6 +50,8 @@ class Made:
 
     checkpoint: Checkpoint
     record: dict[str, Any]
+    files: tuple[str, ...] = ()
+    """Names of further files for the student, which the recipe has put into the working folder."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Workshop:
     data: Path | None
     device: str
     progress: Advance | None
+    parent: TokenBytes
+    """The tokens of the model that the student is made from: rows of all others are new."""
 
     def train(
         self, student: Checkpoint, teacher: Checkpoint, losses: Sequence[Loss], spec: "StudentSpec", **options: Any
@@ -87,6 +95,9 @@ class Workshop:
             folder=self.folder,
             device=self.device,
             progress=self.progress,
+            watch=RowSnapshots.of(
+                self.folder, student.tokenbytes, self.parent, steps=spec.steps, count=spec.row_snapshots
+            ),
             **options,
         )
         sides[0].network.to("cpu")
@@ -100,6 +111,8 @@ class StudentSpec(TrainingSpec):
     """The recipe's name: the key in a suite, and the command."""
     parents: ClassVar[Mapping[str, str]] = {"from": "source"}
     """Options that name a model, and the fields that hold them."""
+    adds_tokens: ClassVar[bool] = False
+    """Whether it knows which rows are new."""
 
     source: str = Field(alias="from", description="The model to begin with: any model source.")
     loss: tuple[Choice, ...] = Field(default=(), description="What it is trained on; none: initialised only.")
@@ -117,6 +130,8 @@ class StudentSpec(TrainingSpec):
     def _adds_up(self) -> "StudentSpec":
         if self.steps and not self.loss:
             raise ValueError(f"steps is {self.steps} but loss is empty; name a loss, or set steps to 0")
+        if self.train == "new_rows" and not self.adds_tokens:
+            raise ValueError("train is new_rows, which only expand knows; take full, lora or embeddings")
         repeated = {name for name in self.loss_names if self.loss_names.count(name) > 1}
         if repeated:
             raise ValueError(f"loss names {min(repeated)} twice; use its weight instead")
@@ -145,7 +160,10 @@ class StudentSpec(TrainingSpec):
         return [LOSSES.create(choice) for choice in self.loss]
 
     def foreign_code(self) -> dict[str, str]:
-        """Return the hash of the code of every method that is not built in, by the name that the recipe gives it."""
+        """Return the hash of what other people's methods and models add to the student, by the name that it has here.
+
+        That is the code of methods that are not built in, and the content of models that a method reads.
+        """
         return {name: code for name in self.loss_names if (code := LOSSES.code(name))}
 
     @abstractmethod
@@ -167,7 +185,7 @@ def make_student(
     that cannot be had, a folder that holds something else, and training that fails (see ``training.train``).
     """
     texts = load_texts(spec.corpus, "train", data) if spec.steps else None
-    recipe = _recipe(spec, texts)
+    recipe = _recipe(spec, data)
     if out.exists():
         if _recipe_of(out) != recipe:
             raise UserError(f"{out} exists and is not this student.", hint="Name another folder, or remove it.")
@@ -180,7 +198,7 @@ def make_student(
             f"{spec.source} is an ensemble, which has no weights of its own to change.",
             hint="Take its members, one by one.",
         )
-    made = spec.build(source, Workshop(work, texts, data, device, progress))
+    made = spec.build(source, Workshop(work, texts, data, device, progress, source.tokenbytes))
     if (work / LOG).exists():
         plot_log(work / LOG, work / "training.svg", f"{source.source} → {spec.label}")
     record = made.record | {
@@ -196,9 +214,11 @@ def make_student(
         "dtype": "float32",
     }
     finished = checkpoints.save(made.checkpoint, work / "student", record)
-    for name in (LOG, "training.svg"):
+    for name in (LOG, "training.svg", *made.files):
         if (work / name).exists():
             shutil.copyfile(work / name, finished / name)
+    if (work / SNAPSHOTS).exists():
+        shutil.copytree(work / SNAPSHOTS, finished / SNAPSHOTS)
     finished.rename(out)
     shutil.rmtree(work)
     return out
@@ -228,12 +248,13 @@ def _summary(path: Path) -> dict[str, Any]:
     }
 
 
-def _recipe(spec: StudentSpec, texts: Texts | None) -> str:
+def _recipe(spec: StudentSpec, data: Path | None) -> str:
     """Return the fingerprint of all that decides the student."""
-    wanted = spec.model_dump(mode="json", exclude={*spec.parents.values(), "save_every", "teacher_cache"})
+    wanted = spec.model_dump(mode="json", exclude={*spec.parents.values(), *BESIDE})
     models = {option: checkpoints.identify(getattr(spec, field)) for option, field in spec.parents.items()}
+    texts = {corpus: load_texts(corpus, "train", data).source for corpus in spec.corpora()}
     return fingerprint(
-        {"recipe": spec.kind, "spec": wanted, "models": models, "texts": texts.source if texts else None}
+        {"recipe": spec.kind, "spec": wanted, "models": models, "texts": texts, "foreign": spec.foreign_code()}
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from crosstok.corpora import load_texts
 from crosstok.errors import UserError
+from distill import checkpoints
 from distill.adapters import share
 from distill.byte_ngrams import ByteNgramForCausalLM, NgramTable, with_ngrams
 from distill.checkpoints import Checkpoint
-from distill.embeddings import INITIALISERS, Rows
+from distill.embeddings import INITIALISERS, Rows, Scene
 from distill.embeddings.transplant import special_ids, special_rows, transplant
 from distill.embeddings.tying import tie, untie
 from distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
@@ -53,8 +55,10 @@ class TransferSpec(StudentSpec):
         return f"{self.tokenizer}, {self.init_name}, {losses}"
 
     def corpora(self) -> list[str]:
-        """Return the text to train on, and that of a tokenizer that is trained."""
+        """Return the text to train on, that of a tokenizer that is trained, and that of an initialiser that reads."""
         named = super().corpora()
+        if (read := INITIALISERS.create(self.init).text_source) is not None:
+            named.append(read)
         if self.tokenizer.startswith("train:"):
             named.append(self.tokenizer.split(":", 2)[2].rpartition(":")[0])
         return sorted(set(named))
@@ -65,9 +69,13 @@ class TransferSpec(StudentSpec):
         super().check()
 
     def foreign_code(self) -> dict[str, str]:
-        """Return the hash of the code of losses and initialiser, where they are not built in."""
-        code = INITIALISERS.code(self.init_name)
-        return super().foreign_code() | ({self.init_name: code} if code else {})
+        """Return the hash of the code of losses and initialiser, where they are not built in, and of its donor."""
+        found = super().foreign_code()
+        if code := INITIALISERS.code(self.init_name):
+            found[self.init_name] = code
+        if (donor := INITIALISERS.create(self.init).model_source) is not None:
+            found[donor] = checkpoints.identify(donor)
+        return found
 
     def build(self, source: Checkpoint, workshop: Workshop) -> Made:
         """Replace the vocabulary, then train against the model as it was."""
@@ -84,7 +92,7 @@ class TransferSpec(StudentSpec):
             "source_tokenizer": source.tokenbytes.fingerprint,
             "target_tokenizer": student.tokenbytes.fingerprint,
             "tokenizer_source": self.tokenizer,
-            "initialiser": {**INITIALISERS.create(self.init).describe(), "rows": rows.counts()},
+            "initialiser": {**INITIALISERS.create(self.init).describe(), "rows": rows.counts(), **rows.metrics},
             "specials": f"{self.specials}: {kept} of {len(student.tokenbytes.specials)} are the source's",
             "ngrams": ngrams,
             "tied": is_tied(student.model),
@@ -113,7 +121,11 @@ def initialise(source: Checkpoint, spec: TransferSpec, workshop: Workshop, *, co
         model = copy.deepcopy(model) if spec.train == "full" else share(model)
     if spec.embeddings == "untie":
         untie(model)
-    rows = transplant(model, INITIALISERS.create(spec.init), source.tokenbytes, tokens, specials)
+    initialiser = INITIALISERS.create(spec.init)
+    scene = None
+    if initialiser.text_source is not None:
+        scene = Scene(model, source.bos_id, load_texts(initialiser.text_source, "train", workshop.data))
+    rows = transplant(model, initialiser, source.tokenbytes, tokens, specials, scene=scene)
     if spec.embeddings == "tie":
         tie(model)
     special_ids(model, specials)

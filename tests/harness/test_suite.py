@@ -39,7 +39,7 @@ def test_a_task_may_be_a_name_alone(tmp_path: Path) -> None:
         (MINIMAL + "sandbox: {bakend: docker}\n", "Did you mean 'backend'"),
         (MINIMAL + "prompt: caht\n", "prompt: Input should be 'raw' or 'chat' (found: 'caht')"),
         (MINIMAL.replace("name: s\n", ""), "the key 'name' is missing"),
-        (MINIMAL.replace("{source: somewhere}", "{}"), "exactly one of: source, transfer, distil, ensemble"),
+        (MINIMAL.replace("{source: somewhere}", "{}"), "exactly one of: source, transfer, distil, expand, ensemble"),
         (MINIMAL.replace("[humaneval]", "[humaneval, humaneval]"), "two tasks are called 'humaneval'"),
         ("name: [\n", "not valid YAML at line 2"),
         ("just text", "is not a suite"),

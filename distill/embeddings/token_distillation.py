@@ -1,0 +1,223 @@
+"""Token Distillation: rows fitted so that the model goes on after a new token as it does after its old pieces.
+
+Dobler et al., arXiv 2505.20133. Take text in which a new token w occurs and read it twice with the frozen source: once
+in old tokens ``.. p1 p2 p3 next ..``, once with the pieces replaced by one vector, ``.. e_w next ..``. From w on both
+readings have the same positions to the right, and ``e_w`` is moved until their hidden states agree::
+
+    L(e_w) = mean over the last piece and what follows it of  ||h(.. e_w ..) - h(.. p1 p2 p3 ..)||^2
+
+Only input rows learn. Everything starts from FVT, and tokens that the text does not hold keep its rows.
+
+Ours: the row of an untied output matrix is not trained on next-token loss, which would teach it that w always follows.
+It is fitted to the probability that the model itself gives to the pieces, ``p = prod p(p_i | ..)``, as the sigmoid of
+its logit over the log-sum-exp of the old vocabulary (binary cross-entropy; no pass through the network). A tied matrix
+has the input rule alone. Occurrences that the source's own tokens do not begin and end with are left out: there the two
+readings would be of different text. The same seed, text and machine give the same rows.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from distill.embeddings.fvt import FVT
+from distill.embeddings.initialiser import Kind, Rows, Scene
+from distill.fused_scoring import Head, head_of
+from distill.tokenbytes import Encoding, TokenBytes
+
+
+@dataclass(frozen=True)
+class _Snippet:
+    """A stretch of text in source tokens; ``ids[first:stop]`` are the pieces of the new token ``token``."""
+
+    token: int
+    ids: list[int]
+    first: int
+    stop: int
+
+
+class TokenDistillation(FVT):
+    """FVT, then a fit of hidden states on text."""
+
+    name: ClassVar[str] = "token_distillation"
+
+    corpus: str = "stdlib"
+    """Text source whose training part is read."""
+    steps: int = Field(default=100, ge=1)
+    """Optimizer steps."""
+    batch: int = Field(default=16, ge=1)
+    """Snippets per step."""
+    context: int = Field(default=25, ge=1)
+    """Source tokens on each side of the new token."""
+    per_token: int = Field(default=25, ge=1)
+    """Snippets per new token, at most."""
+    layer: int = Field(default=-1)
+    """Whose hidden states are compared: 0 is the embeddings, -1 the last."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of Adam; it falls linearly to 0."""
+    seed: int = Field(default=0, ge=0)
+    """Of the order of snippets."""
+
+    @property
+    def text_source(self) -> str:
+        """The corpus."""
+        return self.corpus
+
+    def refine(self, rows: Rows, scene: Scene, source: TokenBytes, target: TokenBytes) -> Rows:
+        """Return ``rows`` with those of new tokens that occur in the text fitted; hours for a large vocabulary."""
+        new = {token for token, origin in enumerate(rows.origins) if origin in {"mean", "bytes", "fallback"}}
+        found = self._snippets(scene, source, target, new - set(target.special_ids))
+        if not found:
+            return rows
+        places = {token: place for place, token in enumerate(sorted({snippet.token for snippet in found}))}
+        fitted = _Fit(self, scene, rows, places)
+        before = fitted.error(found[: 4 * self.batch])
+        for step, snippets in enumerate(self._batches(found)):
+            fitted.step(snippets, rate=1 - step / self.steps)
+        tokens = torch.tensor(sorted(places))
+        matrices = {kind: matrix.clone() for kind, matrix in rows.matrices.items()}
+        for kind, learned in fitted.learned.items():
+            matrices[kind][tokens] = learned.detach().to(matrices[kind].dtype).cpu()
+        metrics = {"tokens_fitted": len(places), "tokens_without_text": len(new) - len(places), "snippets": len(found)}
+        after = fitted.error(found[: 4 * self.batch])
+        origins = [("approximated" if token in places else origin) for token, origin in enumerate(rows.origins)]
+        return Rows(matrices, tuple(origins), {**metrics, "error_before": before, "error_after": after})
+
+    def _batches(self, snippets: list[_Snippet]) -> Iterator[list[_Snippet]]:
+        """Yield as many batches as there are steps, going through all snippets again and again."""
+        for step in range(self.steps):
+            yield [snippets[place % len(snippets)] for place in range(step * self.batch, (step + 1) * self.batch)]
+
+    def _snippets(self, scene: Scene, source: TokenBytes, target: TokenBytes, wanted: set[int]) -> list[_Snippet]:
+        """Return what the steps go through: shuffled occurrences, all first ones of a token before all second ones.
+
+        So a budget that is too small for all occurrences is still spent on as many tokens as it can reach.
+        """
+        found: list[list[_Snippet]] = [[] for _ in range(self.per_token)]
+        counts: Counter[int] = Counter()
+        generator = np.random.default_rng(self.seed)
+        for place in generator.permutation(len(scene.texts.documents)):
+            text = scene.texts.documents[place].text
+            old, new = source.try_encode_many([text])[0], target.try_encode_many([text])[0]
+            if not isinstance(old, Encoding) or not isinstance(new, Encoding):
+                continue
+            ends = {int(end): index + 1 for index, end in enumerate(old.ends)} | {0: 0}
+            start = 0
+            for token, end in zip(new.ids.tolist(), new.ends.tolist(), strict=True):
+                first, stop, start = ends.get(start), ends.get(end), end
+                if token in wanted and first is not None and stop is not None and counts[token] < self.per_token:
+                    left, right = max(0, first - self.context), stop + self.context
+                    snippet = _Snippet(token, old.ids[left:right].tolist(), first - left, stop - left)
+                    found[counts[token]].append(snippet)
+                    counts[token] += 1
+            if counts.total() >= self.steps * self.batch and len(counts) == len(wanted):
+                break
+        shuffled = [layer[place] for layer in found for place in generator.permutation(len(layer))]
+        return shuffled[: self.steps * self.batch]
+
+
+class _Fit:
+    """The rows that learn, and the frozen model that they learn from."""
+
+    def __init__(self, options: TokenDistillation, scene: Scene, rows: Rows, places: dict[int, int]) -> None:
+        self.options, self.model, self.places = options, scene.model, places
+        self.front = [] if scene.bos_id is None else [scene.bos_id]
+        self.embed: Any = scene.model.get_input_embeddings()
+        self.scale = getattr(self.embed, "embed_scale", 1.0)
+        head = head_of(scene.model) if "output" in rows.matrices else None
+        self.head: Head | None = head
+        tokens = torch.tensor(sorted(places))
+        kinds: tuple[Kind, ...] = ("input",) if head is None else ("input", "output")
+        self.learned: dict[Kind, nn.Parameter] = {
+            kind: nn.Parameter(rows.matrices[kind][tokens].float().to(scene.model.device)) for kind in kinds
+        }
+        self.optimizer = torch.optim.Adam(list(self.learned.values()), lr=options.lr)
+
+    def step(self, snippets: list[_Snippet], *, rate: float) -> None:
+        """Move the rows of the tokens in ``snippets``."""
+        self.optimizer.param_groups[0]["lr"] = rate * self.options.lr
+        loss = self._loss(snippets)
+        for parameter, gradient in zip(
+            self.learned.values(), torch.autograd.grad(loss, list(self.learned.values())), strict=True
+        ):
+            parameter.grad = gradient
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def error(self, snippets: list[_Snippet]) -> float:
+        """Return the mean squared distance of hidden states, per channel, relative to their mean square."""
+        total = norm = 0.0
+        for first in range(0, len(snippets), self.options.batch):
+            ours, theirs, _ = self._states(snippets[first : first + self.options.batch])
+            total, norm = total + float((ours - theirs).square().sum()), norm + float(theirs.square().sum())
+        return round(total / max(norm, 1e-12), 6)
+
+    def _loss(self, snippets: list[_Snippet]) -> Tensor:
+        ours, theirs, reading = self._states(snippets)
+        loss = (ours - theirs).square().mean() / theirs.square().mean().clamp(min=1e-12)
+        if self.head is not None:
+            loss = loss + self._surprise(snippets, reading)
+        return loss
+
+    def _states(self, snippets: list[_Snippet]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the states of both readings from the new token on, ``[p, d]`` each, and the last states of the old."""
+        with torch.no_grad():
+            old = [[*self.front, *snippet.ids] for snippet in snippets]
+            answer = self._read(
+                nn.utils.rnn.pad_sequence([self.embed(self._ids(ids)) for ids in old], batch_first=True)
+            )
+        sequences = []
+        for snippet in snippets:
+            row = self.learned["input"][self.places[snippet.token]] * self.scale
+            before = self.embed(self._ids([*self.front, *snippet.ids[: snippet.first]]))
+            after = self.embed(self._ids(snippet.ids[snippet.stop :]))
+            sequences.append(torch.cat([before, row[None].to(before.dtype), after]))
+        ours = self._read(nn.utils.rnn.pad_sequence(sequences, batch_first=True))
+        pairs = []
+        for index, snippet in enumerate(snippets):
+            tail, offset = len(snippet.ids) - snippet.stop + 1, len(self.front)
+            here, there = offset + snippet.first, offset + snippet.stop - 1
+            pairs.append((ours[0][index, here : here + tail], answer[0][index, there : there + tail]))
+        return torch.cat([a for a, _ in pairs]).float(), torch.cat([b for _, b in pairs]).float(), answer[1]
+
+    def _read(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden states of the chosen layer and of the last, ``[b, n, d]``; padding is on the right."""
+        states = self.model(
+            inputs_embeds=embedded, use_cache=False, output_hidden_states=True, logits_to_keep=1
+        ).hidden_states
+        return states[self.options.layer], states[-1]
+
+    def _surprise(self, snippets: list[_Snippet], states: Tensor) -> Tensor:
+        """Return the binary cross-entropy of the new tokens' output rows to the probability of their old pieces."""
+        head, terms = self.head, []
+        if head is None:
+            raise ValueError("a model without a known head has no output rows to fit")
+        for index, snippet in enumerate(snippets):
+            start = len(self.front) + snippet.first
+            if not start:  # nothing predicts the first token of a text
+                continue
+            with torch.no_grad():
+                logits = head.logits(states[index, start - 1 : len(self.front) + snippet.stop - 1])
+                norms = logits.logsumexp(dim=-1)
+                pieces = self._ids(snippet.ids[snippet.first : snippet.stop])
+                target = (logits.gather(-1, pieces[:, None]).squeeze(-1) - norms).sum().exp()
+            row = self.learned["output"][self.places[snippet.token]]
+            logit = Head(_Row(row), head.scale, head.cap).logits(states[index, start - 1 : start])[0, 0]
+            terms.append(nn.functional.binary_cross_entropy_with_logits(logit - norms[0], target))
+        return torch.stack(terms).mean() if terms else states.new_zeros(())
+
+    def _ids(self, ids: list[int]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.int64, device=self.model.device)
+
+
+class _Row(nn.Module):
+    """A single row in the place of an output layer."""
+
+    def __init__(self, row: Tensor) -> None:
+        super().__init__()
+        self.weight = row[None]
