@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from distill import checkpoints
 from distill.checkpoints import Checkpoint
+from distill.expansion.uptake import uptake
 from distill.recipes.student import Choice, Made, StudentSpec, Workshop
 from distill.weights import input_weight, is_tied
 
@@ -45,6 +46,8 @@ class DistilSpec(StudentSpec):
         teacher = checkpoints.load(self.teacher)
         measured = workshop.train(source, teacher, self.losses(), self)
         expansion = source.provenance.get("expansion", {})  # an expanded student stays one
+        if expansion and (held_out := workshop.held_out(self.corpus)):
+            measured["new_tokens"] = uptake(source, expansion["first"], held_out)
         return Made(source, _record(source, teacher) | {"metrics": measured, "expansion": expansion})
 
 

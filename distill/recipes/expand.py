@@ -34,6 +34,7 @@ from distill.embeddings.transplant import transplant
 from distill.expansion.cached import FILE, expansion_of
 from distill.expansion.selection import Expansion, strings
 from distill.expansion.tokens_spec import TokensSpec
+from distill.expansion.uptake import uptake
 from distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
 from distill.weights import is_tied
 
@@ -100,6 +101,8 @@ class ExpandSpec(StudentSpec):
         new_from = expansion.first if self.train == "new_rows" else None
         measured = workshop.train(student, source, losses, self, new_from=new_from)
         content = {"first": expansion.first, "report": expansion.report, "table": expansion.table}
+        if held_out := workshop.held_out(self.corpus):
+            measured["new_tokens"] = uptake(student, expansion.first, held_out)
         (workshop.folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         return Made(student, self._record(source, student, expansion, rows) | {"metrics": measured}, (FILE,))
 

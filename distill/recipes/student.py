@@ -37,6 +37,8 @@ from distill.windows import Encoder, Windows
 
 log = logging.getLogger(__name__)
 
+_READ, _READ_BYTES = 16, 512  # of held-out text, to see how new tokens are taken up
+
 Choice = str | dict[str, Any]
 """A method by name, or a mapping of ``name`` and options."""
 
@@ -67,6 +69,13 @@ class Workshop:
     progress: Advance | None
     parent: TokenBytes
     """The tokens of the model that the student is made from: rows of all others are new."""
+
+    def held_out(self, corpus: str) -> list[str]:
+        """Return the beginnings of a few documents that training does not see; none where nothing was trained."""
+        if self.texts is None:
+            return []
+        documents = load_texts(corpus, "heldout", self.data).documents[:_READ]
+        return [document.text.encode()[:_READ_BYTES].decode(errors="ignore") for document in documents]
 
     def train(
         self, student: Checkpoint, teacher: Checkpoint, losses: Sequence[Loss], spec: "StudentSpec", **options: Any
