@@ -36,7 +36,11 @@ class AnswerFacts:
         if self._tokenbytes is not None:
             found["straddled"] = straddled(self._tokenbytes, answer.prompt_text, answer.text)
         if self._new_ids is not None:
-            found["new_tokens"] = sum(number in self._new_ids for number in answer.ids)
+            new = [number for number in answer.ids if number in self._new_ids]
+            found["new_tokens"] = len(new)
+            found["new_ids"] = sorted(set(new))
+            if self._tokenbytes is not None:
+                found["new_bytes"] = sum(int(self._tokenbytes.lengths[number]) for number in new)
         return found
 
 

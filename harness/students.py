@@ -67,12 +67,21 @@ class Students:
         return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
 
     def new_ids(self, name: str, checkpoint: Checkpoint) -> frozenset[int] | None:
-        """Return the ids that the model which ``name`` was made from did not have; None where it was made from none."""
-        model = self.plan.models[name]
-        if model.recipe is None:
+        """Return the ids that the model at the beginning of ``name`` did not have; None where it was made from none.
+
+        That is ``from`` of ``from``, and so on: a second stage adds no tokens, and writes those of the first.
+        """
+        if self.plan.models[name].recipe is None:
             return None
-        named = dict(zip(model.options_of_parents, model.parents, strict=True))
-        origin = self.source(named["from"]) if "from" in named else model.recipe.source
+        origin = name
+        while (recipe := (model := self.plan.models[origin]).recipe) is not None:
+            named = dict(zip(model.options_of_parents, model.parents, strict=True))
+            if "from" not in named:
+                origin = recipe.source
+                break
+            origin = named["from"]
+        else:
+            origin = self.source(origin)
         tokenizer = read_tokenizer(checkpoints.fetch(origin))
         return new_ids(checkpoint.tokenbytes, TokenBytes.from_tokenizer(tokenizer))
 
