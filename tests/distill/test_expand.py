@@ -137,17 +137,35 @@ def test_the_record_says_what_was_added_what_it_gains_and_how_the_new_ids_are_ta
     assert sum(row["tokens_saved"] for row in table) == expansion["tokens_saved"]
 
 
-def test_the_tokenizer_is_byte_exact_and_its_new_tokens_stand_for_old_ones(corpus: str) -> None:
-    old = TokenBytes.from_tokenizer(toy_tokenizer("bpe"))
-    spec = TokensSpec.model_validate({"train_bpe": {"corpus": corpus, "size": 24}})
-    grown = expand_tokenizer(toy_tokenizer("bpe"), spec)
+@pytest.mark.parametrize("name", ["bpe", "superword", "spm"])
+@pytest.mark.parametrize("kind", ["train_bpe", "frequency", "list"])
+def test_the_tokenizer_is_byte_exact_and_its_new_tokens_stand_for_old_ones(kind: str, name: str, corpus: str) -> None:
+    toy = toy_tokenizer(name)
+    old = TokenBytes.from_tokenizer(toy)
+    wanted: Any = ["readthe", "valuestest"] if kind == "list" else {"corpus": corpus, "size": 12}
+    grown = expand_tokenizer(toy, TokensSpec.model_validate({kind: wanted}))
     spelt = dict(enumerate(spellings(grown.tokens, old.size), old.size))
-    for text in [TEXT, FREE_OF_NEW, "naïve 🙂\r\n\tend "]:
+    for text in [TEXT, FREE_OF_NEW, "readthe valuestest", "naïve 🙂\r\n\tend "]:
         ids = grown.tokens.encode(text).ids.tolist()
-        assert grown.tokens.decode(ids) == text.encode()
+        assert grown.tokens.decode(ids) == old.decode(old.encode(text).ids)  # SentencePiece puts a space in front
         assert [one for index in ids for one in spelt.get(index, (index,))] == old.encode(text).ids.tolist()
     for index, spelling in spelt.items():
         assert grown.tokens.table[index] == old.decode(spelling)
+    assert grown.report["unreachable"] == 0
+
+
+def test_words_are_ranked_by_what_they_save(tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    text = "qzxj " * 3 + "zzq " * 4 + "jq " * 5 + "kkkkqqqq "  # saved: 3 x more pieces, 4 x, 5 x 1; the last comes once
+    rows = [{"id": str(number), "text": text} for number in range(1)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    toy = toy_tokenizer("bpe")
+    spec = TokensSpec.model_validate({"frequency": {"corpus": f"jsonl:{path}", "size": 1}})
+    found = expand_tokenizer(toy, spec)
+    best = max(found.table, key=lambda row: len(row["text"]))
+    old = TokenBytes.from_tokenizer(toy)
+    saved = {word: text.count(word) * (len(old.encode(word).ids) - 1) for word in (" qzxj", " zzq", " jq")}
+    assert best["text"] == max(saved, key=lambda word: saved[word])
 
 
 def test_uptake_is_what_reading_the_text_in_both_spellings_gives(save_tiny: Any, corpus: str, tmp_path: Path) -> None:
@@ -200,3 +218,8 @@ def test_only_an_expansion_knows_new_rows(save_tiny: Any, corpus: str, tmp_path:
     source = str(save_tiny(tmp_path / "source"))
     with pytest.raises(UserError, match="new_rows"):
         check_student("distil", {"from": source, "teacher": source, "loss": ["sft"], "train": "new_rows"})
+
+
+def test_a_tokenizer_that_is_no_bpe_cannot_be_expanded(save_tiny: Any, corpus: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="of type Unigram cannot be given more tokens"):
+        expand(tmp_path / "out", save_tiny(tmp_path / "source", "unigram"), corpus)
