@@ -1,6 +1,7 @@
 """Expanded models in suites: both stages are measured, and the use of new tokens is told of both."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 import yaml
 from rich.console import Console
 from toy_tokenizers import toy_tokenizer
+from typer.testing import CliRunner
 
 from distill.tokenbytes import TokenBytes
 from harness.answer_facts import AnswerFacts
 from harness.answers import Generation
+from harness.cli import app
 from harness.plan import make_plan
 from harness.progress import Reporter
 from harness.run import run_suite
@@ -57,6 +60,21 @@ def test_both_stages_are_made_and_measured_and_the_second_one_knows_the_new_toke
     ]
     assert len(written) == 6
     assert all(len(facts["new_ids"]) <= facts["new_tokens"] <= facts["new_bytes"] for facts in written)
+
+
+def test_the_command_makes_an_expanded_model(
+    tiny_folder: Path, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSTOK_CACHE", str(tmp_path / "cache"))
+    texts, out = f"jsonl:{texts_file}", tmp_path / "out"
+    command = ["expand", str(tiny_folder), str(out), "--tokens", f"train_bpe:{texts}:8", "--corpus", texts]
+    command += ["--steps", "1", "--loss", "kl", "--set", "batch=2", "--set", "window_bytes=64"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    record = json.loads((out / "provenance.json").read_text("utf-8"))
+    assert record["expansion"]["count"] == 8
+    assert record["training"]["train"] == "new_rows"
+    assert {"model.safetensors", "tokenizer.json", "expansion.json"} <= {path.name for path in out.iterdir()}
 
 
 def test_new_ids_of_an_answer_are_counted_with_their_bytes() -> None:
