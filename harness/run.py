@@ -6,6 +6,7 @@ all tasks before the next one is loaded, so that one model is in memory at a tim
 is not measured again, and a student that is in the cache is not made again.
 """
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -169,6 +170,12 @@ class _Driver:
         except CrosstokError as error:
             status, problem = schema.Progress.FAILED, str(error)
             self.reporter.say(f"{title}: {error}")
+        except Exception as error:  # benchmarks are anybody's code; one that fails must not take the others along
+            if os.environ.get("CROSSTOK_DEBUG") == "1":
+                raise
+            status = schema.Progress.FAILED
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self.reporter.say(f"{title}: {problem} (`crosstok --debug` shows where)")
         finally:
             self._end(cell, status, problem, time.monotonic() - began, spent)
         return ""
