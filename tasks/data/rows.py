@@ -21,7 +21,7 @@ from typing import Any
 from crosstok.errors import UserError
 from crosstok.folders import data_folder
 from tasks.data.catalogue import CATALOGUE, DataSet
-from tasks.data.packages import packaged
+from tasks.data.packages import carrier, packaged
 from tasks.task import DataSource
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
@@ -145,10 +145,15 @@ def _missing(path: str, known: DataSet | None, data: Path | None) -> UserError:
         hub = "allow the hub with CROSSTOK_NETWORK=1"
     elif known and known.hub:
         hub = f"download {known.hub[0]} from the hub yourself (no revision of it is pinned)"
+    elif path.startswith("hub/"):
+        hub = "allow the hub with CROSSTOK_NETWORK=1 and name the commit (option revision)"
     else:
-        hub = "the hub does not have it"
+        hub = "look elsewhere: the hub does not have it"
     origin = f", made from {known.origin.partition('@')[0]}" if known else ""
     return UserError(
         f"The documents {path} are missing: {where}, and no installed package ships them.",
-        hint=f"Put {path}.jsonl.gz{origin} into a folder and name it with --data-dir or CROSSTOK_DATA, or {hub}.",
+        hint=(
+            f"Put {path}.jsonl.gz{origin} into a folder and name it with --data-dir or CROSSTOK_DATA, "
+            f"{f'install crosstok[{extra}], ' if (extra := carrier(path)) else ''}or {hub}."
+        ),
     )

