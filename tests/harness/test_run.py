@@ -3,12 +3,9 @@
 import io
 import json
 import logging
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -17,6 +14,7 @@ from typing import Any, Self
 
 import pytest
 import yaml
+from killed_runs import start_run
 from rich.console import Console
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
@@ -34,6 +32,7 @@ from results.store import Store
 from sandbox import Program, Status, Verdict
 
 Content = Callable[..., dict[str, Any]]
+KILLS = 20
 
 
 def run(content: dict[str, Any], store: Store) -> Outcome:
@@ -233,36 +232,33 @@ def test_the_workers_of_the_sandbox_live_as_long_as_the_run(
     assert not [record.message for record in caplog.records if "died" in record.message]
 
 
-def test_killing_a_run_at_any_moment_loses_no_sample_and_doubles_none(suite_content: Content, tmp_path: Path) -> None:
+def test_twenty_kills_at_any_moment_lose_no_sample_and_double_none(suite_content: Content, tmp_path: Path) -> None:
     content = suite_content()
+    code, text = content["tasks"]
+    content["tasks"] = [{**code, "limit": 16}, {**text, "limit": 16}]
     content["models"]["sft"] = {
-        "transfer": {
-            "from": "base",
-            "tokenizer": "bytes",
-            "loss": ["sft"],
-            "steps": 6,
-            "corpus": content["tasks"][1]["source"],
-        }
+        "transfer": {"from": "base", "tokenizer": "bytes", "loss": ["sft"], "steps": 6, "corpus": text["source"]}
     }
     suite = tmp_path / "suite.yaml"
     suite.write_text(yaml.safe_dump(content), encoding="utf-8")
-    undisturbed = start(suite, tmp_path / "a.db", tmp_path / "cache-a")
-    assert undisturbed.wait(timeout=300) == 0
+    undisturbed = start_run(suite, tmp_path / "a.db", tmp_path / "cache-a")
+    undisturbed.join(300)
+    assert undisturbed.exitcode == 0
 
     moments = random.Random(5)
-    kills = 0
-    while kills < 5:
-        target = events(tmp_path / "b.db", tmp_path / "cache-b") + moments.randint(1, 4)
-        process = start(suite, tmp_path / "b.db", tmp_path / "cache-b")
-        while process.poll() is None and events(tmp_path / "b.db", tmp_path / "cache-b") < target:
+    for _ in range(KILLS):
+        more = moments.randint(0, 2)  # 0: while it plans, loads and makes models
+        target = events(tmp_path / "b.db", tmp_path / "cache-b") + more
+        process = start_run(suite, tmp_path / "b.db", tmp_path / "cache-b")
+        while process.is_alive() and events(tmp_path / "b.db", tmp_path / "cache-b") < target:
             time.sleep(0.005)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills >= 2, "the run was too quick to be disturbed"
-    assert start(suite, tmp_path / "b.db", tmp_path / "cache-b").wait(timeout=300) == 0
+        time.sleep(moments.uniform(0, 0.03 if more else 0.8))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was too quick to be disturbed"
+    last = start_run(suite, tmp_path / "b.db", tmp_path / "cache-b")
+    last.join(300)
+    assert last.exitcode == 0
 
     whole, pieces = Store(tmp_path / "a.db"), Store(tmp_path / "b.db")
     run_id = whole.latest_run().id
@@ -282,16 +278,3 @@ def events(store: Path, cache: Path) -> int:
             return steps + int(connection.execute("SELECT count(*) FROM samples").fetchone()[0])
         except sqlite3.OperationalError:  # its tables are being made
             return steps
-
-
-def start(suite: Path, store: Path, cache: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "harness.cli", "run", str(suite), "--store", str(store), "--no-page"]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,
-        text=True,
-        cwd=store.parent,
-        env={**os.environ, "CROSSTOK_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
