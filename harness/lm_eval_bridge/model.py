@@ -3,14 +3,17 @@
     crosstok lm-eval run --model crosstok --model_args source=FOLDER --tasks hellaswag
 
 ``source`` is whatever `crosstok eval` takes: a student, an ensemble's folder, ``hub:…``, ``wheel:NAME``. Further
-arguments: ``dtype`` (float32), ``device`` (cpu), ``batch_tokens`` (4096), ``batch_rows`` (32), ``window_bytes`` and
+arguments: ``dtype`` (float32), ``device`` (lm-eval's, which is the GPU where there is one), ``batch_tokens`` (4096), ``batch_rows`` (32), ``window_bytes`` and
 ``stride_bytes`` of rolling likelihood (2048, 1024). lm-eval's batch size is not used: batches are packed by tokens.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import lm_eval.models  # noqa: F401  (lm-eval lists its own models only where no other one has come first)
+import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -24,6 +27,8 @@ from harness.lm_eval_bridge.requests import Conversation, by_context, gathered, 
 from harness.lm_eval_bridge.splits import our_data
 from sandbox.metrics import code_eval_is_sandboxed
 from tasks.task import Rolling
+
+logger = logging.getLogger(__name__)
 
 
 @register_model("crosstok")
@@ -51,7 +56,7 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         if unknown:
             raise UserError(f"Unknown model arguments: {', '.join(unknown)}.", hint="See harness.lm_eval_bridge.model.")
         code_eval_is_sandboxed().__enter__()  # for good: lm-eval reads its tasks after the model
-        self.checkpoint = checkpoints.load(source, dtype=dtype, device=device or "cpu")
+        self.checkpoint = checkpoints.load(source, dtype=dtype, device=_available(device))
         self._scorer = Scorer(self.checkpoint, max_batch_tokens=batch_tokens)
         self._generator = Generator(self.checkpoint, max_batch_rows=batch_rows)
         self._window = window_bytes, stride_bytes
@@ -107,6 +112,14 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     def get_model_info(self) -> dict[str, Any]:
         """Return what lm-eval writes into its results about the model."""
         return {"model_source": self.checkpoint.source, "model_fingerprint": self.checkpoint.fingerprint}
+
+
+def _available(device: str | None) -> str:
+    """Return ``device``, or the CPU: lm-eval asks for a GPU wherever nothing else was chosen, as its own models do."""
+    if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
+        logger.info("No GPU here: %s is not used.", device)
+        return "cpu"
+    return device
 
 
 def _require(refused: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import lm_eval
 import lm_eval.tasks
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
@@ -250,6 +251,13 @@ def test_lm_eval_measures_our_models(data: Path, tiny_folder: Path) -> None:
     theirs = evaluated(HFLM(pretrained=str(tiny_folder), device="cpu"), definition.task)
     assert ours["acc,none"] == theirs["acc,none"]
     assert ours["acc_norm,none"] == theirs["acc_norm,none"]
+
+
+def test_our_model_stands_beside_lm_evals_own_and_takes_the_device_that_its_command_asks_for(tiny_folder: Path) -> None:
+    assert get_model("hf") is HFLM
+    arguments, more = {"source": str(tiny_folder)}, {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"}
+    model = get_model("crosstok").create_from_arg_obj(arguments, more)  # as lm-eval's command does where none is named
+    assert model.checkpoint.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_lm_evals_own_model_loads_our_ensembles(tiny_folder: Path, tmp_path: Path, ensembles: Any) -> None:
