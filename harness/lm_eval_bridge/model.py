@@ -3,8 +3,9 @@
     crosstok lm-eval run --model crosstok --model_args source=FOLDER --tasks hellaswag
 
 ``source`` is whatever `crosstok eval` takes: a student, an ensemble's folder, ``hub:…``, ``wheel:NAME``. Further
-arguments: ``dtype`` (float32), ``device`` (lm-eval's, which is the GPU where there is one), ``batch_tokens`` (4096), ``batch_rows`` (32), ``window_bytes`` and
-``stride_bytes`` of rolling likelihood (2048, 1024). lm-eval's batch size is not used: batches are packed by tokens.
+arguments: ``dtype`` (float32), ``batch_tokens`` (4096), ``batch_rows`` (32), ``window_bytes`` and ``stride_bytes`` of
+rolling likelihood (2048, 1024). The device is lm-eval's: the GPU where there is one. Its batch size is not used, as
+batches are packed by tokens.
 """
 
 import logging
