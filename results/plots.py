@@ -1,51 +1,26 @@
-"""Plots as inline SVG: text stays text, and what is ink takes the colour of the page, so dark and light both work."""
+"""Plots of runs and leaderboards, as inline SVG."""
 
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from crosstok.fingerprint import fingerprint
 from results.comparison import SIGNIFICANT, Headline
+from results.drawing import BEST, COLOURS, DOT, INK, as_svg, page_figure
 from results.labels import Mark, place
 from results.statistics import Difference, Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_INK = "#010203"  # stands for the page's own text colour until the drawing is done
-_DOT = "#2f7fd1"
-_BEST = "#d1662f"
-_COLOURS = ("#2f7fd1", "#d1662f", "#2a9d6a", "#a05bc0", "#b8901f", "#c94f7c")
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _CLOUD = (265.0, 165.0)  # points that the axes of a cloud measure, about
 _SMALL = 7.5
 _NAMED = 12  # points of a cloud that can bear their names
 _ROWS = 40  # models in a drawing that is no table
 _KINDS = 12  # kinds that the eye can tell apart
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.facecolor": "none",
-    "axes.labelcolor": _INK,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": "none",
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "crosstok",
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def intervals(rows: "pd.DataFrame", title: str) -> str:
@@ -58,11 +33,11 @@ def intervals(rows: "pd.DataFrame", title: str) -> str:
         return ""
     percent = bool((shown["unit"] == "fraction").all())
     scale = 100.0 if percent else 1.0
-    with _style() as figure:
+    with page_figure() as figure:
         figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
         axes = figure.add_subplot()
         for place, row in zip(range(len(shown), 0, -1), shown.to_dict("records"), strict=True):
-            colour = _BEST if row["standing"] == "best" else _DOT
+            colour = BEST if row["standing"] == "best" else DOT
             low, high = (row["value"] if row[name] != row[name] else row[name] for name in ("low", "high"))
             axes.plot([scale * low, scale * high], [place, place], color=colour, linewidth=2.2, alpha=0.55)
             axes.plot([scale * row["value"]], [place], "o", color=colour, markersize=5, clip_on=False)
@@ -73,7 +48,7 @@ def intervals(rows: "pd.DataFrame", title: str) -> str:
         unit = f"{shown['metric'].iloc[0]}, %" if percent else str(shown["unit"].iloc[0])
         axes.set_xlabel(f"{unit} ({better} is better)")
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, [title])
+        return as_svg(figure, [title])
 
 
 def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str, scale: float = 1.0) -> str:
@@ -89,10 +64,10 @@ def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str,
         title = f"{title},\nthe {_ROWS} clearest"
     if not shown:
         return ""
-    with _style() as figure:
+    with page_figure() as figure:
         figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
         axes = figure.add_subplot()
-        for told, colour in ((True, _BEST), (False, _DOT)):
+        for told, colour in ((True, BEST), (False, DOT)):
             placed = zip(range(len(shown), 0, -1), shown, strict=True)
             rows = [(place, found) for place, (_, found) in placed if (found.p < SIGNIFICANT) == told]
             heights = [place for place, _ in rows]
@@ -102,11 +77,11 @@ def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str,
             )
             axes.hlines(heights, low, high, color=colour, linewidth=2.2, alpha=0.55)
             axes.plot([scale * found.value for _, found in rows], heights, "o", color=colour, markersize=5)
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.axvline(0, color=INK, linewidth=0.8)
         _name_rows(axes, [name for name, _ in shown])
         axes.set_xlabel(axis)
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, ["forest", title])
+        return as_svg(figure, ["forest", title])
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +108,23 @@ def pareto(points: Sequence[Point], title: str, said: Trade, scale: float = 1.0)
     if len(points) < 2:
         return ""
     front = _unbeaten(points, said)
-    with _style() as figure:
+    with page_figure() as figure:
         figure.set_size_inches(4.6, 3.2)
         axes = figure.add_subplot()
-        axes.plot([p.cost for p in front], [scale * p.value for p in front], color=_BEST, linewidth=1, alpha=0.6)
+        axes.plot([p.cost for p in front], [scale * p.value for p in front], color=BEST, linewidth=1, alpha=0.6)
         rest = [one for one in points if one not in front]
-        for drawn, colour in ((rest, _DOT), (front, _BEST)):
+        for drawn, colour in ((rest, DOT), (front, BEST)):
             axes.plot([p.cost for p in drawn], [scale * p.value for p in drawn], "o", color=colour, markersize=5)
         costs = [one.cost for one in points]
         if max(costs) > 20 * min(costs) > 0:
             axes.set_xscale("log")
         axes.margins(0.14)
         _name_points(axes, [*front, *rest] if len(points) <= _NAMED else front, scale)
-        axes.grid(color=_INK, alpha=0.12)
+        axes.grid(color=INK, alpha=0.12)
         axes.set_xlabel(f"{said.cost} ({'less' if said.less_cost_is_better else 'more'} is better)")
         axes.set_ylabel(f"{said.value} ({'higher' if said.higher_is_better else 'lower'} is better)")
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, ["pareto", said.cost, title])
+        return as_svg(figure, ["pareto", said.cost, title])
 
 
 def _name_points(axes: "Axes", points: Sequence[Point], scale: float) -> None:
@@ -202,14 +177,14 @@ def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, 
     sizes = ((_ROWS, len(every)), (_KINDS, len(values)))
     left_out = [f"first {shown} of {known}" for shown, known in sizes if known > shown]
     title = f"{title}\n({', '.join(left_out)})" if left_out else title
-    with _style() as figure:
+    with page_figure() as figure:
         figure.set_size_inches(4.6, 1.1 + 0.27 * len(models))
         axes = figure.add_subplot()
         for number, (kind, of_kind) in enumerate(list(values.items())[:_KINDS]):
             known = [(of_kind[name], len(models) - place) for place, name in enumerate(models) if name in of_kind]
             axes.plot(
-                [x for x, _ in known], [y for _, y in known], _MARKS[(number + number // len(_COLOURS)) % len(_MARKS)],
-                color=_COLOURS[number % len(_COLOURS)], markersize=5.5, label=kind,
+                [x for x, _ in known], [y for _, y in known], _MARKS[(number + number // len(COLOURS)) % len(_MARKS)],
+                color=COLOURS[number % len(COLOURS)], markersize=5.5, label=kind,
             )  # fmt: skip
         _name_rows(axes, models)
         axes.set_xlabel(axis)
@@ -217,7 +192,7 @@ def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, 
             axes.set_xlim(0, 1.06 * max(value for of_kind in values.values() for value in of_kind.values()) or 1)
         figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, ["marks", title])
+        return as_svg(figure, ["marks", title])
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,22 +211,22 @@ def steps(points: Sequence[Step], baseline: Estimate | None, title: str, headlin
     percent = headline.unit == "fraction"
     scale = 100.0 if percent else 1.0
     places = range(len(shown))
-    with _style() as figure:
+    with page_figure() as figure:
         figure.set_size_inches(max(4.6, 1.5 + 0.32 * len(shown)), 3.0)
         axes = figure.add_subplot()
         if baseline is not None and not math.isnan(baseline.value):
-            axes.axhline(scale * baseline.value, color=_INK, linewidth=0.8, linestyle="--", label="baseline")
+            axes.axhline(scale * baseline.value, color=INK, linewidth=0.8, linestyle="--", label="baseline")
             axes.legend(frameon=False, fontsize=8)
         for place, one in zip(places, shown, strict=True):
             ends = (one.estimate.value if math.isnan(x) else x for x in (one.estimate.low, one.estimate.high))
-            axes.plot([place, place], [scale * end for end in ends], color=_DOT, linewidth=2.2, alpha=0.55)
-        axes.plot(list(places), [scale * one.estimate.value for one in shown], "o-", color=_DOT, markersize=5)
+            axes.plot([place, place], [scale * end for end in ends], color=DOT, linewidth=2.2, alpha=0.55)
+        axes.plot(list(places), [scale * one.estimate.value for one in shown], "o-", color=DOT, markersize=5)
         axes.set_xticks(list(places), [one.name for one in shown], rotation=45, ha="right", fontsize=8)
-        axes.grid(axis="y", color=_INK, alpha=0.12)
+        axes.grid(axis="y", color=INK, alpha=0.12)
         unit = f"{headline.name}, %" if percent else headline.unit
         axes.set_ylabel(f"{unit} ({'higher' if headline.higher_is_better else 'lower'} is better)")
         axes.set_title(title, fontsize=10, loc="left")
-        return _drawn(figure, ["steps", title])
+        return as_svg(figure, ["steps", title])
 
 
 def curves(steps: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -265,42 +240,20 @@ def curves(steps: Sequence[Mapping[str, Any]], title: str) -> str:
     read: list[float] = []
     for line in steps:
         read.append((read[-1] if read else 0.0) + line["bytes"] / 1e6)
-    with _style() as figure:
+    with page_figure() as figure:
         figure.set_size_inches(4.6, 0.6 + 1.5 * len(names))
         panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
         for number, (panel, name) in enumerate(zip(panels, names, strict=True)):
-            panel.plot(
-                read, [line["loss"][name] for line in steps], color=_COLOURS[number % len(_COLOURS)], linewidth=1
-            )
+            panel.plot(read, [line["loss"][name] for line in steps], color=COLOURS[number % len(COLOURS)], linewidth=1)
             panel.set_ylabel(name)
-            panel.grid(color=_INK, alpha=0.12)
+            panel.grid(color=INK, alpha=0.12)
         panels[0].set_title(title, fontsize=10, loc="left")
         panels[-1].set_xlabel("MB of text read")
-        return _drawn(figure, ["curves", title])
-
-
-@contextmanager
-def _style() -> "Iterator[Figure]":
-    import matplotlib as mpl  # noqa: PLC0415  (only pages draw)
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    settings: dict[Any, Any] = dict(_STYLE)
-    with mpl.rc_context(settings):
-        yield Figure(layout="constrained")
+        return as_svg(figure, ["curves", title])
 
 
 def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
     axes.set_yticks(list(range(len(names), 0, -1)), list(names))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(0.4, len(names) + 0.6)
-    axes.grid(axis="x", color=_INK, alpha=0.12)
-
-
-def _drawn(figure: "Figure", identity: list[Any]) -> str:
-    """Return the figure as SVG whose ids cannot meet those of another drawing on the page."""
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    text = drawn.getvalue()
-    own = fingerprint(identity)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", text[text.index("<svg") :])
-    return text.replace(_INK, "currentColor")
+    axes.grid(axis="x", color=INK, alpha=0.12)
