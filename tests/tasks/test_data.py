@@ -96,6 +96,19 @@ def test_pinned_revisions_are_commits() -> None:
     assert all(len(known.revision) == 40 and known.hub for known in pinned)
 
 
+@pytest.mark.parametrize(("start", "rows"), [("hub/cais/mmlu/", 14042), ("hub/Rowan/hellaswag/", 10042)])
+def test_the_sets_behind_lm_evals_benchmarks_are_known_and_none_of_them_is_pinned(start: str, rows: int) -> None:
+    found = [known for known in CATALOGUE.values() if known.path.startswith(start) and not known.path.endswith("/dev")]
+    assert sum(known.rows for known in found) == rows
+    assert all(len(known.sha256) == 64 and known.hub and not known.revision for known in found)
+
+
+def test_every_borrowed_benchmark_has_its_rows_in_the_catalogue() -> None:
+    sets = ("hellaswag", "ARC-Easy", "ARC-Challenge", "piqa", "boolq", "winogrande", "openbookqa", "commonsense_qa")
+    for name in (*sets, "siqa", "mmlu", "lambada_openai", "wikitext"):
+        assert any(name in path for path in CATALOGUE), name
+
+
 def test_the_published_list_has_1996_different_documents_in_seven_sets() -> None:
     listed = published("code2k")
     assert len({(row.set, row.id) for row in listed}) == len(listed) == 1996
