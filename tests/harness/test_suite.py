@@ -35,6 +35,7 @@ def test_a_task_may_be_a_name_alone(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (MINIMAL + "promt: chat\n", "Unknown key 'promt'. Did you mean 'prompt'"),
+        (MINIMAL.replace("models:", "modles:"), "Unknown key 'modles'. Did you mean 'models'"),
         (MINIMAL.replace("source", "sorce"), "models.base: Unknown key 'sorce'. Did you mean 'source'"),
         (MINIMAL + "sandbox: {bakend: docker}\n", "Did you mean 'backend'"),
         (MINIMAL + "prompt: caht\n", "prompt: Input should be 'raw' or 'chat' (found: 'caht')"),
