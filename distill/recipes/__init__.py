@@ -8,11 +8,21 @@ from pydantic import ValidationError
 from crosstok.errors import UserError, unknown_name
 from distill.recipes.distil import DistilSpec
 from distill.recipes.expand import ExpandSpec
-from distill.recipes.student import StudentSpec, at, make_student
+from distill.recipes.student import StudentSpec, at, identity, make_student
 from distill.recipes.transfer import TransferSpec
 from distill.registry import plain
 
-__all__ = ["RECIPES", "DistilSpec", "ExpandSpec", "StudentSpec", "TransferSpec", "at", "check_student", "make_student"]
+__all__ = [
+    "RECIPES",
+    "DistilSpec",
+    "ExpandSpec",
+    "StudentSpec",
+    "TransferSpec",
+    "at",
+    "check_student",
+    "identity",
+    "make_student",
+]
 
 RECIPES: dict[str, type[StudentSpec]] = {spec.kind: spec for spec in (TransferSpec, DistilSpec, ExpandSpec)}
 """By the name that a suite gives them."""

@@ -194,7 +194,7 @@ def make_student(
     that cannot be had, a folder that holds something else, and training that fails (see ``training.train``).
     """
     texts = load_texts(spec.corpus, "train", data) if spec.steps else None
-    recipe = _recipe(spec, data)
+    recipe = identity(spec, data)
     if out.exists():
         if _recipe_of(out) != recipe:
             raise UserError(f"{out} exists and is not this student.", hint="Name another folder, or remove it.")
@@ -257,8 +257,11 @@ def _summary(path: Path) -> dict[str, Any]:
     }
 
 
-def _recipe(spec: StudentSpec, data: Path | None) -> str:
-    """Return the fingerprint of all that decides the student."""
+def identity(spec: StudentSpec, data: Path | None = None) -> str:
+    """Return the fingerprint of all that decides the student.
+
+    Raises UserError for sources and texts that do not exist, so that asking costs little and comes before work.
+    """
     wanted = spec.model_dump(mode="json", exclude={*spec.parents.values(), *BESIDE})
     models = {option: checkpoints.identify(getattr(spec, field)) for option, field in spec.parents.items()}
     texts = {corpus: load_texts(corpus, "train", data).source for corpus in spec.corpora()}

