@@ -8,7 +8,7 @@ host uid that owns nothing.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sandbox.backends.backend import FOLDER, Backend, BackendReport, WorkerProcess, spawn, worker_command, worker_config
@@ -57,7 +57,7 @@ def _command(accounts: dict[str, int], packages: list[str]) -> list[str]:
         command += ["--unshare-user", "--uid", str(jail.INSIDE_ID), "--gid", str(jail.INSIDE_ID)]
     command += _read_only([*root.folders, str(FOLDER / "worker")])
     command += _words("--tmpfs", root.masked)
-    command += _read_only(root.packages)
+    command += _read_only(root.packages, jail.visible_at)
     command += _words("--remount-ro", root.masked)
     for link, target in root.links.items():
         command += ["--symlink", target, link]
@@ -75,13 +75,13 @@ def _words(option: str, values: Sequence[str]) -> list[str]:
     return [word for value in values for word in (option, value)]
 
 
-def _read_only(paths: Sequence[str]) -> list[str]:
+def _read_only(paths: Sequence[str], place: Callable[[str], str] = str) -> list[str]:
     """Return the words that bind ``paths``; bwrap by itself would make the folders above them for root's eyes only."""
     words = []
     for path in paths:
-        for parent in reversed(Path(path).parents[:-1]):
+        for parent in reversed(Path(place(path)).parents[:-1]):
             words += ["--perms", "0755", "--dir", str(parent)]
-        words += ["--ro-bind", path, path]
+        words += ["--ro-bind", path, place(path)]
     return words
 
 

@@ -32,6 +32,7 @@ from sandbox.backends.backend import (
 )
 from sandbox.backends.namespaces import FIRST_UID, GUARANTEES
 from sandbox.program import Limits
+from sandbox.worker.jail import visible_at
 
 if TYPE_CHECKING:
     import socket
@@ -164,7 +165,8 @@ class ContainerWorker(Worker):
 
 
 def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container":
-    binds = [f"{path}:{path}:ro" for path in [str(FOLDER / "worker"), *chosen.binds]]
+    binds = [f"{FOLDER / 'worker'}:{FOLDER / 'worker'}:ro"]
+    binds += [f"{path}:{visible_at(path)}:ro" for path in chosen.binds]
     host = client.api.create_host_config(
         network_mode="none",
         read_only=True,

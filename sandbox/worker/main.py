@@ -180,8 +180,10 @@ def _address_space() -> int:
 
 def _import(config: dict[str, Any]) -> None:
     """Import what programs have declared; behind the walls, where a package finds only what they will find."""
-    sys.path += dict.fromkeys(os.path.dirname(path) for path in config["packages"])
-    with jail.scratch() if config["backend"] != "process" else contextlib.nullcontext():
+    walled = config["backend"] != "process"
+    paths = [jail.visible_at(path) if walled else path for path in config["packages"]]
+    sys.path += dict.fromkeys(os.path.dirname(path) for path in paths)
+    with jail.scratch() if walled else contextlib.nullcontext():
         for name in config["imports"]:
             importlib.import_module(name)
 

@@ -1,3 +1,4 @@
+import tempfile
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -77,3 +78,17 @@ def test_a_program_that_declares_nothing_gets_a_worker_that_imported_nothing(poo
     with sandbox.open_pool(pool.backend, workers=1) as one:
         verdicts = list(one.run([heavy, light]))
     assert [verdict.status for verdict in verdicts] == [Status.PASSED, Status.PASSED], verdicts
+
+
+def test_a_package_below_the_machines_tmp_is_seen_in_spite_of_the_programs_own(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, "lies_below_tmp.py").write_text("ANSWER = 42\n")
+        monkeypatch.syspath_prepend(folder)
+        candidate = "import os\nfrom lies_below_tmp import ANSWER\ndef f():\n    return [ANSWER, *os.listdir('/tmp')]\n"
+        tests = "assert f() == [42, '.shm']\n"
+        program = Program("x", candidate, tests, "f", packages=("lies_below_tmp",), limits=LIMITS)
+        verdict = next(pool.run([program]))
+    assert verdict.passed, verdict
