@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from crosstok.corpora import Texts, load_texts
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
-from distill import checkpoints
+from distill import checkpoints, model_card
 from distill.checkpoints import Checkpoint
 from distill.ensemble import EnsembleForCausalLM
 from distill.held_out import HeldOut
@@ -223,6 +223,7 @@ def make_student(
         "dtype": "float32",
     }
     finished = checkpoints.save(made.checkpoint, work / "student", record)
+    model_card.write(finished, record, spec.label)
     for name in (LOG, "training.svg", *made.files):
         if (work / name).exists():
             shutil.copyfile(work / name, finished / name)
