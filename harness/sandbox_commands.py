@@ -1,6 +1,8 @@
 """``crosstok sandbox``: judge programs without a model, and try the sandbox with programs that want out."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +33,8 @@ def check(
     from crosstok.errors import RunIncomplete
     from sandbox.check import check as judge
 
-    with sandbox.open_pool(backend, workers=workers, unsafe=unsafe) as pool:
-        counts = judge(file, sys.stdout, pool)
+    with sandbox.open_pool(backend, workers=workers, unsafe=unsafe) as pool, _bar("programs") as advance:
+        counts = judge(file, sys.stdout, pool, advance)
     told = ", ".join(f"{count} {status.value}" for status, count in sorted(counts.items()))
     typer.echo(f"{sum(counts.values())} programs: {told}", err=True)
     if broken := counts.get(sandbox.Status.SANDBOX_ERROR):
@@ -44,11 +46,21 @@ def demo(backend: BackendOption = "auto", workers: WorkersOption = 2) -> None:
     from sandbox.demo import demo as attacks
     from sandbox.demo import table
 
-    rows = []
-    for row in attacks(backend, workers):
-        rows.append(row)
-        if sys.stderr.isatty():
-            typer.echo(f"\r{len(rows)} attacks", nl=False, err=True)
-    typer.echo(table(rows))
-    if any(row.outcome == "BROKEN" for row in rows):
+    with _bar("attacks") as advance:
+        campaign = attacks(backend, workers, advance)
+    typer.echo(table(campaign))
+    if campaign.broken:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many of how many are done; the time left is an estimate from those."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(bar, completed=done, total=of)

@@ -23,12 +23,16 @@ class ControlGroup:
         self._folders = folders
         self._unified = unified
         self._limit = 0
+        self._processes = 0
 
     def limit(self, memory_bytes: int, processes: int) -> None:
         """Bound the members' memory together, tmpfs and memory files included, and their number."""
+        if processes != self._processes:
+            _write(self._folders["pids"] / "pids.max", processes)
+            self._processes = processes
         if memory_bytes == self._limit:
             return
-        memory, pids = self._folders["memory"], self._folders["pids"]
+        memory = self._folders["memory"]
         if self._unified:
             _write(memory / "memory.max", memory_bytes)
             with contextlib.suppress(OSError):  # no swap accounting in this kernel
@@ -40,7 +44,6 @@ class ControlGroup:
                     _write(memory / name, memory_bytes)
             if int((memory / order[0]).read_text()) > memory_bytes + (1 << 20):
                 raise OSError(f"the memory limit of {memory} does not take")
-        _write(pids / "pids.max", processes)
         self._limit = memory_bytes
 
     def add(self, pid: int) -> None:

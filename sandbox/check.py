@@ -5,9 +5,12 @@ and ``"limits"``. The file is read once to check its form, so that a mistake in 
 and once more while the programs run, so that its size does not matter.
 """
 
+import importlib.util
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,15 +21,19 @@ from sandbox.verdict import Status, Verdict
 
 _TEXTS = ("candidate", "tests", "entry_point")
 _KNOWN = ("id", *_TEXTS, "setup", "mode", "packages", "limits")
+_MOST = {"processes": 1 << 16, "files": 1 << 16, "cpu_s": 1e6, "wall_s": 1e6}
+"""The largest limits that mean anything; of bytes there may be 2^48."""
 
 
-def check(path: Path, out: TextIO, pool: Pool) -> dict[Status, int]:
+def check(
+    path: Path, out: TextIO, pool: Pool, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> dict[Status, int]:
     """Judge every program of ``path``, write one line for each to ``out`` in input order, and count the verdicts.
 
-    Raises UserError, naming the line, where the file is not what it should be.
+    ``progress`` is told with each verdict how many there are now, and of how many. Raises UserError, naming the line,
+    where the file is not what it should be.
     """
-    for _ in read_programs(path):
-        pass
+    total = sum(1 for _ in read_programs(path))
     names: dict[str, Any] = {}
     counts: dict[Status, int] = {}
     waiting: dict[int, Verdict] = {}
@@ -39,6 +46,7 @@ def check(path: Path, out: TextIO, pool: Pool) -> dict[Status, int]:
 
     for verdict in pool.run(programs()):
         counts[verdict.status] = counts.get(verdict.status, 0) + 1
+        progress(sum(counts.values()), total)
         waiting[int(verdict.id)] = verdict
         while written in waiting:
             ready = waiting.pop(written)
@@ -69,6 +77,11 @@ def _program(line: bytes, number: int, where: str) -> tuple[Any, Program]:
     packages = row.get("packages", [])
     if not isinstance(packages, list) or not all(isinstance(package, str) for package in packages):
         raise UserError(f"{where}: 'packages' is not a list of names.")
+    for package in packages:
+        if not _installed(package):
+            raise UserError(
+                f"{where}: the package {package!r} is not installed.", hint="pip install it, or leave the line out."
+            )
     if row.get("mode", "split") not in list(Mode):
         raise unknown_name(f"mode in {where}", str(row["mode"]), [mode.value for mode in Mode])
     program = Program(
@@ -79,6 +92,11 @@ def _program(line: bytes, number: int, where: str) -> tuple[Any, Program]:
         **texts,
     )
     return row["id"], program
+
+
+@cache
+def _installed(package: str) -> bool:
+    return package.isidentifier() and importlib.util.find_spec(package) is not None
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
@@ -104,8 +122,10 @@ def _limits(wanted: Any, where: str) -> Limits:
     for key, value in wanted.items():
         if key not in known:
             raise unknown_name(f"limit in {where}", key, known)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
             raise UserError(f"{where}: the limit {key!r} is not a positive number.")
+        if value > _MOST.get(key, 1 << 48):
+            raise UserError(f"{where}: the limit {key!r} is more than {_MOST.get(key, 1 << 48):.0f}.")
         if not key.endswith("_s") and not isinstance(value, int):
             raise UserError(f"{where}: the limit {key!r} is not a whole number.")
     return Limits(**wanted)

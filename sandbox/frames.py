@@ -6,10 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from sandbox.program import Program
+from sandbox.worker.channel import FRAME_LIMIT
 
 _LENGTH = struct.Struct("<I")
 _LIMIT = 1 << 24
 """Bytes of one frame from a worker: far more than a verdict with the ends of two outputs."""
+
+
+class OversizedError(ValueError):
+    """A program that does not fit into a frame; the message says by how much."""
 
 
 def frame(message: Any) -> bytes:
@@ -19,7 +24,10 @@ def frame(message: Any) -> bytes:
 
 
 def program_frames(program: Program) -> bytes:
-    """Return the two frames of a program: what the worker reads, and what only the referee reads."""
+    """Return the two frames of a program: what the worker reads, and what only the referee reads.
+
+    Raises OversizedError.
+    """
     header = {"limits": asdict(program.limits)}
     body = {
         "mode": program.mode.value,
@@ -29,7 +37,10 @@ def program_frames(program: Program) -> bytes:
         "entry_point": program.entry_point,
         "expected_calls": program.expected_calls,
     }
-    return frame(header) + frame(body)
+    text = frame(body)
+    if len(text) > FRAME_LIMIT:
+        raise OversizedError(f"candidate and tests take {len(text)} bytes as JSON; the limit is {FRAME_LIMIT}")
+    return frame(header) + text
 
 
 def take_frames(buffer: bytearray) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from sandbox.backends.bubblewrap import Bubblewrap
 from sandbox.backends.docker import Docker
 from sandbox.backends.namespaces import Namespaces
 from sandbox.backends.process import Process
+from sandbox.frames import OversizedError
 from sandbox.inlet import Drawn, Inlet
 from sandbox.program import Program
 from sandbox.slot import Slot
@@ -148,8 +149,16 @@ class Pool:
             slot = self._slot(program.packages)
             try:
                 slot.give(program, tries + 1)
+            except OversizedError as fault:
+                yield self._unrun(program, fault)
             except OSError as fault:
                 yield from self._lost(slot, f"no worker can be had: {fault}")
+
+    def _unrun(self, program: Program, fault: OversizedError) -> Verdict:
+        """Return the verdict of a program that is too long: the candidate's own, or none where the tests are."""
+        own = len(program.candidate) > len(program.tests) + len(program.setup)
+        status = Status.ERROR if own else Status.SANDBOX_ERROR
+        return Verdict(program.id, status, integrity=program.mode.value, tier=self.tier, error=str(fault))
 
     def _has_room(self) -> bool:
         """Whether one more program may run now; programs that use no core leave room for others."""

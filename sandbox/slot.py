@@ -35,7 +35,11 @@ class Slot:
         self._received = bytearray()
 
     def give(self, program: Program, tries: int) -> None:
-        """Have the worker judge a program; start one where there is none. Raises OSError where none can be had."""
+        """Have the worker judge a program; start one where there is none.
+
+        Raises OSError where none can be had, OversizedError where the program is too long to be sent.
+        """
+        frames = program_frames(program)
         self.program, self.tries, self.idles = program, tries, False
         message = b""
         if self.worker is not None and self.packages != program.packages:
@@ -44,7 +48,7 @@ class Slot:
             message = self._start(program.packages)
         if self.worker is not None:
             self.worker.limit(program.limits)
-        self._unsent = memoryview(message + program_frames(program))
+        self._unsent = memoryview(message + frames)
         start_s = 0 if self._ready else START_S
         self.deadline = time.monotonic() + program.limits.wall_s + GRACE_S + start_s
         self.send()

@@ -278,16 +278,23 @@ def probe():
         ),
         probe(
             "set-uid-programs",
-            "runs su, mount and whatever is set-uid",
+            "runs su, mount and whatever else is set-uid, and asks the loader under whose rights they run",
             """
-            import os, stat, subprocess
+            import glob, os, stat, subprocess
             def probe():
                 done = []
-                for path in ("/bin/su", "/usr/bin/passwd", "/usr/bin/mount", "/usr/bin/sudo", "/usr/bin/newgrp"):
-                    if os.path.exists(path) and os.stat(path).st_mode & stat.S_ISUID:
-                        out = subprocess.run(["/usr/bin/id", "-u"], capture_output=True, text=True).stdout.strip()
-                        if out == "0":
-                            done.append(path)
+                for path in glob.glob("/bin/*") + glob.glob("/usr/bin/*"):
+                    try:
+                        if not os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+                            continue
+                        # The loader shows this to a program that has no more rights than its caller, and to no other.
+                        run = subprocess.run([path, "--version"], env={"LD_SHOW_AUXV": "1"}, capture_output=True,
+                                             stdin=subprocess.DEVNULL, text=True, timeout=20)
+                    except OSError:
+                        continue
+                    told = dict(line.split(":", 1) for line in run.stdout.splitlines() if line.startswith("AT_"))
+                    if told.get("AT_SECURE", "1").strip() != "0" or told.get("AT_EUID", "0").strip() == "0":
+                        done.append(path)
                 return done
             """,
             "files",
@@ -511,6 +518,98 @@ def probe():
                 return done
             """,
             "processes",
+            "seccomp",
+        ),
+        probe(
+            "keyrings",
+            "reads and joins the kernel's keyrings, which no namespace of its own holds",
+            _SYSCALL
+            + """
+def probe():
+    done = []
+    commands = {"get": (0, -3, 0), "join": (1, None), "describe": (6, -4, None, 0), "search": (10, -4, b"user", b"x", 0)}
+    for name, arguments in commands.items():
+        if syscall(250, 219, *arguments) not in (-1, -38):
+            done.append(name)
+    if os.path.exists("/proc/keys"):
+        try:
+            with open("/proc/keys") as stream:
+                done += ["key"] * bool(stream.read().strip())
+        except OSError:
+            pass
+    return done
+""",
+            "seccomp",
+        ),
+        probe(
+            "pidfds",
+            "opens handles of other processes and takes descriptors out of them",
+            _SYSCALL
+            + """
+def probe():
+    done = []
+    for pid in range(2, 60):
+        handle = syscall(434, 434, pid, 0)
+        if handle >= 0 and pid != os.getpid():
+            done.append(pid)
+        if handle >= 0 and syscall(438, 438, handle, 3, 0) >= 0:
+            done.append("descriptor of %d" % pid)
+    return done
+""",
+            "pid",
+            "seccomp",
+        ),
+        probe(
+            "same-abstract-name",
+            "listens on an abstract name that a program beside it may have taken",
+            """
+            import socket, time
+            def probe():
+                s = socket.socket(socket.AF_UNIX)
+                try:
+                    s.bind("\\0crosstok-everybody")
+                except OSError:
+                    return ["taken"]
+                s.listen()
+                time.sleep(0.1)
+                s.setblocking(False)
+                try:
+                    s.accept()
+                    return ["visited"]
+                except OSError:
+                    return []
+            """,
+            "net",
+        ),
+        probe(
+            "coredumps",
+            "leaves a core file, or has the host's handler for them run",
+            """
+            import glob, os, resource
+            def probe():
+                if resource.getrlimit(resource.RLIMIT_CORE)[1] != 0:
+                    return ["core limit"]
+                pid = os.fork()
+                if not pid:
+                    os.abort()
+                _, status = os.waitpid(pid, 0)
+                return ["core"] * os.WCOREDUMP(status) + glob.glob("/tmp/core*")
+            """,
+            "files",
+            "pid",
+        ),
+        probe(
+            "clock",
+            "sets the clock of the machine",
+            """
+            import time
+            def probe():
+                try:
+                    time.clock_settime(time.CLOCK_REALTIME, time.time() + 3600)
+                except OSError:
+                    return []
+                return ["clock"]
+            """,
             "seccomp",
         ),
     )

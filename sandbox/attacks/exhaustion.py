@@ -401,4 +401,146 @@ EXHAUSTION: tuple[Attack, ...] = (
         "def f():\n    try:\n        input()\n    except EOFError:\n        return 1\n",
         PASSED,
     ),
+    exhaustion(
+        "hoarded-children",
+        "has children that each take memory in small pieces, and never waits for them",
+        """
+        import os, time
+        def f():
+            for _ in range(30):
+                try:
+                    if not os.fork():
+                        hoard = [bytearray(1 << 20) for _ in range(100)]
+                        time.sleep(2)
+                        os._exit(0)
+                except OSError:
+                    break
+            time.sleep(1)
+            return 1
+        """,
+        ANY,
+        "memory-total",
+    ),
+    exhaustion(
+        "shared-memory",
+        "fills System V and POSIX shared memory",
+        """
+        import ctypes, mmap
+        libc = ctypes.CDLL(None)
+        def f():
+            for number in range(100):
+                key = libc.shmget(0, 64 << 20, 0o1666)
+                if key < 0:
+                    break
+                libc.shmat.restype = ctypes.c_void_p
+                place = libc.shmat(key, None, 0)
+                if place in (None, ctypes.c_void_p(-1).value):
+                    break
+                ctypes.memset(place, 1, 64 << 20)
+                libc.shmdt(ctypes.c_void_p(place))
+            return 1
+        """,
+        ANY,
+        "memory-total",
+        "ipc",
+    ),
+    exhaustion(
+        "shared-mapping",
+        "shares anonymous memory with its children, in which all of them write",
+        """
+        import mmap, os
+        def f():
+            kept = []
+            try:
+                while True:
+                    block = mmap.mmap(-1, 64 << 20)
+                    kept.append(block)
+                    if not os.fork():
+                        for place in range(0, 64 << 20, 4096):
+                            block[place] = 1
+                        os._exit(0)
+                    os.wait()
+            except (OSError, MemoryError):
+                return 1
+        """,
+        ANY,
+        "memory-total",
+    ),
+    exhaustion(
+        "huge-text",
+        "turns a huge number into decimal digits",
+        """
+        import sys
+        def f():
+            sys.set_int_max_str_digits(0)
+            return len(str(1 << 200_000_000)) > 0
+        """,
+        NOT_PASSED,
+        limits=OUT_OF_TIME,
+    ),
+    exhaustion(
+        "compiler-memory",
+        "has the compiler fold a constant of many gigabytes",
+        'def f():\n    return len(eval("(((\'x\' * 4096) * 4096) * 4096)" + " * 4096"))\n',
+        NOT_PASSED,
+    ),
+    exhaustion(
+        "quadratic-hash",
+        "fills a dictionary with keys that all collide",
+        """
+        class Same:
+            def __hash__(self): return 1
+            def __eq__(self, other): return self is other
+        def f():
+            return len({Same(): None for _ in range(1_000_000)})
+        """,
+        _TIMEOUT,
+        limits=OUT_OF_TIME,
+    ),
+    exhaustion(
+        "exit-handlers",
+        "answers, and hangs in what runs at exit",
+        """
+        import atexit, threading, time
+        atexit.register(time.sleep, 1000)
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        def f():
+            return 1
+        """,
+        PASSED,
+    ),
+    exhaustion(
+        "descriptor-flood",
+        "passes descriptors to itself over a socket until the kernel refuses",
+        """
+        import os, socket
+        def f():
+            left, right = socket.socketpair()
+            left.setblocking(False)
+            try:
+                for _ in range(100_000):
+                    socket.send_fds(left, [b"x"], [0, 1, 2])
+            except OSError:
+                pass
+            return 1
+        """,
+        PASSED,
+    ),
+    exhaustion(
+        "vfork-bomb",
+        "starts copies of the interpreter that start copies",
+        """
+        import subprocess, sys
+        code = "import subprocess, sys\\nwhile True:\\n    subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[1]])"
+        def f():
+            started = []
+            while True:
+                try:
+                    started.append(subprocess.Popen([sys.executable, "-c", code, code], stderr=subprocess.DEVNULL))
+                except OSError:
+                    pass
+        """,
+        NOT_PASSED,
+        limits=OUT_OF_TIME,
+    ),
 )

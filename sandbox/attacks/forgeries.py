@@ -504,4 +504,66 @@ FORGERIES: tuple[Attack, ...] = (
         "confusable-name", "defines a look-alike of the function's name", "def \u0430dd(a, b):\n    return a + b\n"
     ),
     forgery("coroutine", "returns a coroutine", "async def add(a, b):\n    return a + b\n"),
+    forgery(
+        "subclass-of-setup-name",
+        "returns a number whose class bears the name of a class of the tests, with an __eq__ of its own",
+        """
+        class add(int):
+            def __new__(cls, a, b): return int.__new__(cls, 0)
+            def __eq__(self, other): return True
+            __hash__ = int.__hash__
+        """,
+    ),
+    forgery(
+        "lying-iterator",
+        "returns a list that shows other items each time it is read",
+        """
+        class Sly(list):
+            def __iter__(self): return iter([3])
+            def __eq__(self, other): return True
+            def __len__(self): return 1
+        def add(a, b):
+            return Sly()
+        """,
+    ),
+    forgery(
+        "assertion-error-text",
+        "raises an AssertionError subclass that a test might take for its own",
+        """
+        class AssertionError(AssertionError):
+            def __bool__(self): return True
+        def add(a, b):
+            raise AssertionError("passed")
+        """,
+    ),
+    forgery(
+        "generator-exit",
+        "raises GeneratorExit, which ends a comprehension's generator quietly",
+        """
+        def add(a, b):
+            raise GeneratorExit
+        """,
+    ),
+    forgery(
+        "system-exit-in-thread",
+        "ends the process from a thread while the call is being answered",
+        """
+        import os, threading, time
+        def add(a, b):
+            threading.Thread(target=lambda: (time.sleep(0.01), os._exit(0))).start()
+            time.sleep(5)
+            return 0
+        """,
+    ),
+    forgery(
+        "exec-away",
+        "replaces its process by another program that exits with 0 and holds the pipes",
+        """
+        import os, sys
+        def add(a, b):
+            for number in (3, 4):
+                os.set_inheritable(number, True)
+            os.execv(sys.executable, [sys.executable, "-c", "raise SystemExit(0)"])
+        """,
+    ),
 )

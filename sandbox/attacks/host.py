@@ -38,6 +38,18 @@ class Host:
                 found.append(str(listener.family.name))
         return found
 
+    def harm(self, before: dict[str, object]) -> list[str]:
+        """Return what of this machine is not as :func:`traces` found it ``before``, or was reached."""
+        found = [f"somebody connected to the bait's {family} server" for family in self.visitors()]
+        if self.canary.read_text(encoding="utf-8", errors="replace") != self.token:
+            found.append("the bait file was written")
+        return found + [f"{what} changed" for what, state in traces().items() if state != before[what]]
+
+    @classmethod
+    def nowhere(cls) -> "Host":
+        """Return a host without bait, for those who want no more than the names of the escapes."""
+        return cls(Path("/"), 1, "x", "x", ())
+
 
 @contextlib.contextmanager
 def bait() -> Iterator[Host]:

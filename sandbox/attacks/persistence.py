@@ -1,5 +1,6 @@
 """Pairs of programs: the first leaves something behind, the second, in the same worker, must find nothing of it."""
 
+import os
 import secrets
 
 from sandbox.attacks.attack import ANY, MEMORY_SEARCH, Attack, probe
@@ -63,7 +64,7 @@ PERSISTENCE: tuple[tuple[Attack, Attack], ...] = (
                 sys.setrecursionlimit(5000)
                 random.seed(99)
                 os.umask(0)
-                os.nice(5)
+                os.nice(20)
                 os.environ["POISON"] = "1"
                 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
                 resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))
@@ -76,7 +77,8 @@ PERSISTENCE: tuple[tuple[Attack, Attack], ...] = (
         probe(
             "pristine-interpreter",
             "expects a pristine interpreter",
-            """
+            f"""
+            CORES = {len(os.sched_getaffinity(0))}
             import json, math, os, random, resource, signal, sys
             first = random.random()
             def probe():
@@ -87,12 +89,12 @@ PERSISTENCE: tuple[tuple[Attack, Attack], ...] = (
                 if sys.getrecursionlimit() != 1000: found.append("recursion limit")
                 if random.Random(0).random() != first: found.append("random")
                 if os.umask(0o22) == 0: found.append("umask")
-                if os.nice(0) != 0: found.append("nice")
+                if os.nice(0) == 19: found.append("nice")  # not 0: a harness may be nice itself
                 if "POISON" in os.environ: found.append("environment")
                 if resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 10: found.append("limits")
                 if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN: found.append("signals")
                 if os.getcwd() != "/tmp": found.append(os.getcwd())
-                if len(os.sched_getaffinity(0)) < (os.cpu_count() or 1): found.append("affinity")
+                if len(os.sched_getaffinity(0)) == 1 < CORES: found.append("affinity")
                 return found
             """,
             "pid",

@@ -32,6 +32,10 @@ _FAT_KILOBYTES = 200 << 10
 _NOTE_CHARACTERS = 300  # of at most 12 bytes in JSON: below PIPE_BUF
 
 
+class UnfitTests(Exception):  # noqa: N818  (names the thing)
+    """The trusted part of a program does not work by itself, whatever the candidate does."""
+
+
 class Referee:
     """The tests' view of one candidate."""
 
@@ -50,20 +54,22 @@ class Referee:
 
     # --- the program ----------------------------------------------------------------------------------------------
 
-    def judge(self, program: dict[str, Any], setup: CodeType, tests: CodeType) -> None:
-        """Run all tests. Returns only where they passed."""
+    def judge(self, program: dict[str, Any], setup: CodeType, tests: CodeType, entry_point: CodeType) -> None:
+        """Run all tests. Returns only where they passed; raises UnfitTests where the setup fails by itself."""
         names = self._names = {"__name__": "tests", "__builtins__": builtins}
         self.is_clean = leaves_no_trace(setup) and leaves_no_trace(tests)
-        exec(setup, names)  # noqa: S102  (trusted code)
+        try:
+            exec(setup, names)  # noqa: S102  (trusted code)
+        except BaseException as raised:
+            raise UnfitTests(f"setup fails: {type(raised).__name__}: {raised}") from raised
         self._setup_classes = {name: thing for name, thing in names.items() if isinstance(thing, type)}
         self.ask("load", program["setup"], program.pop("candidate"))
-        entry_point = program["entry_point"]
-        self._import_names(tests, compile(entry_point, "<entry point>", "eval"))
+        self._import_names(tests, entry_point)
         exec(tests, names)  # noqa: S102  (trusted code)
         if not self.calls and callable(
             names.get("check")
         ):  # HumanEval's form; some define check and call it themselves
-            names["check"](eval(entry_point, names))  # noqa: S307  (trusted, an expression such as Solution().add)
+            names["check"](eval(entry_point, names))  # noqa: S307  (trusted, such as Solution().add)
 
     def judge_guarded(self, program: dict[str, Any]) -> tuple[str, str]:
         """Have the candidate's process run the tests, and judge the transcript that it hands in."""
@@ -256,21 +262,37 @@ def _global_names(code: CodeType) -> set[str]:
     return names
 
 
+def _compiled(program: dict[str, Any]) -> tuple[CodeType, CodeType, CodeType]:
+    """Return setup, tests and entry point as code; raises UnfitTests."""
+    guarded = program["mode"] == "guarded"  # which looks its entry point up in the candidate's process
+    sources = (
+        ("setup", program["setup"], "exec"),
+        ("tests", program["tests"], "exec"),
+        ("entry point", "0" if guarded else program["entry_point"], "eval"),
+    )
+    codes = []
+    for name, source, kind in sources:
+        try:
+            codes.append(compile(source, f"<{name}>", kind, dont_inherit=True))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
+            raise UnfitTests(f"{name} cannot be compiled: {type(fault).__name__}: {fault}") from fault
+    setup, tests, entry_point = codes
+    return setup, tests, entry_point
+
+
 def _verdict(referee: Referee, program: dict[str, Any]) -> tuple[str, str]:
     """Run the tests and return status and error. Every way out but the last line is not a pass."""
     try:
-        tests = compile(program["tests"], "<tests>", "exec", dont_inherit=True)
-        setup = compile(program["setup"], "<setup>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
-        return "sandbox_error", f"the tests cannot be compiled: {type(fault).__name__}: {fault}"
-    try:
+        setup, tests, entry_point = _compiled(program)
         if program["mode"] == "guarded":
             referee.is_clean = True  # nothing of it runs here
             status, error = referee.judge_guarded(program)
             if status != "passed":
                 return status, error
         else:
-            referee.judge(program, setup, tests)
+            referee.judge(program, setup, tests, entry_point)
+    except UnfitTests as fault:
+        return "sandbox_error", f"the {fault}"
     except BaseException as raised:  # noqa: BLE001  (tests raise anything; each is a fail, SystemExit too)
         return referee.reason(raised)
     if referee.broken:

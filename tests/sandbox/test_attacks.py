@@ -1,69 +1,17 @@
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import sandbox
-from sandbox import Program, Verdict
-from sandbox.attacks import EXHAUSTION, FORGERIES, PERSISTENCE, Attack, bait, descendants, escapes, traces
-from sandbox.attacks.host import Host
+from sandbox import Status, Verdict
+from sandbox.attacks import FORGERIES, PERSISTENCE, Attack, Host, traces
+from sandbox.attacks.campaign import CONTROL, Campaign, Held, names, run_campaign
 
 REPORTS = {report.name: report for report in sandbox.probe() if report.available and report.name != "process"}
-CONTROL = Program("control", "def one():\n    return 1\n", "assert one() == 1\n", "one")
-_NOWHERE = Host.__new__(Host)  # only the names of the escapes are wanted at collection
-for field, value in (("canary", "/"), ("port", 1), ("abstract", "x"), ("token", "x"), ("listeners", ())):
-    object.__setattr__(_NOWHERE, field, value)
-NAMES = [attack.name for attack in (*FORGERIES, *EXHAUSTION, *escapes(_NOWHERE))]
+NAMES = [name for kind in ("forgery", "exhaustion", "escape") for name in names(kind)]
 PAIRS = [(planting.name, looking.name) for planting, looking in PERSISTENCE]
-
-
-@dataclass
-class Campaign:
-    """All attacks on one backend, and the state of the host around them."""
-
-    attacks: dict[str, Attack]
-    verdicts: dict[str, Verdict]
-    controls: list[Verdict]
-    visitors: list[str]
-    canary_is_intact: bool
-    traces_before: dict[str, object]
-    traces_after: dict[str, object]
-    left_over: dict[int, str]
-    guarantees: frozenset[str]
-
-
-def _campaign(backend: str) -> Campaign:
-    before, children = traces(), descendants(os.getpid())
-    with bait() as host:
-        attacks = {attack.name: attack for attack in (*FORGERIES, *EXHAUSTION, *escapes(host))}
-        verdicts: dict[str, Verdict] = {}
-        controls: list[Verdict] = []
-        with sandbox.open_pool(backend, workers=2) as pool:
-            # A control after each attack: the worker that held the attack must still judge rightly.
-            programs = (program for attack in attacks.values() for program in (attack.program(), CONTROL))
-            for verdict in pool.run(programs):
-                if verdict.id == CONTROL.id:
-                    controls.append(verdict)
-                else:
-                    verdicts[verdict.id] = verdict
-        with sandbox.open_pool(backend, workers=1) as pool:
-            for pair in PERSISTENCE:
-                for attack in pair:
-                    attacks[attack.name] = attack
-                    verdicts[attack.name] = next(pool.run([attack.program()]))
-        left = {pid: name for pid, name in descendants(os.getpid()).items() if pid not in children}
-        return Campaign(
-            attacks,
-            verdicts,
-            controls,
-            host.visitors(),
-            host.canary.read_text() == host.token,
-            before,
-            traces(),
-            left,
-            REPORTS[backend].guarantees,
-        )
 
 
 @pytest.fixture(scope="module", params=list(REPORTS))
@@ -72,42 +20,110 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
 
     enable_socket()
     try:
-        yield _campaign(request.param)
+        yield run_campaign(request.param)
     finally:
         disable_socket(allow_unix_socket=True)
 
 
+def row(campaign: Campaign, name: str) -> Held:
+    (found,) = [row for row in campaign.rows if row.attack.name == name]
+    return found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_comes_to_what_it_must(campaign: Campaign, name: str) -> None:
-    attack, verdict = campaign.attacks[name], campaign.verdicts[name]
-    if not attack.needs <= campaign.guarantees:
-        pytest.skip(f"this backend does not promise {', '.join(sorted(attack.needs - campaign.guarantees))} here")
-    assert verdict.status in attack.expected, (attack.what, verdict)
+    held = row(campaign, name)
+    if held.verdict is None:
+        lacking = sorted(held.attack.needs - campaign.guarantees)
+        assert lacking
+        pytest.skip(f"this backend does not promise {', '.join(lacking)} here")
+    assert held.verdict.status in held.attack.expected, (held.attack.what, held.verdict)
+    assert held.harm == ()
 
 
 @pytest.mark.parametrize(("planting", "looking"), PAIRS)
 def test_a_program_finds_nothing_of_the_one_before_it(campaign: Campaign, planting: str, looking: str) -> None:
     for name in (planting, looking):
-        verdict = campaign.verdicts[name]
-        assert verdict.status in campaign.attacks[name].expected, verdict
+        held = row(campaign, name)
+        assert held.outcome == "held", (held.verdict, held.harm)
 
 
 def test_no_wrong_solution_was_taken_for_a_right_one(campaign: Campaign) -> None:
-    assert [attack.name for attack in FORGERIES if campaign.verdicts[attack.name].passed] == []
+    verdicts = [row(campaign, attack.name).verdict for attack in FORGERIES]
+    assert [verdict for verdict in verdicts if verdict is not None and verdict.passed] == []
 
 
 def test_the_worker_judges_rightly_after_every_attack(campaign: Campaign) -> None:
-    assert len(campaign.controls) == len(NAMES)
-    assert [verdict for verdict in campaign.controls if not verdict.passed] == []
+    controls = [row for row in campaign.rows if row.kind == CONTROL]
+    attacked = [row for row in campaign.rows if row.kind in ("forgery", "exhaustion", "escape") and row.verdict]
+    assert {f"after {row.attack.name}" for row in attacked} <= {row.attack.name for row in controls}
+    assert [row for row in controls if row.outcome != "held"] == []
 
 
 def test_the_host_is_as_it_was(campaign: Campaign) -> None:
-    assert campaign.visitors == []
-    assert campaign.canary_is_intact
-    assert campaign.left_over == {}
-    assert campaign.traces_after == campaign.traces_before
+    assert campaign.left == ()
+    assert not campaign.broken
 
 
 def test_there_are_more_than_a_hundred_attacks_with_names_of_their_own() -> None:
-    names = NAMES + [name for pair in PAIRS for name in pair]
-    assert len(names) == len(set(names)) > 100
+    everything = NAMES + names("persistence")
+    assert len(everything) == len(set(everything)) > 120
+
+
+def test_attacks_differ_in_what_they_do_and_say() -> None:
+    attacks = [*FORGERIES, *(attack for pair in PERSISTENCE for attack in pair)]
+    assert len({attack.what for attack in attacks}) == len({attack.candidate for attack in attacks}) == len(attacks)
+
+
+# --- the campaign itself: a wall that gives way must be seen ------------------------------------------------------
+
+
+def judged(status: Status, *harm: str) -> Held:
+    return Held("forgery", FORGERIES[0], Verdict("x", status, "split", "tier"), harm)
+
+
+def test_a_verdict_that_must_not_be_and_a_host_that_changed_are_broken() -> None:
+    assert judged(Status.FAILED).outcome == "held"
+    assert judged(Status.PASSED).outcome == "BROKEN"
+    assert judged(Status.SANDBOX_ERROR).outcome == "BROKEN"
+    assert judged(Status.FAILED, "mounts changed").outcome == "BROKEN"
+    assert Held("forgery", FORGERIES[0], None).outcome == "not promised"
+    assert not Campaign("x", rows=[judged(Status.FAILED)]).broken
+    assert Campaign("x", rows=[judged(Status.FAILED), judged(Status.PASSED)]).broken
+    assert Campaign("x", left=("process 7 (python)",)).broken
+
+
+def test_a_bait_that_was_written_and_traces_of_a_program_are_seen(tmp_path: Path) -> None:
+    host = replace(Host.nowhere(), canary=tmp_path / "canary.txt", token="genuine")
+    host.canary.write_text("genuine")
+    assert host.harm(traces()) == []
+    host.canary.write_text("forged")
+    assert host.harm({**traces(), "mounts": []}) == ["the bait file was written", "mounts changed"]
+
+
+def test_without_walls_the_campaign_says_that_it_was_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a pool without walls a probe finds its way out. Only probes that do no harm are let loose."""
+    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the bait)
+
+    from sandbox.attacks.escapes import escapes  # noqa: PLC0415
+
+    def harmless(host: Host) -> tuple[Attack, ...]:
+        wanted = {"host-files", "loopback", "abstract-socket"}
+        found = [attack for attack in escapes(host) if attack.name in wanted]
+        assert len(found) == len(wanted)
+        return tuple(replace(attack, needs=frozenset()) for attack in found)
+
+    for kind in ("FORGERIES", "EXHAUSTION", "PERSISTENCE"):
+        monkeypatch.setattr(f"sandbox.attacks.campaign.{kind}", ())
+    monkeypatch.setattr("sandbox.attacks.campaign.escapes", harmless)
+    monkeypatch.setattr(
+        "sandbox.attacks.campaign.open_pool", lambda backend, workers: sandbox.open_pool(backend, workers, unsafe=True)
+    )
+    enable_socket()
+    try:
+        campaign = run_campaign("process", workers=1)
+    finally:
+        disable_socket(allow_unix_socket=True)
+    attacks = [row for row in campaign.rows if row.kind != CONTROL]
+    assert {row.outcome for row in attacks} == {"BROKEN"}, attacks
+    assert campaign.broken

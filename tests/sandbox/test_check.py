@@ -1,14 +1,18 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crosstok.errors import UserError
-from sandbox import Pool
+from sandbox import Pool, Status, Verdict
+from sandbox.attacks import FORGERIES
+from sandbox.attacks.attack import PASSED
+from sandbox.attacks.campaign import CONTROL, Campaign, Held
 from sandbox.check import check
-from sandbox.demo import Held, table
+from sandbox.demo import demo, table
 
 LINE: dict[str, Any] = {
     "id": "a",
@@ -47,6 +51,11 @@ def test_one_line_out_for_each_line_in_and_in_its_order(pool: Pool, tmp_path: Pa
         ({**LINE, "limits": {"files": 1.5}}, "not a whole number"),
         ({**LINE, "mode": "spilt"}, "Did you mean 'split'"),
         ({**LINE, "packages": "numpy"}, "not a list of names"),
+        ({**LINE, "packages": ["no_such_package"]}, "'no_such_package' is not installed"),
+        ({**LINE, "packages": ["../x"]}, "is not installed"),
+        (json.dumps({**LINE, "limits": {"wall_s": 1}}).replace("1}", "NaN}"), "not a positive number"),
+        (json.dumps({**LINE, "limits": {"wall_s": 1}}).replace("1}", "Infinity}"), "is more than 1000000"),
+        ({**LINE, "limits": {"memory_bytes": 1 << 60}}, "is more than"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_before_anything_runs(
@@ -67,8 +76,29 @@ def test_a_file_that_is_not_text_or_not_there_is_one_line(pool: Pool, tmp_path: 
         check(tmp_path / "missing.jsonl", io.StringIO(), pool)
 
 
-def test_the_table_of_the_demo_counts_what_held() -> None:
-    from sandbox.attacks import FORGERIES  # noqa: PLC0415  (any attack will do)
+def test_progress_is_told_with_each_verdict(pool: Pool, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    check(write(tmp_path / "in.jsonl", LINE, LINE, LINE), io.StringIO(), pool, lambda done, of: told.append((done, of)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
-    text = table([Held("forgery", FORGERIES[0], None)])
-    assert text.endswith("0 held, 0 BROKEN, 1 not promised")
+
+def test_the_table_of_the_demo_sums_up_attacks_controls_and_host() -> None:
+    attack, passed = FORGERIES[0], Verdict("x", Status.PASSED, "split", "tier")
+    rows = [
+        Held("forgery", attack, None),
+        Held("forgery", attack, passed, ("mounts changed",)),
+        Held(CONTROL, attack, replace(passed, status=Status.SANDBOX_ERROR)),
+        Held(CONTROL, replace(attack, expected=PASSED), passed),
+    ]
+    lines = table(Campaign("namespaces", rows=rows, left=("process 7 (python)",))).splitlines()
+    assert "mounts changed" in next(line for line in lines if "BROKEN" in line and line.startswith("forgery"))
+    assert lines[-3:] == [
+        "namespaces: 0 held, 1 BROKEN, 1 not promised",
+        "controls after each attack: 1 of 2 judged rightly",
+        "host afterwards: process 7 (python)",
+    ]
+
+
+def test_the_demo_does_not_let_attacks_loose_where_there_are_no_walls() -> None:
+    with pytest.raises(UserError, match="no walls"):
+        demo("process")

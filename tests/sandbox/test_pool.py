@@ -188,6 +188,25 @@ def test_tests_that_do_not_parse_say_nothing_about_the_program(pool: Pool, tests
     assert "tests cannot be compiled" in verdict.error
 
 
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [("candidate", Status.ERROR), ("tests", Status.SANDBOX_ERROR), ("setup", Status.SANDBOX_ERROR)],
+)
+def test_a_program_too_long_to_be_sent_gets_a_verdict_and_costs_no_worker(
+    monkeypatch: pytest.MonkeyPatch, part: str, status: Status
+) -> None:
+    monkeypatch.setattr("sandbox.frames.FRAME_LIMIT", 10_000)
+    with sandbox.open_pool("process", workers=1, unsafe=True) as pool:
+        long = replace(right("long"), **{part: "x = 1\n" * 2000})  # type: ignore[arg-type]  # fields by name
+        first, warm, last = (next(pool.run([program])) for program in (long, right("a"), long))
+        worker = pool._slots[0].worker
+        assert (first.status, last.status, first.calls) == (status, status, None)
+        assert "the limit is 10000" in first.error
+        assert warm.passed
+        assert next(pool.run([right("b")])).passed
+        assert pool._slots[0].worker is worker
+
+
 def _groups() -> list[Path]:
     return sorted(MOUNTS.glob(f"**/crosstok-{os.getpid()}-*"))
 

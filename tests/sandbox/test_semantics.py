@@ -149,6 +149,21 @@ def test_each_way_to_end_has_its_status(pool: Pool, candidate: str, tests: str, 
     assert word in verdict.error
 
 
+@pytest.mark.parametrize("mode", [Mode.SPLIT])
+@pytest.mark.parametrize("setup", ["import no_such_module\n", "raise SystemExit\n", "x = 1 / 0\n", "def (\n", "\x00"])
+def test_a_setup_that_fails_by_itself_says_nothing_about_the_program(pool: Pool, setup: str, mode: Mode) -> None:
+    verdict = judge(pool, "def f():\n    return 1\n", "assert f() == 1\n", setup=setup, mode=mode)
+    assert verdict.status is Status.SANDBOX_ERROR
+    assert verdict.error.startswith("the setup ")
+
+
+@pytest.mark.parametrize("entry_point", ["", "f(", "f; g", "\x00"])
+def test_an_entry_point_that_is_no_expression_says_nothing_about_the_program(pool: Pool, entry_point: str) -> None:
+    verdict = judge(pool, "def f():\n    return 1\n", "assert f() == 1\n", entry_point)
+    assert verdict.status is Status.SANDBOX_ERROR
+    assert "entry point cannot be compiled" in verdict.error
+
+
 def test_a_pass_needs_the_calls_that_the_reference_makes(pool: Pool) -> None:
     candidate, tests = "def f(x):\n    return x\n", "for x in range(5):\n    assert f(x) == x\n"
     assert judge(pool, candidate, tests, expected_calls=5).passed
