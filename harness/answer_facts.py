@@ -39,6 +39,7 @@ class AnswerFacts:
             new = [number for number in answer.ids if number in self._new_ids]
             found["new_tokens"] = len(new)
             found["new_ids"] = sorted(set(new))
+            found["new_ids_known"] = len(self._new_ids)
             if self._tokenbytes is not None:
                 found["new_bytes"] = sum(int(self._tokenbytes.lengths[number]) for number in new)
         return found

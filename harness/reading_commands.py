@@ -43,6 +43,7 @@ def table(
     run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="A run id; default: the last run.")] = None,
     output: FormatOption = "md",
     seeds: Annotated[bool, typer.Option("--seeds", help="One row per method: all seeds of it together.")] = False,
+    facts: Annotated[bool, typer.Option("--facts", help="Add what tokenizers did to the texts of each task.")] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Print the table of a run, from the store alone."""
@@ -54,7 +55,7 @@ def table(
     _check_format(output)
     with Store(store, read_only=True) as opened:
         if not seeds:
-            typer.echo(render(comparison_frame(opened, run_id), output))
+            typer.echo(render(comparison_frame(opened, run_id), output, facts=facts))
             return
         run = opened.run(run_id)
         rows = method_rows(opened, run)

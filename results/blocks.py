@@ -1,18 +1,15 @@
 """What the tables of a run show, before any format: blocks of entries out of the comparison frame."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from results.costs import VIEW_BYTES
+from results.entries import ABSENT, Block, Entry, Layout, Rows, absent, by_task, names, number
+from results.fact_blocks import fact_blocks, fact_legend
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Rows = list[dict[str, Any]]
-
-ABSENT = "-"
 _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bytes_per_token": ("bytes/token", "{:.2f}".format),
     "flops_per_byte": ("MFLOP/byte", lambda value: f"{value / 1e6:,.1f}"),
@@ -25,45 +22,8 @@ _WHERE_KNOWN = frozenset({"flops_per_byte", "new_token_share"})
 _SHORT_UNIT = {"fraction": "%"}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One place of a table."""
-
-    text: str
-    best: bool = False
-    tied: bool = False
-    """Not told from the best."""
-    note: int | None = None
-    """Number of its footnote."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One table. Its first column names the rows and is repeated where the table is too wide and has to be split."""
-
-    title: str
-    header: list[str]
-    rows: list[list[Entry]]
-    prose: frozenset[int] = frozenset()
-    """Columns that hold words, which are set flush left."""
-    together: int = 1
-    """So many neighbouring columns stay together when the table is split."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Everything that a table of a run shows."""
-
-    title: str
-    blocks: list[Block]
-    findings: list[str]
-    notes: list[str]
-    footnotes: list[str] = field(default_factory=list)
-    """Number 1 first."""
-
-
-def layout(frame: "pd.DataFrame") -> Layout:
-    """Return what is to be shown of a comparison frame."""
+def layout(frame: "pd.DataFrame", *, facts: bool = False) -> Layout:
+    """Return what is to be shown of a comparison frame; ``facts`` adds what tokenizers did to the texts."""
     # A frame hands a copy of its attributes to every column that is taken out of it; without any this is quick.
     rows: Rows = type(frame)(frame).to_dict("records")  # type: ignore[assignment]  # keys are the column names, all of them text
     numbers: dict[str, int] = {}
@@ -75,13 +35,14 @@ def layout(frame: "pd.DataFrame") -> Layout:
         _means(rows, frame.attrs.get("means", ())),
         *_generation(rows),
         _likelihood(rows),
+        *fact_blocks(rows, frame.attrs.get("agreement_with", ""), all_facts=facts),
         _models(rows),
     ]
     return Layout(
         frame.attrs.get("title", ""),
         [block for block in grids if block],
         list(frame.attrs.get("findings", ())),
-        [*frame.attrs.get("notes", ()), *_legend(rows)],
+        [*frame.attrs.get("notes", ()), *_legend(rows), *fact_legend(rows, all_facts=facts)],
         list(numbers),
     )
 
@@ -89,19 +50,19 @@ def layout(frame: "pd.DataFrame") -> Layout:
 def _legend(rows: Rows) -> list[str]:
     """Return what the columns of costs mean, where they hold something."""
     found = []
-    if any(not _absent(row["flops_per_byte"]) for row in rows):
+    if any(not absent(row["flops_per_byte"]) for row in rows):
         found.append(
             f"MFLOP/byte: millions of operations of the model per byte of the text that was read or scored, "
             f"with {VIEW_BYTES} bytes in view."
         )
-    if any(not _absent(row["new_token_share"]) for row in rows):
+    if any(not absent(row["new_token_share"]) for row in rows):
         found.append("New tokens: of the tokens that were written, those that the model's source does not have.")
     return found
 
 
 def _scores(rows: Rows, numbers: dict[str, int]) -> Block:
-    header, columns = ["model"], [[Entry(name) for name in _names(rows)]]
-    for task, of_task in _by_task(rows).items():
+    header, columns = ["model"], [[Entry(name) for name in names(rows)]]
+    for task, of_task in by_task(rows).items():
         sizes = {row["n"] for row in of_task if row["n"]}
         size = max(sizes, default=0)
         first = of_task[0]
@@ -114,11 +75,11 @@ def _scores(rows: Rows, numbers: dict[str, int]) -> Block:
 
 def _score(row: dict[str, Any], size: int, numbers: dict[str, int]) -> Entry:
     note = numbers.get(row["note"])
-    if _absent(row["value"]):
+    if absent(row["value"]):
         return Entry(ABSENT, note=note)
     scale, digits = (100, 1) if row["unit"] == "fraction" else (1, 4)
     text = f"{scale * row['value']:.{digits}f}"
-    if not _absent(row["low"]):
+    if not absent(row["low"]):
         text += f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
     if row["n"] != size:
         text += f" n={row['n']}"
@@ -129,12 +90,12 @@ def _means(rows: Rows, means: Sequence[Mapping[str, Any]]) -> Block | None:
     """Return the means over tasks, a column per metric; None where no two tasks have a metric in common."""
     if not means:
         return None
-    header, columns = ["model"], [[Entry(name) for name in _names(rows)]]
+    header, columns = ["model"], [[Entry(name) for name in names(rows)]]
     for metric, unit, tasks in dict.fromkeys((row["metric"], row["unit"], tuple(row["tasks"])) for row in means):
         known = {row["model"]: row for row in means if (row["metric"], row["unit"]) == (metric, unit)}
         shown = unit if unit == "bits/byte" else f"{metric} {_SHORT_UNIT.get(unit, unit)}"
         header.append(f"{shown}, mean of {len(tasks)} tasks")
-        columns.append([_mean(known.get(name)) for name in _names(rows)])
+        columns.append([_mean(known.get(name)) for name in names(rows)])
     return Block("means over tasks", header, [list(row) for row in zip(*columns, strict=True)])
 
 
@@ -151,7 +112,7 @@ def _mean(row: Mapping[str, Any] | None) -> Entry:
 def _generation(rows: Rows) -> list[Block]:
     """Return one block per task whose answers are generated."""
     blocks = []
-    for task, of_task in _by_task(rows).items():
+    for task, of_task in by_task(rows).items():
         if not any(row["stops"] for row in of_task):
             continue
         shown = _known_costs(of_task)
@@ -171,11 +132,11 @@ def _generation(rows: Rows) -> list[Block]:
 
 def _likelihood(rows: Rows) -> Block | None:
     """Return one block for all tasks whose texts are scored."""
-    header, columns = ["model"], [[Entry(name) for name in _names(rows)]]
+    header, columns = ["model"], [[Entry(name) for name in names(rows)]]
     scored = {
         task: of_task
-        for task, of_task in _by_task(rows).items()
-        if not any(row["stops"] for row in of_task) and not all(_absent(row["seconds"]) for row in of_task)
+        for task, of_task in by_task(rows).items()
+        if not any(row["stops"] for row in of_task) and not all(absent(row["seconds"]) for row in of_task)
     }
     if not scored:
         return None
@@ -189,44 +150,25 @@ def _likelihood(rows: Rows) -> Block | None:
 
 def _known_costs(rows: Rows) -> list[str]:
     """Return the columns of costs to show: those that not every model has, only where one of them has it."""
-    return [name for name in _COSTS if name not in _WHERE_KNOWN or any(not _absent(row[name]) for row in rows)]
+    return [name for name in _COSTS if name not in _WHERE_KNOWN or any(not absent(row[name]) for row in rows)]
 
 
 def _cost(row: dict[str, Any], shown: Sequence[str]) -> list[Entry]:
-    return [Entry(_number(row[name], _COSTS[name][1])) for name in shown]
+    return [Entry(number(row[name], _COSTS[name][1])) for name in shown]
 
 
 def _models(rows: Rows) -> Block:
     body = []
-    for name in _names(rows):
+    for name in names(rows):
         row = next(row for row in rows if row["model"] == name)
         body.append(
             [
                 Entry(name),
                 Entry(row["label"] or ABSENT),
-                Entry(_number(row["parameters"], lambda value: f"{value / 1e6:.1f}")),
-                Entry(_number(row["vocabulary"], "{:,.0f}".format)),
-                Entry(_number(row["build_s"], lambda value: f"{value:.1f}" if value else ABSENT)),
+                Entry(number(row["parameters"], lambda value: f"{value / 1e6:.1f}")),
+                Entry(number(row["vocabulary"], "{:,.0f}".format)),
+                Entry(number(row["build_s"], lambda value: f"{value:.1f}" if value else ABSENT)),
             ]
         )
     header = ["model", "what it is", "parameters, 1e6", "vocabulary", "seconds to make"]
     return Block("models", header, body, frozenset({1}))
-
-
-def _names(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(row["model"] for row in rows))
-
-
-def _by_task(rows: Rows) -> dict[str, Rows]:
-    tasks: dict[str, Rows] = {}
-    for row in rows:
-        tasks.setdefault(row["task"], []).append(row)
-    return tasks
-
-
-def _absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: Any, shown: Callable[[Any], str]) -> str:
-    return ABSENT if _absent(value) else shown(value)

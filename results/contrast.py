@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from crosstok.errors import UserError, unknown_name
 from results import statistics
-from results.blocks import Block, Entry, Layout
 from results.comparability import Measurement, mismatch, mixed_versions
 from results.comparison import SIGNIFICANT, Answers, Headline, answers_of, is_complete
+from results.entries import Block, Entry, Layout
 from results.findings import amount, with_interval
 from results.schema import Cell, Run, Task
 from results.statistics import ODDS, Difference, Effect, Estimate

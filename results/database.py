@@ -116,7 +116,8 @@ sa.Index(
 )
 _SINCE = {("models", "compute"): 3, ("cells", "spent"): 4}
 """The schema version that brought a column, where it was not the first."""
-TALLIED_SINCE = 3
+TALLIED_SINCE = 5
+"""The schema version from which on tallies have all that a table reads; those of an older store are not looked at."""
 sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
 
 

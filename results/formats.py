@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable
 
-from results.blocks import Block, Entry, Layout
+from results.entries import Block, Entry, Layout
 
 WIDTH = 120
 """Columns of a terminal that Markdown must fit."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from crosstok.errors import UserError, unknown_name
-from results.blocks import Block, Entry, Layout
 from results.contrast import Contrast, Side, contrast, told
+from results.entries import Block, Entry, Layout
 from results.formats import render_layout
 
 State = Literal["ok", "regression", "incomplete"]

@@ -42,13 +42,11 @@ def _add_seals(connection: sa.Connection, operations: Operations) -> None:
         connection.execute(sa.insert(SEALS), sealed)
 
 
-def _add_tallies(connection: sa.Connection, operations: Operations) -> None:
-    """Version 3: models say what a token costs them (unknown of those that are there), and cells are tallied."""
+def _add_tallies(connection: sa.Connection, operations: Operations) -> None:  # noqa: ARG001  (as the others)
+    """Version 3: models say what a token costs them (unknown of those that are there), and cells can be tallied."""
     operations.add_column(MODELS.name, sa.Column("compute", sa.JSON, nullable=False, server_default="{}"))
     for table in (TALLIES, TALLY_FACTS):
         _create(operations, table)
-    for cell in connection.scalars(sa.select(CELLS.c.fingerprint)).all():
-        tally(connection, cell)
 
 
 def _add_spent(connection: sa.Connection, operations: Operations) -> None:  # noqa: ARG001  (as the others)
@@ -56,8 +54,19 @@ def _add_spent(connection: sa.Connection, operations: Operations) -> None:  # no
     operations.add_column(CELLS.name, sa.Column("spent", sa.JSON, nullable=False, server_default="{}"))
 
 
+def _tally_facts(connection: sa.Connection, operations: Operations) -> None:  # noqa: ARG001  (as the others)
+    """Version 5: tallies sum up what tokenizers did; those that are there are made again, out of the rows."""
+    for cell in connection.scalars(sa.select(CELLS.c.fingerprint)).all():
+        tally(connection, cell)
+
+
 def _create(operations: Operations, table: sa.Table) -> None:
     operations.create_table(table.name, *(column._copy() for column in table.columns))  # noqa: SLF001  (no public copy)
 
 
-_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {2: _add_seals, 3: _add_tallies, 4: _add_spent}
+_STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {
+    2: _add_seals,
+    3: _add_tallies,
+    4: _add_spent,
+    5: _tally_facts,
+}

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Progress(StrEnum):
@@ -110,7 +110,7 @@ class Sample(Record):
     tokens: int = Field(description="Tokens generated or scored, specials excluded.")
     nats: float | None = Field(default=None, description="Minus log-likelihood of the scored bytes.")
     seconds: float = Field(description="This sample's share of the wall time of its batch.")
-    facts: dict[str, Any] = Field(default_factory=dict, description="Further observations: realised context bytes.")
+    facts: dict[str, Any] = Field(default_factory=dict, description="Further observations: see results.facts.")
 
 
 class Verdict(Record):

@@ -16,10 +16,10 @@ import numpy as np
 from scipy import special
 
 from results import statistics
-from results.blocks import Block, Entry, Layout
 from results.comparability import mismatch
 from results.comparison import SIGNIFICANT, Headline
 from results.contrast import Side, sides
+from results.entries import Block, Entry, Layout
 from results.findings import amount, unit, with_interval
 from results.schema import Run
 from results.statistics import LEVEL, Difference, Estimate, Floats

@@ -1,5 +1,6 @@
 """What the store sums up for tables, so that they never read a sample's text."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,10 @@ class SampleFacts(NamedTuple):
     """Generated tokens that the source's vocabulary did not have; None where nobody counted them."""
     checked_tokens: int | None
     """Tokens of the samples in which they were counted."""
+    facts: Mapping[str, float] = {}
+    """Further sums by name; see ``results.facts``."""
+    new_ids: Sequence[int] = ()
+    """The distinct ids among the new tokens."""
 
 
 class VerdictFacts(NamedTuple):

@@ -16,6 +16,7 @@ from results import statistics
 from results.blocks import layout
 from results.comparison import Comparison, compare
 from results.costs import flops_per_byte
+from results.facts import FACT_COLUMNS, fact_columns
 from results.findings import findings, footnotes, general_notes
 from results.formats import FORMATS, render_layout
 from results.macro import Mean, means
@@ -36,11 +37,14 @@ def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFram
     ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bootstrap_low`` and ``bootstrap_high`` (the
     interval by resampling, where ``low`` and ``high`` are analytic), ``bytes_per_token`` (of the text that was read or
     scored, the same for every model), ``flops_per_byte`` (see ``results.costs``), ``new_token_share`` (of the tokens
-    written, those that the model's source did not have), ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of
-    the model alone), ``bytes_per_s`` (generated or scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``,
-    ``tier``, ``interval`` (method) and ``note``. What was not measured is NaN.
+    written, those that the model's source did not have), the columns of ``results.facts.fact_columns`` (what the
+    tokenizer did to the texts, and how far the model agrees with a teacher) and of :func:`new_token_columns`,
+    ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of the model alone), ``bytes_per_s`` (generated or
+    scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``, ``tier``, ``interval`` (method) and ``note``.
+    What was not measured is NaN.
 
-    ``attrs`` holds ``title``, ``findings``, ``notes`` and ``means`` (over tasks of one metric, a row per model).
+    ``attrs`` holds ``title``, ``findings``, ``notes``, ``means`` (over tasks of one metric, a row per model) and
+    ``agreement_with`` (the suite's name of the teacher that the models are compared with, or nothing).
     """
     return frame_of(store, compare(store, run if isinstance(run, Run) else store.run(run)))
 
@@ -57,7 +61,8 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
         model = models.get(name)
         for task in found.tasks:
             cell, estimate = task.cells.get(name), task.estimates.get(name)
-            costs = sample_columns(samples.get(cell.fingerprint, []) if cell else [])
+            facts = samples.get(cell.fingerprint, []) if cell else []
+            costs = sample_columns(facts)
             row: dict[str, Any] = {
                 "model": name,
                 "label": model.label if model else "",
@@ -75,19 +80,24 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
                 "standing": task.standing(name),
                 **_resampled(estimate),
                 **costs,
+                **fact_columns(facts),
                 "flops_per_byte": flops_per_byte(model.compute, costs["bytes_per_token"]) if model else None,
                 "build_s": model.build_s if model else None,
                 "parameters": model.parameters if model else None,
                 "vocabulary": model.vocabulary if model else None,
+                **new_token_columns(model.provenance if model else {}),
                 **verdict_columns(verdicts.get(cell.fingerprint, []) if cell else []),
                 "interval": estimate.method if estimate else "",
                 "note": "; ".join(remarks.get((name, task.task.name), ())),
             }
             rows.append(row)
     frame = pd.DataFrame(rows)
+    # A column that is empty throughout holds numbers all the same.
+    frame = frame.astype(dict.fromkeys((*FACT_COLUMNS, *NEW_TOKEN_COLUMNS), float))
     frame.attrs = {
         "title": _title(found.run, frame), "findings": findings(found), "notes": general_notes(found),
         "means": [row for one in means(found) for row in _mean_rows(one)],
+        "agreement_with": found.run.config.get("agreement_with") or "",
     }  # fmt: skip
     return frame
 
@@ -129,6 +139,31 @@ def sample_columns(facts: list[SampleFacts]) -> dict[str, Any]:
     }
 
 
+NEW_TOKEN_COLUMNS = {
+    "p_new": "p_new",
+    "p_spelling": "p_spelling",
+    "held_out_new_share": "token_share",
+    "held_out_new_byte_share": "byte_share",
+    "held_out_new_ids": "distinct",
+    "held_out_unused_ids": "unused",
+    "tokens_per_byte": "tokens_per_byte",
+    "tokens_per_byte_before": "tokens_per_byte_spelt",
+}
+"""What an expanded model's record says of its new tokens: column, and name among the measures of its making."""
+
+
+def new_token_columns(provenance: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return how an expanded model takes up its new tokens in held-out text; None of any other model.
+
+    ``p_new`` is the probability of a new token where the text has its bytes, ``p_spelling`` that of the same bytes in
+    old tokens, both means over occurrences.
+    """
+    metrics = provenance.get("metrics")
+    measured = metrics.get("new_tokens") if isinstance(metrics, Mapping) else None
+    measured = measured if isinstance(measured, Mapping) else {}
+    return {column: measured.get(name) for column, name in NEW_TOKEN_COLUMNS.items()}
+
+
 def verdict_columns(facts: list[VerdictFacts]) -> dict[str, Any]:
     """Return the verdicts of a cell by status, and how they were come by."""
     counts: Counter[str] = Counter()
@@ -150,8 +185,10 @@ def _title(run: Run, frame: "pd.DataFrame") -> str:
     return f"{run.id}: {models} models, {tasks} tasks, {run.status}"
 
 
-def render(frame: "pd.DataFrame", form: str = "md") -> str:
+def render(frame: "pd.DataFrame", form: str = "md", *, facts: bool = False) -> str:
     """Return a comparison frame as text: ``md``, ``latex``, ``html``, ``csv`` or ``json``.
+
+    ``facts`` adds what each tokenizer did to the texts of each task; csv and JSON have that in any case.
 
     Raises:
         UserError: there is no such format.
@@ -161,7 +198,7 @@ def render(frame: "pd.DataFrame", form: str = "md") -> str:
         raise unknown_name("format", form, FORMATS)
     if form == "json":
         return json.dumps({**frame.attrs, "rows": records(frame)}, indent=1, ensure_ascii=False)
-    return frame.to_csv(index=False) if form == "csv" else render_layout(layout(frame), form)
+    return frame.to_csv(index=False) if form == "csv" else render_layout(layout(frame, facts=facts), form)
 
 
 def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:

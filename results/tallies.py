@@ -22,7 +22,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from results.database import CELLS, SAMPLES, SCORES, TALLIES, TALLY_FACTS, VERDICTS
+from results.facts import sum_facts
 from results.sums import DocumentScores, Names, SampleFacts, VerdictFacts, sum_by_document
+
+_AT_ONCE = 1000
 
 
 def begin_change(connection: sa.Connection, cells: Iterable[str]) -> None:
@@ -94,7 +97,17 @@ def count_samples(connection: sa.Connection, cell: str) -> list[SampleFacts]:
     sums += [sa.cast(sa.func.sum(new), sa.Double), sa.cast(sa.func.sum(checked), sa.BigInteger)]
     query = sa.select(SAMPLES.c.stop_reason, sa.func.count(), *sums).where(SAMPLES.c.cell == cell)
     query = query.group_by(SAMPLES.c.stop_reason).order_by(SAMPLES.c.stop_reason)
-    return [SampleFacts(*row) for row in connection.execute(query)]
+    counted = [SampleFacts(*row) for row in connection.execute(query)]
+    further = {fact.stop_reason: _count_facts(connection, cell, fact.stop_reason) for fact in counted}
+    return [fact._replace(facts=further[fact.stop_reason][0], new_ids=further[fact.stop_reason][1]) for fact in counted]
+
+
+def _count_facts(connection: sa.Connection, cell: str, stop_reason: str) -> tuple[dict[str, float], list[int]]:
+    """Return the sums over the facts of samples; always in the order of the key, so that they are the same again."""
+    query = sa.select(SAMPLES.c.bytes, SAMPLES.c.facts)
+    query = query.where(SAMPLES.c.cell == cell, SAMPLES.c.stop_reason == stop_reason)
+    query = query.order_by(SAMPLES.c.document, SAMPLES.c["index"])
+    return sum_facts((row[0], row[1]) for row in connection.execute(query.execution_options(yield_per=_AT_ONCE)))
 
 
 def count_verdicts(connection: sa.Connection, cell: str) -> list[VerdictFacts]:

@@ -97,7 +97,7 @@ def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_writ
         assert check(store) == []
         assert comparison_frame(store).equals(shown)
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(4,)]
+        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(5,)]
         assert connection.execute("SELECT count(*) FROM tally_facts").fetchone() == (15,)
         connection.execute(f"UPDATE samples SET text = 'x' WHERE cell = '{CELL}' AND document = 'HumanEval/7'")
     with Store(path) as store:
