@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from crosstok.errors import UserError
+from harness.agreement import Agreement, facts_of
 from harness.answer_facts import AnswerFacts
 from harness.answers import AnswerSource, Generation
 from harness.court import Court, Hearing
@@ -64,8 +65,15 @@ class Spent:
         return Spent(**sums)
 
 
-def measure_text(cell: PlannedCell, task: TextTask, scorer: Scorer, store: Store, advance: Advance) -> None:
-    """Score the likelihood of every document that the store lacks.
+def measure_text(  # noqa: PLR0917
+    cell: PlannedCell,
+    task: TextTask,
+    scorer: Scorer,
+    store: Store,
+    advance: Advance,
+    agreement: Agreement | None = None,
+) -> None:
+    """Score the likelihood of every document that the store lacks, and its agreement with the cell's teacher.
 
     A text that the model's tokenizer cannot represent byte for byte is stored as refused, with the reason: it is
     counted and shown, never shortened. Documents are scored in packs that do not depend on what is done already: a
@@ -83,6 +91,9 @@ def measure_text(cell: PlannedCell, task: TextTask, scorer: Scorer, store: Store
             if document.id in done:
                 continue
             refused = answer.refused
+            facts = {**answer.facts, **({"refused": refused} if refused else {})}
+            if agreement is not None and cell.teacher is not None and not refused:
+                facts |= facts_of(agreement, cell.teacher.name, requests[pack[answer.index]])
             sample = Sample(
                 cell=cell.fingerprint,
                 document=document.id,
@@ -91,7 +102,7 @@ def measure_text(cell: PlannedCell, task: TextTask, scorer: Scorer, store: Store
                 tokens=answer.tokens,
                 nats=None if refused else answer.nats,
                 seconds=answer.seconds,
-                facts={**answer.facts, **({"refused": refused} if refused else {})},
+                facts=facts,
             )
             scores = [] if refused else task.score(document, Scored(answer.nats, answer.bytes))
             store.add_samples([sample], [_score(cell, document, score) for score in scores])

@@ -67,6 +67,10 @@ class NextToken:
             parts.append(Scored(nats, (logits.argmax(dim=-1) == wanted).cpu()))
         return Scored(torch.cat([part.nats for part in parts]), torch.cat([part.greedy for part in parts]))
 
+    def log_probabilities(self, states: torch.Tensor) -> torch.Tensor:
+        """Return those of every next token behind ``states`` ``[n, width]``, on the CPU; the caller bounds ``n``."""
+        return self._logits(states).log_softmax(dim=-1).cpu()
+
     def log_mass(self, states: torch.Tensor, ids: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the log of the probability that the next token is any of ``ids[n]``, for each of ``states`` [n]."""
         found = []

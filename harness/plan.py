@@ -28,6 +28,7 @@ from tasks.task import AnswerTask, ChoiceTask, CodeTask, Document, PromptStyle, 
 
 STUDENT_VERSION = 1  # raised when the same recipe would give other weights
 MEASURE_VERSION = 1  # raised when the same model would get other numbers
+AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other figures of agreement
 SERVED_DTYPE = "the server's"
 
 
@@ -76,6 +77,8 @@ class PlannedCell:
     """CPU seconds of each program; None: calibrated by the references."""
     references: References | None = None
     """What the published solutions did here; None for what is judged without a sandbox."""
+    teacher: PlannedModel | None = None
+    """The model that this one is compared with on every text; see ``harness.agreement``."""
 
     @property
     def documents(self) -> Sequence[Document]:
@@ -142,7 +145,9 @@ def planned(
     What this host cannot judge is part of what a cell is, so the final plan is made when the references are known.
     """
     cells = tuple(
-        plan_cell(model, task, suite, (references or {}).get(task.name)) for model in models.values() for task in tasks
+        plan_cell(model, task, suite, (references or {}).get(task.name), _teacher(model, suite, models))
+        for model in models.values()
+        for task in tasks
     )
     identity = {
         "suite": suite.model_dump(mode="json"),
@@ -232,7 +237,27 @@ def _behind_a_server(name: str, parent: str) -> UserError:
     )
 
 
-def plan_cell(model: PlannedModel, task: Task, suite: Suite, references: References | None = None) -> PlannedCell:
+def _teacher(model: PlannedModel, suite: Suite, models: Mapping[str, PlannedModel]) -> PlannedModel | None:
+    """Return the model that ``model`` is compared with on texts: under several seeds, the one of its own seed."""
+    name = suite.agreement_with
+    if name is None:
+        return None
+    teacher = models.get(name) or models[f"{name}@{model.seed}"]
+    if teacher.served is not None:
+        raise UserError(
+            f"agreement_with: {name!r} is behind a server, which gives no distributions.",
+            hint="Name a model that is loaded here.",
+        )
+    return None if teacher.fingerprint == model.fingerprint else teacher
+
+
+def plan_cell(
+    model: PlannedModel,
+    task: Task,
+    suite: Suite,
+    references: References | None = None,
+    teacher: PlannedModel | None = None,
+) -> PlannedCell:
     """Return one model on one task, with everything that decides its numbers."""
     settings: dict[str, Any] = {"dtype": model.dtype or suite.dtype, "version": MEASURE_VERSION}
     timeout = None
@@ -254,5 +279,8 @@ def plan_cell(model: PlannedModel, task: Task, suite: Suite, references: Referen
         settings["cpu_limit"] = calibrated if timeout is None else f"{timeout:g} s"
         settings["excluded"] = sorted(found.excluded)
         settings["guarded"] = sorted(found.guarded)
-    identity = {"model": model.fingerprint, "task": task.fingerprint(), "settings": settings}
-    return PlannedCell(model, task, settings, fingerprint(identity), timeout, references)
+    identity: dict[str, Any] = {"model": model.fingerprint, "task": task.fingerprint(), "settings": settings}
+    teacher = teacher if isinstance(task, TextTask) else None
+    if teacher is not None:  # no setting: the likelihoods are those of a cell without it, and stay comparable
+        identity["agreement"] = [teacher.fingerprint, AGREEMENT_VERSION]
+    return PlannedCell(model, task, settings, fingerprint(identity), timeout, references, teacher)

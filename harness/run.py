@@ -2,7 +2,8 @@
 
 Order of work: everything cheap is checked first (suite, data, store, sandbox), then the published solutions of
 programming benchmarks show what this host can judge, and then each model is made and measured on
-all tasks before the next one is loaded, so that one model is in memory at a time. A cell that is complete in the store
+all tasks before the next one is loaded, so that one model is in memory at a time (two, where the suite names a teacher
+to compare with). A cell that is complete in the store
 is not measured again, and a student that is in the cache is not made again.
 """
 
@@ -11,11 +12,13 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
 from crosstok.errors import CrosstokError, RunIncomplete, UserError
+from harness.agreement import Agreement
 from harness.answer_facts import AnswerFacts
 from harness.choices import measure_choices
 from harness.court import Court, open_court
@@ -32,6 +35,9 @@ from results import schema
 from results.store import Store
 from tasks.sampling import sampling_of
 from tasks.task import AnswerTask, ChoiceTask, CodeTask, TextTask
+
+if TYPE_CHECKING:
+    from distill.checkpoints import Checkpoint
 
 SECONDS_PER_ANSWER = 2.0  # first guesses for the progress bar, on two cores
 SECONDS_PER_KILOBYTE = 0.9
@@ -114,6 +120,7 @@ class _Driver:
         self.court = court
         self.students = Students(plan, reporter, data, pick_device(plan.suite.device))
         self.spent: list[Spent] = []
+        self._teacher: tuple[str, Checkpoint] | None = None
         self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}
 
     def run(self) -> schema.Progress:
@@ -196,7 +203,7 @@ class _Driver:
         """Measure what is left of ``cell``; return where the time went, where programs were run."""
         task = cell.task
         if isinstance(task, TextTask):
-            measure_text(cell, task, engine.scorer, self.store, advance)
+            measure_text(cell, task, engine.scorer, self.store, advance, self._agreement(cell, engine))
         elif isinstance(task, ChoiceTask):
             measure_choices(cell, task, engine.scorer, self.store, advance)
         elif isinstance(task, ForeignTask):
@@ -206,6 +213,14 @@ class _Driver:
         elif isinstance(task, CodeTask) and self.court is not None:
             return measure_code(cell, task, engine.generator, self.court, self.store, advance, engine.facts)
         return None
+
+    def _agreement(self, cell: PlannedCell, engine: Engine) -> Agreement | None:
+        """Return the comparison with the teacher that the cell asks for; the teacher stays loaded for the next one."""
+        if cell.teacher is None or not isinstance(engine, LocalEngine):
+            return None
+        if self._teacher is None or self._teacher[0] != cell.teacher.fingerprint:
+            self._teacher = (cell.teacher.fingerprint, self.students.load(cell.teacher.name))
+        return Agreement(engine.checkpoint, self._teacher[1])
 
     def _begin(self, cell: PlannedCell) -> schema.Progress:
         return self.store.begin_cell(cell_record(cell), self.plan.run_id, cell.model.name).status

@@ -117,6 +117,9 @@ class Suite(Part):
     heal: bool = Field(
         default=False, description="Token healing: the model writes the last tokens of every prompt anew."
     )
+    agreement_with: str | None = Field(
+        default=None, description="A model of this suite that all others are compared with on every text."
+    )
     batch_tokens: int = Field(default=4096, ge=1, description="Tokens per forward pass when scoring.")
     batch_rows: int = Field(default=32, ge=1, description="Answers generated side by side.")
     sandbox: SandboxSpec = Field(default_factory=SandboxSpec)
@@ -168,6 +171,8 @@ def check_suite(content: Any, origin: str) -> Suite:
     except ValidationError as error:
         raise UserError(f"{origin}: {_first_problem(error)}") from error
     order_of_models(suite)
+    if suite.agreement_with is not None and suite.agreement_with not in suite.models:
+        raise unknown_name("model in `agreement_with`:", suite.agreement_with, suite.models)
     return suite
 
 
