@@ -199,6 +199,25 @@ def test_a_program_without_tests_is_one_line_that_names_its_place(tmp_path: Path
     assert "line 1" in one_line(crosstok("sandbox", "check", "p.jsonl", cwd=tmp_path))
 
 
+def test_a_sandbox_without_walls_is_refused_unless_asked_for_and_says_so(tmp_path: Path) -> None:
+    row = {"id": "right", "candidate": "def f(x):\n    return x", "tests": "assert f(1) == 1", "entry_point": "f"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    command = ("sandbox", "check", "p.jsonl", "--backend", "process")
+    assert "--unsafe" in one_line(crosstok(*command, cwd=tmp_path))
+    allowed = crosstok(*command, "--unsafe", cwd=tmp_path)
+    assert json.loads(allowed.stdout)["tier"] == "process(memory)"
+    assert "without any wall" in allowed.stderr
+    assert "no walls" in one_line(crosstok("sandbox", "demo", "--backend", "process", cwd=tmp_path))
+
+
+def test_programs_that_could_not_be_judged_make_the_check_incomplete(tmp_path: Path) -> None:
+    row = {"id": "unfit", "candidate": "", "tests": "assert (", "entry_point": "f"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    result = crosstok("sandbox", "check", "p.jsonl", cwd=tmp_path)
+    assert result.returncode == 3
+    assert json.loads(result.stdout)["verdict"] == "sandbox_error"
+
+
 def test_an_unknown_sandbox_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("")
     assert "bubblewrap" in one_line(crosstok("sandbox", "check", "p.jsonl", "--backend", "bublewrap", cwd=tmp_path))
