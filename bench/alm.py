@@ -11,6 +11,7 @@ A run warms up once; the shortest of several times counts, since noise only ever
 (crosstok models fetch). Run: python bench/alm.py; the last line is JSON.
 """
 
+import argparse
 import dataclasses
 import json
 import subprocess
@@ -127,8 +128,10 @@ def _peak(call: Callable[[], None]) -> int:
 
 def main() -> None:
     """Measure and print."""
-    if len(sys.argv) == 3:
-        print(json.dumps(measured(sys.argv[1], sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "STUDENT"), help="measure one way alone, in this process")
+    if (one := parser.parse_args().one) is not None:
+        print(json.dumps(measured(*one)))
         return
     findings = []
     for student, teacher in _STUDENTS.items():
@@ -144,7 +147,7 @@ def main() -> None:
 
 
 def _in_a_process(way: str, student: str) -> str:
-    command = [sys.executable, __file__, way, student]
+    command = [sys.executable, __file__, "--one", way, student]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
 
 

