@@ -17,6 +17,7 @@ import numpy.typing as npt
 from crosstok.errors import unknown_name
 from results import statistics
 from results.comparability import Measurement, mismatch
+from results.oracles import Oracle, oracles
 from results.schema import Cell, Progress, Run, Task
 from results.statistics import Difference, Effect, Estimate, Floats
 from results.store import Store
@@ -113,6 +114,8 @@ class TaskComparison:
     """What is unlike that first one and does not matter to the comparison."""
     differences: dict[tuple[str, str], Difference] = field(default_factory=dict)
     """Second minus first; p is corrected for all comparisons of the run."""
+    oracles: dict[str, Oracle] = field(default_factory=dict)
+    """By name of an ensemble: its members, each document by the best of them."""
 
     @functools.cached_property
     def rivals(self) -> dict[str, Estimate]:
@@ -185,7 +188,9 @@ def compare(store: Store, run: Run) -> Comparison:
         known = _resampled_together(known)
         estimates = {model: found.estimate(headline) for model, found in known.items()}
         mismatches, remarks = _unlike_the_first(task, measured, verdicts)
-        compared = TaskComparison(task, headline, measured, estimates, mismatches, remarks)
+        compared = TaskComparison(
+            task, headline, measured, estimates, mismatches, remarks, oracles=oracles(run, headline, known, mismatches)
+        )
         pairs = _pairs([model for model in known if model not in mismatches], compared.best)
         tasks.append(replace(compared, differences={(a, b): known[a].difference(known[b]) for a, b in pairs}))
     return _corrected(Comparison(run, tuple(models), tuple(_task_order(run, tasks)), 0, verdicts))

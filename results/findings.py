@@ -1,5 +1,7 @@
 """What a comparison can and cannot tell apart, in plain sentences, and the footnotes of its table."""
 
+from collections.abc import Iterator
+
 from results.comparison import ALL_PAIRS, SIGNIFICANT, Comparison, Headline, TaskComparison, unmeasured_models
 from results.schema import Cell, Progress
 from results.statistics import Difference
@@ -10,6 +12,7 @@ _NAMED = 5  # documents listed in a note
 def findings(comparison: Comparison) -> list[str]:
     """Return what can be said of every task that at least two models were measured on, a line each."""
     lines = [" ".join([f"{task.task.name}:", *_sentences(task)]) for task in comparison.tasks if task.differences]
+    lines.extend(line for task in comparison.tasks for line in _of_oracles(task))
     if comparison.comparisons > 1:
         methods = sorted({d.method for task in comparison.tasks for d in task.differences.values()})
         lines.append(
@@ -48,6 +51,23 @@ def _sentences(task: TaskComparison) -> list[str]:
     elif among_others and len(measured) <= ALL_PAIRS:
         sentences.append("All others are told from each other.")
     return sentences
+
+
+def _of_oracles(task: TaskComparison) -> Iterator[str]:
+    """Yield a line per set of members: what they reach if the best of them could be chosen for every document."""
+    by_members: dict[tuple[str, ...], list[str]] = {}
+    for name, oracle in task.oracles.items():
+        by_members.setdefault(oracle.members, []).append(name)
+    for members, ensembles in by_members.items():
+        found = task.oracles[ensembles[0]].estimate
+        value, low, high = (amount(task.headline, figure) for figure in (found.value, found.low, found.high))
+        beside = ", ".join(
+            f"{name} {amount(task.headline, task.estimates[name].value)}" for name in (*members, *ensembles)
+        )
+        yield (
+            f"{task.task.name}: oracle-any of {_listed(list(members))} {value} [{low}, {high}] (n = {found.n}), each "
+            f"document by the member that did best on it; alone and together: {beside}."
+        )
 
 
 def _blindness(task: TaskComparison, differences: dict[str, Difference]) -> str:
