@@ -9,6 +9,7 @@ import pytest
 import torch
 from loss_setups import TEXTS, batch_of, party, read, setup
 from torch import Tensor
+from toy_tokenizers import toy_tokenizer
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
@@ -20,6 +21,7 @@ from distill.losses.hidden import Hidden
 from distill.losses.mined import MinED, nearest_map
 from distill.losses.positions import one_to_one, starts
 from distill.losses.uld import sorted_distance
+from distill.tokenbytes import TokenBytes
 
 
 def side(chunks: list[int], ids: list[int] | None = None, lengths: list[int] | None = None) -> Side:
@@ -192,6 +194,21 @@ def test_the_marginal_over_byte_prefixes_has_the_hand_computed_masses() -> None:
     assert classes.tolist() == [1, 0, 1, 3]
     masses = class_masses(torch.tensor([[0.5, 0.2, 0.2, 0.1]]), classes, 3)
     assert masses.tolist()[0] == pytest.approx([0.2, 0.7, 0.0, 0.1])
+
+
+@pytest.mark.parametrize("name", ["bpe", "spm", "superword"])
+def test_next_byte_masses_of_a_byte_student_sum_to_one_minus_the_mass_of_what_has_no_bytes(name: str) -> None:
+    tokens, letters = (TokenBytes.from_tokenizer(toy_tokenizer(kind)) for kind in (name, "byte"))
+    teacher, student = (Party(side, side.size, torch.nn.Identity()) for side in (tokens, letters))
+    probabilities = torch.rand(3, tokens.size, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    masses = class_masses(probabilities, prefix_map(student, teacher), letters.size)
+    spelt = [token for token, data in enumerate(letters.table) if data]
+    without = [token for token, data in enumerate(tokens.table) if not data]
+    assert without, "this tokenizer has an end"
+    assert torch.allclose(masses[:, spelt].sum(dim=1), 1 - probabilities[:, without].sum(dim=1), atol=1e-6)
+    for token in spelt:
+        begins = [known for known, data in enumerate(tokens.table) if data and data[:1] == letters.table[token]]
+        assert torch.allclose(masses[:, token], probabilities[:, begins].sum(dim=1), atol=1e-6)
 
 
 def bpm(teacher: Any, student: Any, batch: AlignedBatch, taught: Outputs, read_: Outputs) -> float:

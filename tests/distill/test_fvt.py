@@ -187,3 +187,16 @@ def test_sixteen_thousand_new_tokens_take_seconds() -> None:
     made = FVT().rows({"input": matrix}, tokens_of("byte"), target, {})
     assert time.monotonic() - began < 20
     assert made.counts()["mean"] == len(words) == 16900
+
+
+def test_a_model_that_scales_its_input_gets_means_of_raw_rows_and_scales_them_once() -> None:
+    source, target = tokens_of("byte"), tokens_of("bpe")
+    model = tiny_model(toy_tokenizer("byte"), "gemma3")
+    embed = model.get_input_embeddings()
+    raw, seen = embed.weight.detach().clone(), embed(torch.arange(source.size)).detach()
+    assert not torch.allclose(raw[: source.size], seen), "this layer multiplies its rows"
+    transplant(model, FVT(), source, target, {})
+    token, data = next((token, data) for token, data in enumerate(target.table) if data and len(data) == 3)
+    embed = model.get_input_embeddings()
+    assert torch.allclose(embed.weight[token], raw[list(data)].mean(dim=0), atol=1e-6)
+    assert torch.allclose(embed(torch.tensor(token)), seen[list(data)].mean(dim=0), atol=1e-5)
