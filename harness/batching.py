@@ -29,6 +29,7 @@ from harness.answers import AnswerBytes, StopReason
 from harness.healing import Healer
 from harness.key_value_cache import ReadPrompts, RowCache
 from harness.memory import attempt, too_large
+from harness.padding import of_like_length
 from harness.prompts import Prompt
 from harness.sampling import Uniforms, draw
 from tasks.task import Generate
@@ -169,10 +170,11 @@ class Batch:
     # --- reading prompts ---
 
     def _next_group(self, free: int) -> list[Reading]:
-        """Take the next prompts that fit into one pass and whose first rows find a place, at least one prompt."""
+        """Take the next prompts for one pass, at least one: they fit, find a place, and are of like length."""
+        count = of_like_length((len(reading.ids) for reading in self._waiting), self._room.prefill_tokens)
         group = [self._waiting.popleft()]
-        widest, rows = len(group[0].ids), len(group[0].rows)
-        while self._waiting and rows < free and (len(group) + 1) * widest <= self._room.prefill_tokens:
+        rows = len(group[0].rows)
+        while len(group) < count and rows < free:
             group.append(self._waiting.popleft())
             rows += len(group[-1].rows)
         return group

@@ -29,6 +29,7 @@ from harness.continuations import ContinuationScore, ContinuationScorer
 from harness.memory import attempt, too_large
 from harness.model_input import context_tokens, first_id
 from harness.next_token import NextToken
+from harness.padding import of_like_length
 from tasks.task import Continuations, Rolling
 
 if TYPE_CHECKING:
@@ -152,10 +153,10 @@ class Scorer:
             )
 
     def _score_pool(self, pool: list[_Item]) -> Iterator[RollingScore]:
-        """Score the windows longest first, as many side by side as the budget allows."""
+        """Score the windows longest first, as many of like length side by side as the budget allows."""
         pool = sorted(pool, key=lambda item: -_width(item[1]))
         while pool:
-            rows = max(1, self._budget // _width(pool[0][1]))
+            rows = of_like_length((_width(window) for _, window in pool), self._budget)
             batch, pool = pool[:rows], pool[rows:]
             began = time.perf_counter()
             nats = self._score_batch(batch)

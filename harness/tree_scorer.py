@@ -17,6 +17,7 @@ import torch
 
 from harness.memory import attempt, too_large
 from harness.next_token import NextToken
+from harness.padding import of_like_length
 from harness.prefix_cache import PrefixCache, can_share, shared_prefixes
 from harness.token_tree import Path, Tree, grow
 
@@ -118,7 +119,7 @@ class TreeScorer:
     def _score_group(self, jobs: Sequence[Sequence[Path]], cache: PrefixCache, rows: list[_Row]) -> Iterator[JobScore]:
         open_jobs = {row.job: _Open({}) for row in rows}
         while rows:
-            count = self._fitting(rows[0].tree.width, cache.length)
+            count = self._fitting(rows, cache.length)
             batch, rows = rows[:count], rows[count:]
             began = time.perf_counter()
             found = attempt(partial(self._score_batch, jobs, cache, batch))
@@ -136,9 +137,11 @@ class TreeScorer:
                     ordered = tuple(job.scores[number] for number in range(len(job.scores)))
                     yield JobScore(row.job, ordered, job.read, cache.length, job.seconds)
 
-    def _fitting(self, width: int, prefix: int) -> int:
-        """Return how many rows of ``width`` columns go through the model together."""
-        return max(1, min(self._budget // width, _MASK_ELEMENTS // (width * (prefix + width))))
+    def _fitting(self, rows: list[_Row], prefix: int) -> int:
+        """Return how many of ``rows``, the widest first, go through the model together."""
+        width = rows[0].tree.width
+        most = max(1, _MASK_ELEMENTS // (width * (prefix + width)))
+        return of_like_length((row.tree.width for row in rows[:most]), self._budget)
 
     def _smaller(self, jobs: Sequence[Sequence[Path]], batch: list[_Row]) -> list[_Row]:
         """Halve a batch that did not fit: its rows, for good; or the paths of its only row."""

@@ -16,7 +16,7 @@ from tasks.task import Generate, Sampling
 CPU = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 WINDOWS = "[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."
 REQUESTS = [
-    Generate(TEXT[at : at + 10 + at % 50], max_bytes=90, sampling=Sampling(0.9 * (at % 2)), seeds=(at, at + 1))
+    Generate(TEXT[at : at + 40 + at % 3], max_bytes=90, sampling=Sampling(0.9 * (at % 2)), seeds=(at, at + 1))
     for at in range(0, 130, 13)
 ]
 
@@ -50,8 +50,8 @@ def answers(generator: Generator) -> dict[tuple[int, int], bytes]:
 def test_running_out_of_memory_halves_the_batch_and_changes_no_answer(
     limits: dict[str, int], error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = answers(Generator(toy_checkpoint(), max_tokens=10))
-    checkpoint = toy_checkpoint()
+    expected = answers(Generator(toy_checkpoint("byte"), max_tokens=10))
+    checkpoint = toy_checkpoint("byte")
     limit(checkpoint, error=error, **limits)
     generator = Generator(checkpoint, max_tokens=10)
     with caplog.at_level(logging.WARNING):
@@ -87,7 +87,7 @@ def test_a_row_that_was_interrupted_goes_on_with_what_it_has_written() -> None:
 
 def test_memory_that_does_not_suffice_for_one_answer_is_one_clear_line() -> None:
     for limits in ({"prefill": 3}, {"rows": 0}):
-        checkpoint = toy_checkpoint()
+        checkpoint = toy_checkpoint("byte")
         limit(checkpoint, **limits)
         with pytest.raises(UserError, match="Memory ran out with a single answer"):
             list(Generator(checkpoint).generate(REQUESTS))
@@ -95,7 +95,7 @@ def test_memory_that_does_not_suffice_for_one_answer_is_one_clear_line() -> None
 
 def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    checkpoint = toy_checkpoint()
+    checkpoint = toy_checkpoint("byte")
     limit(checkpoint, rows=2, error=RuntimeError("shapes"))
     with pytest.raises(RuntimeError, match="shapes"):
         list(Generator(checkpoint).generate(REQUESTS))
