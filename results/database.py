@@ -12,6 +12,7 @@ refuses at once, without waiting, a transaction that read first and then finds t
 import json
 import os
 import sqlite3
+import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -270,7 +271,7 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _: object) -> None:
         if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _keep_a_log(connection)
             # Safe against the death of the process; only a power cut can lose the last calls, never the file.
             connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -65536")
@@ -281,6 +282,20 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode, which stays in the file; wait for others here, for SQLite refuses this one at once."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _server_engine(url: str) -> sa.Engine:

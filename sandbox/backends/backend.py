@@ -155,8 +155,12 @@ class Backend(ABC):
 
 
 def worker_command() -> list[str]:
-    """Return the command of a worker: this interpreter and what to tell it."""
-    return [os.path.realpath(sys.executable), *worker_arguments()]
+    """Return the command of a worker: this interpreter and what to tell it.
+
+    An environment may hold a copy of its interpreter, which a worker does not see: it gets the one that was copied.
+    """
+    executable: str = getattr(sys, "_base_executable", "") or sys.executable
+    return [os.path.realpath(executable), *worker_arguments()]
 
 
 def worker_arguments() -> list[str]:

@@ -26,11 +26,15 @@ class Bubblewrap(Backend):
         """Look for the program, then try it."""
         from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
 
-        fault = try_worker(self) if shutil.which("bwrap") else "the program bwrap is not installed"
-        if fault:
+        if not shutil.which("bwrap"):
             hint = "Install bubblewrap (apt install bubblewrap, dnf install bubblewrap)."
-            return BackendReport(self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=hint)
+            return self._unfit("the program bwrap is not installed", hint)
+        if fault := try_worker(self):
+            return self._unfit(fault, "The namespaces backend needs no program and gives the same guarantees.")
         return walled(self.name)
+
+    def _unfit(self, fault: str, hint: str) -> BackendReport:
+        return BackendReport(self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=hint)
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
         """Start bwrap, and the worker in it."""

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -261,6 +262,18 @@ def test_two_writers_lose_nothing(kind: str, request: pytest.FixtureRequest, tmp
         assert len(cells) == 120
         assert all(entry.cell.status is Progress.COMPLETE for entry in cells)
         assert all(store.done_samples(entry.cell.fingerprint) == {("d", 0)} for entry in cells)
+
+
+def test_who_opens_a_store_that_another_process_is_making_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    maker = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    maker.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.3, lambda: (maker.execute("ROLLBACK"), maker.close()))
+    end.start()
+    with Store(path) as store:
+        assert end.finished.is_set()
+        store.add_samples([a_sample("d")])
+    end.join()
 
 
 def message_of(path: Path | str, *, read_only: bool = False) -> str:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import textwrap
 import time
+import venv
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_a_backend_that_is_not_here_is_told_in_the_summary(name: str) -> None:
         assert report.hint
         pytest.skip(f"the sandbox tests did not run on {name}: {', '.join(report.missing)}")
     assert {"files", "net", "pid", "ipc", "seccomp", "processes", "memory"} <= report.guarantees
+
+
+def test_workers_start_from_an_environment_that_holds_a_copy_of_its_interpreter(tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", symlinks=False)
+    code = "import sandbox; print(*(report.name for report in sandbox.probe() if report.available))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [tmp_path / "env/bin/python", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    here = [report.name for report in sandbox.probe() if report.available]
+    assert done.stdout.split() == here
 
 
 def test_verdicts_do_not_depend_on_order_or_company(pool: Pool) -> None:
