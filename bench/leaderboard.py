@@ -7,7 +7,7 @@ needs to open the first page, to sort a column, to filter models and to show ans
 and chromium-driver.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -113,8 +113,11 @@ def opened(index: Path) -> None:
 
 def main() -> None:
     """Fill, write, open, report."""
-    given = [int(text) for text in sys.argv[1:]]
-    models, tasks, samples = (*given, *(200, 40, 100_000)[len(given) :])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {"models": 200, "tasks": 40, "samples": 100_000}.items():
+        parser.add_argument(name, nargs="?", type=int, default=default)
+    chosen = parser.parse_args()
+    models, tasks, samples = chosen.models, chosen.tasks, chosen.samples
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.sqlite"
         began = time.perf_counter()

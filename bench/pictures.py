@@ -6,6 +6,7 @@ Pictures: the table, the plots of a task, an answer with its verdict, and the ta
 Debian packages chromium and chromium-driver.
 """
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -108,8 +109,11 @@ PICTURES: dict[str, Callable[[webdriver.Chrome, Path], None]] = {
 
 def main() -> None:
     """Write the leaderboard to a temporary folder and the pictures of it to OUT."""
-    store = sys.argv[1] if len(sys.argv) > 1 else "runs/crosstok.db"
-    out = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent.parent / "docs" / "pictures"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", nargs="?", default="runs/crosstok.db")
+    parser.add_argument("out", nargs="?", type=Path, default=Path(__file__).parent.parent / "docs" / "pictures")
+    chosen = parser.parse_args()
+    store, out = chosen.store, chosen.out
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, Store(store, read_only=True) as opened, browser() as driver:
         index = write_leaderboard(opened, Path(folder) / "board", students=cache_folder() / "students")

@@ -6,6 +6,7 @@ Prints seconds for filling (straight inserts, not what a run costs), for the def
 cache warm), and for `store check`.
 """
 
+import argparse
 import math
 import subprocess
 import sys
@@ -91,9 +92,13 @@ def _rows(cell: str, passed: Any) -> Iterator[tuple[sa.Table, list[dict[str, Any
 
 def main() -> None:
     """Fill, read, report."""
-    samples = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", nargs="?", type=int, default=1_000_000)
+    parser.add_argument("url", nargs="?", help="an empty store; by default a temporary SQLite file")
+    chosen = parser.parse_args()
+    samples = chosen.samples
     with tempfile.TemporaryDirectory() as folder:
-        url = sys.argv[2] if len(sys.argv) > 2 else str(Path(folder) / "large.sqlite")
+        url = chosen.url or str(Path(folder) / "large.sqlite")
         began = time.perf_counter()
         with Store(url) as store:
             fill(store, samples)
