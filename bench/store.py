@@ -2,8 +2,8 @@
 
     python bench/store.py [SAMPLES] [URL]     # default: 1000000 in a temporary SQLite file
 
-Prints seconds for filling (straight inserts, not what a run costs) and for the default table cold (a fresh process, disk
-cache warm).
+Prints seconds for filling (straight inserts, not what a run costs) and for the default table cold (a fresh process,
+disk cache warm).
 """
 
 import argparse
