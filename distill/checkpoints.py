@@ -57,6 +57,11 @@ class Checkpoint:
         """Number of ids that may carry probability; rows of the matrix beyond them are padding."""
         return min(self.tokenbytes.size, rows(self.model))
 
+    @property
+    def members(self) -> int:
+        """Number of models that answer: an ensemble's members, 1 of any other model."""
+        return len(self.model.members) if isinstance(self.model, EnsembleForCausalLM) else 1
+
 
 def load(
     source: str | Path, *, dtype: str = "float32", device: str = "cpu", accept_licence: bool = False

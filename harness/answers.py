@@ -45,6 +45,9 @@ class Generation:
     """The ids that were generated, specials included; a server does not tell them."""
     healed_bytes: int | None = None
     """Bytes at the prompt's end that the model wrote anew; None where token healing was off."""
+    passes: int | None = None
+    """Forward passes that it took part in, that over its prompt among them, each member of an ensemble counted; None
+    where nobody knows."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -52,6 +55,8 @@ class Generation:
         found: dict[str, Any] = {"refused": self.refused} if self.refused else {}
         if self.healed_bytes is not None:
             found["healed_bytes"] = self.healed_bytes
+        if self.passes is not None:
+            found["passes"] = self.passes
         return found
 
 

@@ -83,6 +83,8 @@ class Row:
     ids: list[int] = field(default_factory=list)
     tokens: int = 0
     steps: int = 0
+    reads: int = 0
+    """Passes that read its prompt, and once more what it had written where memory ran out."""
     seconds: float = 0.0
     stop_reason: StopReason | None = None
 
@@ -196,6 +198,7 @@ class Batch:
         elapsed = time.perf_counter() - began
         for reading in group:
             for row in reading.rows:
+                row.reads += 1
                 row.seconds += elapsed * len(reading.ids) / sum(lengths) / len(reading.rows)
         self._shelf = (*read, group)
         return attempt(self._place)

@@ -108,4 +108,5 @@ class Generator:
             seconds=row.seconds,
             ids=tuple(row.ids),
             healed_bytes=None if self._healer is None else row.healed,
+            passes=self._checkpoint.members * (row.reads + row.steps),
         )

@@ -1,8 +1,9 @@
 """What one token costs a model, counted from its weights and configuration.
 
 Counted are the multiplications of matrices; norms, rotations and activations are hundreds of times smaller. Of experts
-only those that a token visits count. Where the cost of a token is not decided by the model alone (members that read
-the text in tokens of their own), nothing is stated rather than a guess.
+only those that a token visits count. An ensemble costs what its members cost together. Where the cost of a token is not
+decided by the model alone (members of other tokenizers, who read the text in tokens of their own), nothing is stated
+rather than a guess; tables add up the members instead, each by its own tokens.
 """
 
 from typing import Any
@@ -10,16 +11,16 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from distill.ensemble import EnsembleForCausalLM
+from distill.ensemble import EnsembleForCausalLM, OwnTokensEnsemble
 
 
 def compute_of(model: PreTrainedModel) -> dict[str, int]:
     """Return operations per token by part (``body``, ``head``, ``context``; see ``results.costs``), {} if unknown."""
-    if type(model) is EnsembleForCausalLM:
+    if isinstance(model, OwnTokensEnsemble) and model.config.tokens != "shared":
+        return {}
+    if isinstance(model, EnsembleForCausalLM):
         parts = [compute_of(member) for member in model.members]  # type: ignore[arg-type]  # a ModuleList has no type
         return {name: sum(part[name] for part in parts) for name in parts[0]} if all(parts) else {}
-    if isinstance(model, EnsembleForCausalLM):
-        return {}
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     if head is None or getattr(head, "weight", None) is None:
         return {}

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bytes_per_token": ("bytes/token", "{:.2f}".format),
     "flops_per_byte": ("MFLOP/byte", lambda value: f"{value / 1e6:,.1f}"),
+    "passes_per_byte": ("passes/byte", "{:.3f}".format),
     "bytes_per_s": ("bytes/s", "{:,.0f}".format),
     "seconds": ("seconds", "{:.1f}".format),
     "new_token_share": ("new tokens, %", lambda value: f"{100 * value:.1f}"),
 }
 """Heading and form of what a cell cost, by column of the frame."""
-_WHERE_KNOWN = frozenset({"flops_per_byte", "new_token_share"})
+_WHERE_KNOWN = frozenset({"flops_per_byte", "passes_per_byte", "new_token_share"})
 _SHORT_UNIT = {"fraction": "%"}
 
 
@@ -53,7 +54,12 @@ def _legend(rows: Rows) -> list[str]:
     if any(not absent(row["flops_per_byte"]) for row in rows):
         found.append(
             f"MFLOP/byte: millions of operations of the model per byte of the text that was read or scored, "
-            f"with {VIEW_BYTES} bytes in view."
+            f"with {VIEW_BYTES} bytes in view; of an ensemble, of all its members."
+        )
+    if any(not absent(row["passes_per_byte"]) for row in rows):
+        found.append(
+            "Passes/byte: forward passes per byte written, that over the prompt included; of an ensemble, of all its "
+            "members."
         )
     if any(not absent(row["new_token_share"]) for row in rows):
         found.append("New tokens: of the tokens that were written, those that the model's source does not have.")

@@ -5,7 +5,7 @@ they are added up, so that a table reads a few numbers per cell, and turned into
 is always of the samples in which its fact was looked for: whatever was not looked for is absent and never zero.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from results.sums import SampleFacts
@@ -28,11 +28,8 @@ def sum_facts(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Sums, list
         sums[name] = sums.get(name, 0) + value
 
     for size, facts in rows:
-        if "loop_bytes" in facts:
-            add("answers", 1)
-            add("answer_bytes", size)
-            add("looped", bool(facts["loop_bytes"]))
-            add("invalid_utf8_bytes", facts.get("invalid_utf8_bytes", 0))
+        for name, value in _of_answer(size, facts):
+            add(name, value)
         straddled = facts.get("straddled", bool(facts.get("straddled_bytes")) if "choices" in facts else None)
         if straddled is not None:
             add("borders", 1)
@@ -50,6 +47,18 @@ def sum_facts(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Sums, list
             if not isinstance(value, str):
                 add(f"{AGREEMENT}.{name}", value)
     return sums, sorted(new_ids)
+
+
+def _of_answer(size: int, facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield what one answer adds to the sums."""
+    if "loop_bytes" in facts:
+        yield "answers", 1
+        yield "answer_bytes", size
+        yield "looped", bool(facts["loop_bytes"])
+        yield "invalid_utf8_bytes", facts.get("invalid_utf8_bytes", 0)
+    if "passes" in facts:
+        yield "passes", facts["passes"]
+        yield "bytes_of_passes", size
 
 
 FACT_COLUMNS = (

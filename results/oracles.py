@@ -7,7 +7,7 @@ of it. It can still beat this oracle, because a mixture can say what no member s
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def oracles(
     """
     found = {}
     for name in known:
-        members = _members(run, name, known)
+        members = tuple(dict.fromkeys(members_of(run, name, known)))
         if len(members) > 1 and all(member in known and member not in unlike for member in members):
             together = functools.reduce(
                 functools.partial(_better, higher=headline.higher_is_better), [known[member] for member in members]
@@ -48,15 +48,18 @@ def oracles(
     return found
 
 
-def _members(run: Run, name: str, known: "Mapping[str, Answers]") -> tuple[str, ...]:
-    """Return the names of an ensemble's members in the run, those of its own seed where they have seeds."""
+def members_of(run: Run, name: str, known: Container[str]) -> tuple[str, ...]:
+    """Return the names of an ensemble's members in the run, those of its own seed where they are among ``known``.
+
+    No names for a model that is no ensemble.
+    """
     model, _, seed = name.partition("@")
     models = run.config.get("models")
     entry = models.get(model) if isinstance(models, Mapping) else None
     ensemble = entry.get("ensemble") if isinstance(entry, Mapping) else None
     named = ensemble.get("members", ()) if isinstance(ensemble, Mapping) else ()
     seeded = {member: f"{member}@{seed}" for member in named}
-    return tuple(dict.fromkeys(seeded[member] if seeded[member] in known else member for member in named))
+    return tuple(seeded[member] if seeded[member] in known else member for member in named)
 
 
 def _better(first: "Answers", second: "Answers", *, higher: bool) -> "Answers":

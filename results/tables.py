@@ -20,6 +20,7 @@ from results.facts import FACT_COLUMNS, fact_columns
 from results.findings import findings, footnotes, general_notes
 from results.formats import FORMATS, render_layout
 from results.macro import Mean, means
+from results.oracles import members_of
 from results.schema import Run
 from results.statistics import Estimate
 from results.store import Store
@@ -36,11 +37,14 @@ def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFram
     (95 % interval), ``n`` (documents measured), ``documents`` (asked for), ``available`` (in the whole benchmark),
     ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bootstrap_low`` and ``bootstrap_high`` (the
     interval by resampling, where ``low`` and ``high`` are analytic), ``bytes_per_token`` (of the text that was read or
-    scored, the same for every model), ``flops_per_byte`` (see ``results.costs``), ``new_token_share`` (of the tokens
-    written, those that the model's source did not have), the columns of ``results.facts.fact_columns`` (what the
-    tokenizer did to the texts, and how far the model agrees with a teacher) and of :func:`new_token_columns`,
-    ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of the model alone), ``bytes_per_s`` (generated or
-    scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``, ``tier``, ``interval`` (method) and ``note``.
+    scored, the same for every model), ``flops_per_byte`` (see ``results.costs``; of an ensemble whose members read in
+    their own tokens the sum over them, where all were measured), ``passes_per_byte`` (forward passes that answers took
+    part in, that over the prompt and those of each member of an ensemble counted, per byte written),
+    ``new_token_share`` (of the tokens written, those that the model's source did not have), the columns of
+    ``results.facts.fact_columns`` (what the tokenizer did to the texts, and how far the model agrees with a teacher)
+    and of :func:`new_token_columns`, ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of the model alone),
+    ``bytes_per_s`` (generated or scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``, ``tier``,
+    ``interval`` (method) and ``note``.
     What was not measured is NaN.
 
     ``attrs`` holds ``title``, ``findings``, ``notes``, ``means`` (over tasks of one metric, a row per model) and
@@ -91,6 +95,7 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
                 "note": "; ".join(remarks.get((name, task.task.name), ())),
             }
             rows.append(row)
+    _add_up_members(found, rows)
     frame = pd.DataFrame(rows)
     # A column that is empty throughout holds numbers all the same.
     frame = frame.astype(dict.fromkeys((*FACT_COLUMNS, *NEW_TOKEN_COLUMNS), float))
@@ -100,6 +105,17 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
         "agreement_with": found.run.config.get("agreement_with") or "",
     }  # fmt: skip
     return frame
+
+
+def _add_up_members(found: Comparison, rows: list[dict[str, Any]]) -> None:
+    """State the operations of ensembles that have none of their own: those of their members, each in its own tokens."""
+    known = {(row["model"], row["task"]): row for row in rows}
+    for row in rows:
+        if row["flops_per_byte"] is None and row["status"] != "not measured":
+            members = [known.get((name, row["task"]), {}) for name in members_of(found.run, row["model"], found.models)]
+            flops = [member.get("flops_per_byte") for member in members]
+            if members and None not in flops:
+                row["flops_per_byte"] = sum(flops)
 
 
 def _resampled(estimate: Estimate | None) -> dict[str, float | None]:
@@ -124,17 +140,19 @@ def _number(value: float) -> float | None:
 
 
 def sample_columns(facts: list[SampleFacts]) -> dict[str, Any]:
-    """Return what the answers of a cell cost: bytes per token, stops, seconds, bytes per second, use of new tokens."""
+    """Return what the answers of a cell cost: bytes per token, stops, time, forward passes, use of new tokens."""
     size, seconds = sum(fact.bytes for fact in facts), sum(fact.seconds for fact in facts)
     read, tokens = sum(fact.prompt_bytes for fact in facts), sum(fact.prompt_tokens for fact in facts)
     if not tokens:
         read, tokens = size, sum(fact.tokens for fact in facts)
     checked = sum(fact.checked_tokens or 0 for fact in facts)
+    passes, passed = (sum(fact.facts.get(name, 0) for fact in facts) for name in ("passes", "bytes_of_passes"))
     return {
         "bytes_per_token": read / tokens if tokens else None,
         "stops": _counts({fact.stop_reason: fact.samples for fact in facts if fact.stop_reason}),
         "seconds": seconds if facts else None,
         "bytes_per_s": size / seconds if seconds else None,
+        "passes_per_byte": passes / passed if passed else None,
         "new_token_share": sum(fact.new_tokens or 0 for fact in facts) / checked if checked else None,
     }
 

@@ -1,11 +1,16 @@
 """What a token costs, against numbers worked out on paper."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import Shape, tiny_model
 from torch import nn
+from toy_tokenizers import toy_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from distill import checkpoints
+from distill.ensemble import save_ensemble
 from harness.model_costs import compute_of
 
 # width 16, 2 layers, 4 heads of 4 with 2 of keys, inner width 24, 50 ids
@@ -31,6 +36,21 @@ def test_of_experts_only_those_that_a_token_visits_are_counted() -> None:
     config = MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2)
     router = 16 * 4
     assert compute_of(MixtralForCausalLM(config))["body"] == 2 * 2 * (ATTENTION + router + 2 * INNER)
+
+
+@pytest.mark.parametrize("tokens", ["same", "shared", "mined", "union"])
+def test_an_ensemble_costs_what_its_members_cost_where_one_token_is_one_token_to_all(
+    tokens: Any, tmp_path: Path
+) -> None:
+    shapes: tuple[Shape, ...] = ("llama", "gemma3")
+    folders = [tmp_path / shape for shape in shapes]
+    for seed, (folder, shape) in enumerate(zip(folders, shapes, strict=True)):
+        tiny_model(toy_tokenizer("bpe"), shape, seed=seed).save_pretrained(folder)
+        toy_tokenizer("bpe").save_pretrained(folder)
+    pair = checkpoints.load(save_ensemble(tmp_path / tokens, folders, tokens=tokens)).model
+    alone = [compute_of(checkpoints.load(folder).model) for folder in folders]
+    summed = {part: alone[0][part] + alone[1][part] for part in ("body", "head", "context")}
+    assert compute_of(pair) == (summed if tokens in {"same", "shared"} else {})
 
 
 def test_nothing_is_stated_of_a_model_without_an_output_matrix() -> None:

@@ -83,6 +83,10 @@ def test_a_row_that_was_interrupted_goes_on_with_what_it_has_written() -> None:
     assert {prompt: answer.text for prompt, answer in found.items()} == texts
     assert all(answer.tokens == len(answer.text) for answer in found.values())
     assert generator.counts.out_of_memory == 3
+    # Each is read once, and the eight, four and two that ran when memory was short once more, but for what waited.
+    again = [(found[prompt].passes or 0) - found[prompt].steps - 1 for prompt in texts]
+    assert sum(again) >= 8 + 4 + 2
+    assert min(again) >= 1
 
 
 def test_memory_that_does_not_suffice_for_one_answer_is_one_clear_line() -> None:

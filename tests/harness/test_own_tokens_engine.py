@@ -36,6 +36,16 @@ def test_rows_that_come_and_go_answer_as_they_would_alone(pair: Any) -> None:
     assert [together[index] for index in range(len(requests))] == alone
 
 
+def test_an_answer_counts_the_passes_of_both_members_and_one_pass_over_the_prompt(pair: Any) -> None:
+    requests = [Generate(prompt=TEXT[start : start + 60], max_bytes=15 + start) for start in range(4)]
+    generator = Generator(pair, max_batch_rows=1)
+    before = sum(pair.model.passes)
+    answers = list(generator.generate(requests))
+    assert [answer.passes for answer in answers] == [2 * (1 + answer.steps) for answer in answers]
+    assert all(answer.facts["passes"] == answer.passes for answer in answers)
+    assert sum(answer.passes or 0 for answer in answers) == sum(pair.model.passes) - before, "rows alone share no pass"
+
+
 def test_a_text_is_scored_as_step_by_step(pair: Any) -> None:
     text = TEXT[:150]
     answer = next(iter(Scorer(pair).rolling([Rolling(text, window_bytes=4096, stride_bytes=2048)])))
