@@ -90,9 +90,9 @@ def test_a_prompt_that_ends_inside_a_token_goes_on_with_the_rest_of_it(name: str
     request = Generate(prompt, max_bytes=50)
     [plain] = Generator(checkpoint).generate([request])
     [healed] = Generator(checkpoint, heal=True).generate([request])
-    assert (plain.data, plain.healed_bytes, plain.facts) == (b"", None, {})
+    assert (plain.data, plain.healed_bytes, plain.facts) == (b"", None, {"passes": plain.passes})
     assert (healed.data, healed.stop_reason) == (token[1:], "end")
-    assert healed.facts == {"healed_bytes": healed.healed_bytes}
+    assert healed.facts == {"healed_bytes": healed.healed_bytes, "passes": healed.passes}
     assert healed.healed_bytes
     assert (healed.prompt_text, healed.prompt_bytes) == (prompt, len(prompt))
     assert healed.prompt_tokens < plain.prompt_tokens
