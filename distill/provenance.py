@@ -27,7 +27,12 @@ class Provenance(BaseModel):
         description="Taken as it is; made from another; or several models in lockstep."
     )
     source: str = Field(description="The model that it is or was made from; an ensemble's members joined by ' + '.")
-    source_fingerprint: str = Field(description="Of that model's content.")
+    source_fingerprint: str = Field(
+        description="Of the content of the model that it was made from: that model, or a student of it."
+    )
+    root_fingerprint: str = Field(
+        default="", description="Of the content of the model named by source, which the first student was made from."
+    )
     teacher: dict[str, Any] = Field(
         default_factory=dict, description="Another model that taught it: source, fingerprint, tokenizer, licence."
     )

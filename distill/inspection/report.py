@@ -1,7 +1,7 @@
 """From two models to an ``Inspection``."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -45,13 +45,14 @@ def inspect(
 
     ``count`` new tokens are looked at one by one; ``traces`` of them across layers, the most frequent in the held-out
     part of ``corpus`` (default: what the student was trained on), and all of ``tokens``, given by their text. Raises
-    UserError for a model without rows of its own, without new tokens, or whose parent is unknown or of another width,
-    and for ``tokens`` that are not new.
+    UserError for a model without rows of its own, without new tokens, or whose parent is unknown, has changed since or
+    is of another width, and for ``tokens`` that are not new.
     """
     tell = progress or (lambda _, __: None)
     folder = checkpoints.fetch(source)
     record = provenance.read(folder)
     parent_source = against or _parent_of(source, record)
+    notes = list(_unlike_the_parent(source, record, parent_source, named=against is not None))
     tell(0.0, "reading both models")
     student, parent = checkpoints.load(source), checkpoints.load(parent_source)
     work = _Work(student, parent, count)
@@ -60,7 +61,6 @@ def inspect(
     matrices = [work.matrix(number) for number in range(len(work.kinds))]
     tell(0.3, "movement")
     snapshots = read_snapshots(folder)
-    notes = []
     movement = work.movement(snapshots)
     if not snapshots:
         notes.append(
@@ -110,6 +110,32 @@ def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
             hint="Name the folder: --against FOLDER.",
         )
     return record.source
+
+
+def _unlike_the_parent(
+    source: str | Path, record: provenance.Provenance | None, parent: str | Path, *, named: bool
+) -> Iterator[str]:
+    """Yield a note where ``parent`` is not what ``source`` was made from, by content.
+
+    Whoever names a model wants it. Raises UserError where it was not ``named`` but found by the name on the record: a
+    model that was changed since would be taken for the one that the new rows began in.
+    """
+    made_from = {record.source_fingerprint, record.root_fingerprint} - {""} if record else set()
+    if not made_from or record is None or record.kind != "student":
+        return
+    found = checkpoints.identify(parent)
+    if found in made_from:
+        return
+    was = record.root_fingerprint or record.source_fingerprint
+    if not named:
+        raise UserError(
+            f"{parent} has changed since {source} was made from it: its fingerprint was {was} and is {found}.",
+            hint=f"Restore it, or compare with it as it is now: --against {parent}.",
+        )
+    yield (
+        f"{parent} is not the model that this student was made from, or has changed since (fingerprint {found}; made "
+        f"from {was}): what is said of old rows, constituents and layers is against another model."
+    )
 
 
 class _Work:

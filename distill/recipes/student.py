@@ -214,6 +214,7 @@ def make_student(
         "kind": "student",
         "source": source.provenance["source"],
         "source_fingerprint": source.fingerprint,
+        "root_fingerprint": source.provenance.get("root_fingerprint") or source.provenance["source_fingerprint"],
         "licence": source.provenance.get("licence", ""),
         "data": [{"name": texts.name, **texts.source}] if texts else [],
         "losses": [loss.describe() for loss in spec.losses()] if spec.steps else [],

@@ -7,13 +7,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 from typer.testing import CliRunner
 
 from crosstok.errors import UserError
+from distill import checkpoints, provenance
 from distill.inspection import Inspection, inspect
 from distill.inspection.records import Row, Spread
+from distill.recipes import check_student, make_student
 from harness.cli import app
 from harness.inspection.page import page, summary, write_inspection
 
@@ -198,6 +201,63 @@ def test_what_cannot_be_inspected_is_one_clear_line_and_leaves_no_file(
     assert said in str(result.exception)
     assert "\n" not in str(result.exception).strip()
     assert not (tmp_path / "out").exists()
+
+
+def changed(parent: Path, folder: Path) -> Path:
+    """Return a copy of ``parent`` under its name in ``folder``, with one number of its rows changed."""
+    copy = folder / parent.name
+    shutil.copytree(parent, copy)
+    weights = load_file(copy / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_a_parent_that_changed_since_is_never_compared_with_in_silence(
+    grown: Path, tiny_folder: Path, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The record names a folder by its name alone, so it is found from beside it.
+    command = ["inspect", str(grown), "--traces", "0", "--out", str(tmp_path / "out")]
+    monkeypatch.chdir(tiny_folder.parent)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "has changed since" not in result.output
+    other = changed(tiny_folder, tmp_path / "elsewhere")
+    monkeypatch.chdir(other.parent)
+    shutil.rmtree(tmp_path / "out")
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError)
+    was, now = checkpoints.identify(tiny_folder), checkpoints.identify(other)
+    assert (
+        f"{tiny_folder.name} has changed since {grown} was made from it: its fingerprint was {was} and is {now}."
+        in (str(result.exception))
+    )
+    assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, [*command, "--against", str(other)])
+    assert result.exit_code == 0, result.output
+    assert "is not the model that this student was made from, or has changed since" in result.output
+    page_text = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert f"fingerprint {now}; made from {was}" in page_text
+
+
+def test_a_student_of_a_student_is_compared_with_the_first_model_or_with_the_student_it_was_made_from(
+    grown: Path, tiny_folder: Path, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = tmp_path / "second"
+    spec = check_student(
+        "distil",
+        {"from": str(grown), "teacher": str(tiny_folder), "corpus": f"jsonl:{texts_file}", "loss": ["kl"], "steps": 1,
+         "batch": 1, "window_bytes": 64},
+    )  # fmt: skip
+    make_student(spec, second)
+    record = provenance.read(second)
+    assert record is not None
+    assert record.source_fingerprint == checkpoints.identify(grown)
+    assert record.root_fingerprint == checkpoints.identify(tiny_folder)
+    monkeypatch.chdir(tiny_folder.parent)
+    assert not any("made from" in note for note in inspect(second, traces=0).notes)
+    with pytest.raises(UserError, match="nothing new to look at"):
+        inspect(second, grown, traces=0)
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(found: Inspection, tmp_path: Path) -> None:
