@@ -65,7 +65,13 @@ class LocalEngine:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The engine of ``harness.likelihood``."""
+        """The engine of ``harness.likelihood``. Raises :class:`UserError` for a union of top-k tokens."""
+        if getattr(self.checkpoint.model.config, "tokens", None) == "union":
+            raise UserError(
+                f"{self.checkpoint.source} gives no probability to tokens that no member puts up, so texts have no "
+                "likelihood under it.",
+                hint="Ask it for answers alone, or combine its members with tokens: mined.",
+            )
         return Scorer(self.checkpoint, max_batch_tokens=self._tokens)
 
 
@@ -95,11 +101,16 @@ def name_of_source(source: str) -> str:
     return Path(source.rpartition(":")[2]).name or "model"
 
 
+def asks_likelihood(task: Task, style: PromptStyle) -> bool:
+    """Return whether ``task`` asks for the likelihood of texts, and not for answers."""
+    first = next(iter(task.documents()), None)
+    return first is not None and not isinstance(task.request(first, style), Generate)
+
+
 def require_answerable(model: str, style: PromptStyle, tasks: Iterable[Task]) -> None:
     """Raise :class:`UserError` for a task that asks a served model for anything but answers."""
     for task in tasks:
-        first = next(iter(task.documents()), None)
-        if first is not None and not isinstance(task.request(first, style), Generate):
+        if asks_likelihood(task, style):
             raise UserError(
                 f"The model {model!r} is behind a server, which answers prompts and scores no text, "
                 f"and {task.name!r} needs the likelihood of text.",

@@ -16,7 +16,7 @@ from crosstok.fingerprint import fingerprint
 from distill import checkpoints
 from distill.recipes import StudentSpec, check_student
 from distill.training_spec import BESIDE
-from harness.engines import require_answerable
+from harness.engines import asks_likelihood, require_answerable
 from harness.references import References
 from harness.server_protocol import ServedModel, find_served, is_server
 from harness.suite import ModelSpec, Suite, made_from, order_of_models, parents
@@ -52,6 +52,11 @@ class PlannedModel:
     """The server that answers for it, where it is not loaded here."""
     dtype: str = ""
     """What it computes in, where that is not the suite's to say."""
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether texts have no likelihood under it: most tokens of a text are none that a union of top-k puts up."""
+        return self.spec.ensemble is not None and self.spec.ensemble.tokens == "union"
 
     @property
     def label(self) -> str:
@@ -131,6 +136,12 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
                     f"Token healing needs the tokens of a model, and {model.name!r} is behind a server.",
                     hint="Leave out `heal`, or measure the model from its weights.",
                 )
+        if model.answers_alone and all(asks_likelihood(task, model.style) for task in tasks):
+            raise UserError(
+                f"The ensemble {model.name!r} gives no probability to tokens that no member puts up, and all tasks "
+                "need the likelihood of texts.",
+                hint="Add a task of answers, or combine its members with tokens: mined.",
+            )
     return planned(suite, models, only_unseen(tasks, trained_texts(models.values())))
 
 
@@ -148,6 +159,7 @@ def planned(
         plan_cell(model, task, suite, (references or {}).get(task.name), _teacher(model, suite, models))
         for model in models.values()
         for task in tasks
+        if not (model.answers_alone and asks_likelihood(task, model.style))
     )
     identity = {
         "suite": suite.model_dump(mode="json"),

@@ -1,6 +1,6 @@
 """What a comparison can and cannot tell apart, in plain sentences, and the footnotes of its table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from results.comparison import ALL_PAIRS, SIGNIFICANT, Comparison, Headline, TaskComparison, unmeasured_models
 from results.schema import Cell, Progress
@@ -127,6 +127,20 @@ def _of_cell(task: TaskComparison, model: str, cell: Cell) -> list[str]:
     return [f"{cell.status}: {share}{f', {cell.error}' if cell.error else ''}"]
 
 
+def _unasked(comparison: Comparison) -> list[str]:
+    """Return the models over a union of top-k tokens that have no cell of some task."""
+    models = comparison.run.config.get("models")
+    entries = models if isinstance(models, Mapping) else {}
+    found = []
+    for name in {name: None for task in comparison.tasks for name in task.cells}:
+        entry = entries.get(name) or entries.get(name.partition("@")[0])
+        ensemble = entry.get("ensemble") if isinstance(entry, Mapping) else None
+        union = isinstance(ensemble, Mapping) and ensemble.get("tokens") == "union"
+        if union and any(name not in task.cells for task in comparison.tasks):
+            found.append(name)
+    return found
+
+
 def general_notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know of the run and its tasks."""
     notes = ["Bold: best of its column; ≈: not told from the best. Intervals are 95 %."]
@@ -136,6 +150,11 @@ def general_notes(comparison: Comparison) -> list[str]:
     missing = unmeasured_models(run, [name for task in comparison.tasks for name in task.cells])
     if missing:
         notes.append(f"Not measured at all: {_listed(missing)}.")
+    if unasked := _unasked(comparison):
+        notes.append(
+            f"Not asked for likelihoods: {_listed(unasked)}, as a union of top-k tokens gives no probability to "
+            "any other."
+        )
     for task in comparison.tasks:
         if remark := task.task.source.get("remark"):
             notes.append(f"{task.task.name}: {remark}.")
