@@ -81,10 +81,12 @@ def test_members_with_special_tokens_of_their_own_are_mixed_over_what_they_share
     assert_close(found.exp().sum(-1), torch.ones(len(found)))
 
 
+@pytest.mark.parametrize("tokens", ["shared", "mined", "union"])
 @pytest.mark.parametrize("shape", ["llama", "gpt2", "gemma3"])
-def test_identical_members_equal_one_member(tmp_path: Path, save_tiny: Save, shape: str) -> None:
+def test_identical_members_equal_one_member(tmp_path: Path, save_tiny: Save, shape: str, tokens: Any) -> None:
     folder = folders_of(tmp_path, save_tiny, "bos", shape=shape)[0]
-    pair = load(save_ensemble(tmp_path / "pair", [folder, folder], tokens="shared"))
+    # A union of all tokens leaves none out.
+    pair = load(save_ensemble(tmp_path / "pair", [folder, folder], tokens=tokens, top_k=10_000))
     one = load(folder)
     text = TEXT[:300]
     found = logits(pair.model, ids_of(pair, text))
@@ -186,6 +188,34 @@ def test_members_of_one_tokenizer_read_a_text_in_any_order_alike(tmp_path: Path,
     folders = folders_of(tmp_path, save_tiny, "bpe", "bpe")
     one = load(save_ensemble(tmp_path / "one", folders, tokens="shared"))
     other = load(save_ensemble(tmp_path / "other", folders[::-1], tokens="shared"))
+    ids = ids_of(one, TEXT[:120])
+    assert_close(logits(one.model, ids), logits(other.model, ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", ["shared", "mined"])
+@pytest.mark.parametrize("combine", ["mean_prob", "mean_logit"])
+def test_a_left_padded_batch_is_scored_as_its_rows_alone(
+    tmp_path: Path, save_tiny: Save, tokens: Any, combine: Any
+) -> None:
+    names = ("bpe", "bos") if tokens == "shared" else ("bpe", "spm")
+    folders = folders_of(tmp_path, save_tiny, *names, shape="gpt2")  # its positions are absolute
+    pair = load(save_ensemble(tmp_path / "pair", folders, tokens=tokens, combine=combine))
+    rows = [ids_of(pair, "the hens were up"), ids_of(pair, "def push(self, value):\n    se"), ids_of(pair, "x")]
+    width = max(map(len, rows))
+    ids = torch.tensor([[pair.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    with torch.inference_mode():
+        together = pair.model(ids, attention_mask=mask).logits
+    for found, row in zip(together, rows, strict=True):
+        assert_close(found[width - len(row) :], logits(pair.model, row), atol=1e-5, rtol=1e-5)
+
+
+def test_the_order_of_members_does_not_matter_where_they_answer_alike(tmp_path: Path, save_tiny: Save) -> None:
+    # The first member lends its vocabulary, so that of two tokenizers the order is part of the ensemble; of one it
+    # is not, weights included.
+    folders = folders_of(tmp_path, save_tiny, "bpe", "bpe")
+    one = load(save_ensemble(tmp_path / "one", folders, tokens="mined", combine="mean_logit", weights=[1, 3]))
+    other = load(save_ensemble(tmp_path / "other", folders[::-1], tokens="mined", combine="mean_logit", weights=[3, 1]))
     ids = ids_of(one, TEXT[:120])
     assert_close(logits(one.model, ids), logits(other.model, ids), atol=1e-5, rtol=1e-5)
 
