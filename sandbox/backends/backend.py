@@ -155,12 +155,14 @@ class Backend(ABC):
 
 
 def worker_command() -> list[str]:
-    """Return the command of a worker: this interpreter and what to tell it.
+    """Return the command of a worker: this interpreter and what to tell it."""
+    return [interpreter(), *worker_arguments()]
 
-    An environment may hold a copy of its interpreter, which a worker does not see: it gets the one that was copied.
-    """
+
+def interpreter() -> str:
+    """Return the path of the interpreter beside its standard library; an environment may hold a mere copy of it."""
     executable: str = getattr(sys, "_base_executable", "") or sys.executable
-    return [os.path.realpath(executable), *worker_arguments()]
+    return os.path.realpath(executable)
 
 
 def worker_arguments() -> list[str]:

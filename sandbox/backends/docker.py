@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 _HEADER = struct.Struct(">BxxxI")  # stream number and length, as the attach endpoint frames output
 _ERRORS = 2
 _REMOVAL_S = 120.0
+_ULIMITS = {"nofile": 1024, "nproc": 4096}
 
 
 class Docker(Backend):
@@ -155,23 +156,34 @@ class ContainerWorker(Worker):
         self._attached.close()
         self._socket.close()
         deadline = time.monotonic() + _REMOVAL_S
-        with contextlib.suppress(docker.errors.NotFound):
+        try:
             while time.monotonic() < deadline:
                 _discard(self._container)
                 self._container.reload()
                 time.sleep(0.05)
             _log.warning("The engine has not removed the container %s in %.0f s.", self._container.name, _REMOVAL_S)
+        except docker.errors.APIError as gone:
+            if "no such container" not in str(gone).lower():  # Podman 4 says it with status 500
+                raise
         self._client.close()
 
 
+def _unmasked(client: "DockerClient") -> list[str]:
+    """Return the option with which Podman masks nothing of /proc; Docker refuses to know it."""
+    parts: list[dict[str, Any]] = client.version().get("Components") or []
+    return ["unmask=ALL"] if any("podman" in str(part.get("Name")).lower() for part in parts) else []
+
+
 def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container":
+    from docker.types import Ulimit  # noqa: PLC0415  (as above)
+
     binds = [f"{FOLDER / 'worker'}:{FOLDER / 'worker'}:ro"]
     binds += [f"{path}:{visible_at(path)}:ro" for path in chosen.binds]
     host = client.api.create_host_config(
         network_mode="none",
         read_only=True,
         cap_drop=["ALL"],
-        security_opt=["no-new-privileges", "seccomp=unconfined", "apparmor=unconfined"],
+        security_opt=["no-new-privileges", "seccomp=unconfined", "apparmor=unconfined", *_unmasked(client)],
         mem_limit=total_memory(Limits()),
         memswap_limit=total_memory(Limits()),
         pids_limit=Limits().processes + OWN_PROCESSES,
@@ -180,10 +192,12 @@ def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container
         tmpfs={"/tmp": "size=1m,mode=1777"},  # noqa: S108  (covered by a fresh one for every program)
         binds=binds,
         log_config=_no_log(),
+        # Podman asks for more than a host without CAP_SYS_RESOURCE may give; the worker sets tighter ones.
+        ulimits=[Ulimit(name=name, soft=most, hard=most) for name, most in _ULIMITS.items()],
         auto_remove=True,
     )
     # A new /proc may be mounted only where a whole one is in sight. The one that is meant here shows the container's
-    # processes and is covered before anything runs.
+    # processes and is covered before anything runs. (Podman does not look at these lists: see _unmasked.)
     host["MaskedPaths"], host["ReadonlyPaths"] = [], []
     made = client.api.create_container(
         chosen.name,

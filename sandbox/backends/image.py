@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from crosstok.fingerprint import fingerprint
-from sandbox.backends.backend import FOLDER
+from sandbox.backends.backend import FOLDER, interpreter
 from sandbox.packages import distributions, package_paths
 
 if TYPE_CHECKING:
@@ -102,10 +102,16 @@ def packed(client: "DockerClient", packages: Sequence[str]) -> Image:
     name = _packed_name(paths)
     if not _has(client, name):
         _log.info("Packing this interpreter into the container image %s", name)
-        entry = f"ENTRYPOINT {json.dumps([os.path.realpath(sys.executable)])}"
-        repository, _, tag = name.partition(":")
-        client.api.import_image_from_data(tarball(paths), repository=repository, tag=tag, changes=[entry])
+        entry = f"ENTRYPOINT {json.dumps([interpreter()])}"
+        import_archive(client, tarball(paths), name, entry)
     return Image(name, paths, paths)
+
+
+def import_archive(client: "DockerClient", archive: bytes, name: str, change: str) -> None:
+    """Give the engine an image of the files in ``archive``; ``change`` is a line of a Dockerfile."""
+    repository, _, tag = name.partition(":")
+    said: str = client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=[change])
+    client.api.tag(re.findall(r"sha256:[0-9a-f]{64}", said)[-1], repository, tag)  # Podman 4 calls it "latest"
 
 
 def requirements(packages: Sequence[str]) -> str:
@@ -163,7 +169,7 @@ def tarball(packages: Sequence[str]) -> bytes:
 
     Of ``packages`` (paths) it holds the system libraries that they load; they themselves are bound into the container.
     """
-    executable = Path(sys.executable).resolve()
+    executable = Path(interpreter())
     library = Path(sysconfig.get_paths()["stdlib"]).resolve()
     modules = sorted((library / "lib-dynload").glob("*.so"))
     index = {path for path in (Path("/etc/ld.so.cache"),) if path.is_file()}
