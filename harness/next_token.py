@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOGIT_ELEMENTS = 1 << 24  # of one chunk: 64 MB in fp32
+_IN_CACHE = 1 << 20  # of those that a processor looks at in one go: 4 MB in fp32
 
 
 class Scored(NamedTuple):
@@ -59,12 +60,16 @@ class NextToken:
 
     def score(self, states: torch.Tensor, targets: torch.Tensor) -> Scored:
         """Return the nats of ``targets`` ``[n]`` behind ``states`` ``[n, width]``."""
+        # The product wants many rows at a time. What follows goes over each row's logits five times, and on a CPU over
+        # as few rows as its cache holds: twice as fast.
+        at_once = _IN_CACHE if states.device.type == "cpu" else LOGIT_ELEMENTS
         parts = []
-        for some, wanted in self._chunks(states, targets.to(states.device)):
-            logits = self._logits(some)
-            chosen = logits.gather(1, wanted[:, None])[:, 0]
-            nats = (logits.logsumexp(dim=-1) - chosen).cpu()
-            parts.append(Scored(nats, (logits.argmax(dim=-1) == wanted).cpu()))
+        for some, wanted in self._chunks(states, targets.to(states.device), LOGIT_ELEMENTS):
+            for few, own in self._chunks(self._raw(some), wanted, at_once):
+                logits = few.float()
+                chosen = logits.gather(1, own[:, None])[:, 0]
+                nats = (logits.logsumexp(dim=-1) - chosen).cpu()
+                parts.append(Scored(nats, (logits.argmax(dim=-1) == own).cpu()))
         return Scored(torch.cat([part.nats for part in parts]), torch.cat([part.greedy for part in parts]))
 
     def log_probabilities(self, states: torch.Tensor) -> torch.Tensor:
@@ -79,13 +84,20 @@ class NextToken:
             found.append(logits[wanted.to(logits.device)].logsumexp(dim=0) - logits.logsumexp(dim=0))
         return torch.stack(found).cpu()
 
-    def _chunks(self, states: torch.Tensor, targets: torch.Tensor) -> "zip[tuple[torch.Tensor, torch.Tensor]]":
-        chunk = max(1, LOGIT_ELEMENTS // self._size)
-        return zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
+    def _chunks(
+        self, values: torch.Tensor, targets: torch.Tensor, elements: int
+    ) -> "zip[tuple[torch.Tensor, torch.Tensor]]":
+        """Cut both into as many rows at a time as have ``elements`` logits."""
+        chunk = max(1, elements // self._size)
+        return zip(torch.split(values, chunk), torch.split(targets, chunk), strict=True)
+
+    def _raw(self, states: torch.Tensor) -> torch.Tensor:
+        """Return logits in the type of the weights."""
+        values = states if self._head is None else self._head(states)
+        return values[:, : self._size]
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        values = states if self._head is None else self._head(states)
-        return values[:, : self._size].float()
+        return self._raw(states).float()
 
     @torch.inference_mode()
     def _find_head(self) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from distill.embeddings.fvt import FVT
 from distill.embeddings.initialiser import Kind, Rows, Scene
-from distill.fused_scoring import Head, head_of
+from distill.output_head import Head, head_of
 from distill.tokenbytes import Encoding, TokenBytes
 
 

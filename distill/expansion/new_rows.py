@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.adapters import embedding_matrices
-from distill.fused_scoring import NEW_ROWS
+from distill.output_head import NEW_ROWS
 
 _HOOK = "new_rows_hook"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.fused_scoring import Head
+from distill.output_head import Head
 
 Block = Callable[[Tensor, slice], Tensor]
 """From states ``[q, d]`` and the positions that they are of to a sum over them."""

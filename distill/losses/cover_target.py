@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from distill.expansion.cover import Cover, Told
-from distill.fused_scoring import Head, Order, score
+from distill.fused_scoring import Order, score
 from distill.losses.batch import AlignedBatch
 from distill.losses.positions import Places
+from distill.output_head import Head
 
 BLOCK = 1 << 23  # logits of one model held at a time
 

@@ -31,7 +31,6 @@ from torch import Tensor
 from crosstok.errors import UserError
 from distill.expansion.cover import Cover
 from distill.expansion.merges import spellings
-from distill.fused_scoring import Head, head_of
 from distill.losses.batch import AlignedBatch
 from distill.losses.blocks import by_blocks
 from distill.losses.cover_target import BLOCK, CoverTarget, Taught
@@ -40,6 +39,7 @@ from distill.losses.divergences import ForwardKL, ReverseKL
 from distill.losses.loss import LossTerm, Party
 from distill.losses.outputs import Outputs, Reading
 from distill.losses.positions import Places, starts, token_counts, touch
+from distill.output_head import Head, head_of
 from distill.tokenbytes import first_differences
 
 _EPS = 1e-6  # nats; keeps probabilities off 1, where the other outcome has no logarithm

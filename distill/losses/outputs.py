@@ -15,8 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from distill.fused_scoring import Head, Order, head_of, score
+from distill.fused_scoring import Order, score
+from distill.head_gradient import HeadGradient
 from distill.losses.batch import Side
+from distill.output_head import Head, head_of
 from distill.tokenbytes import TokenBytes
 
 Reading = Literal["gold", "boundary", "logits", "top", "rest", "hidden", "layers", "embedded", "head"]
@@ -100,19 +102,20 @@ class Reader:
     def _from_states(
         self, model: nn.Module, bare: Any, head: Head, side: Side, needs: AbstractSet[Reading]
     ) -> dict[Reading, Tensor]:
-        body = bare.base_model
-        if bare is model:
-            answer: Any = body(**side.inputs, use_cache=False, output_hidden_states="layers" in needs)
-            last = answer.last_hidden_state
-        else:  # through the wrapper, which has to see the pass
-            answer = model(**side.inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-            last = answer.hidden_states[-1]
+        body: Any = bare.base_model
+        with HeadGradient(bare.get_input_embeddings(), head) as gradient:
+            if bare is model:
+                answer: Any = body(**side.inputs, use_cache=False, output_hidden_states="layers" in needs)
+                last = answer.last_hidden_state
+            else:  # through the wrapper, which has to see the pass
+                answer = model(**side.inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+                last = answer.hidden_states[-1]
         readings: dict[Reading, Tensor] = _states((*(answer.hidden_states or ())[:-1], last), needs)
         real = side.attention.bool()
         if not needs.isdisjoint({"gold", "boundary"}):
             following = torch.cat([side.ids[:, 1:], torch.full_like(side.ids[:, :1], -1)], dim=1)
             following[:, :-1][~real[:, 1:]] = -1
-            scores = score(last[real], following[real], head, self.order)
+            scores = score(last[real], following[real], head, self.order, gradient)
             empty = last.new_zeros(real.shape, dtype=torch.float32)
             if "gold" in needs:
                 gold = empty.masked_scatter(real, scores[0])[:, :-1]

@@ -58,6 +58,15 @@ def test_a_chunk_of_one_quarter_against_one_sixteenth_has_the_hand_computed_valu
     assert chunk(0.25, 0.0625, **options) == pytest.approx(expected, abs=2e-5)
 
 
+def test_the_cross_entropy_form_is_the_divergence_plus_the_teachers_entropy_with_the_same_gradient() -> None:
+    student = torch.tensor(math.log(0.5), requires_grad=True)
+    found = ForwardKL().of(torch.tensor(math.log(0.8)), student, "both")
+    found.backward()
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
+    assert float(found.detach()) + entropy == pytest.approx(0.693147, abs=1e-6)
+    assert float(student.grad) == pytest.approx(-0.6, abs=1e-6)  # type: ignore[arg-type]  # there is a gradient
+
+
 @pytest.mark.parametrize("outcomes", ["both", "single"])
 @pytest.mark.parametrize("options", ALL)
 def test_tau_times_the_divergence_tends_to_the_limit(options: dict[str, Any], outcomes: str) -> None:

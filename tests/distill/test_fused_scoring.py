@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill import fused_scoring
-from distill.fused_scoring import Head, Order, head_of, score
+from distill.fused_scoring import Order, score
 from distill.losses import Party, Reader
+from distill.output_head import Head, head_of
 
 NEEDS = frozenset({"gold", "boundary"})
 
@@ -21,6 +22,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut even a toy vocabulary into many blocks."""
     monkeypatch.setattr(fused_scoring, "_BLOCK", 1)
     monkeypatch.setattr(fused_scoring, "_LEAST_ROWS", 37)
+
+
+@pytest.fixture(params=["many tokens", "few tokens"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let logits wait for the backward pass, and the head for its end, or neither."""
+    few = bool(request.param == "few tokens")
+    monkeypatch.setattr(fused_scoring, "_KEPT", 1e3 if few else 0.0)
+    return few
 
 
 def reader(model: Party, **options: Any) -> Reader:
@@ -38,7 +47,7 @@ def close(left: torch.Tensor, right: torch.Tensor) -> bool:
     ids=["llama", "gpt2", "gemma3", "gemma3-capped"],
 )
 def test_fused_scores_and_gradients_are_the_dense_ones(
-    small_blocks: None, shape: Any, tied: bool, change: dict[str, float]
+    small_blocks: None, kept: bool, shape: Any, tied: bool, change: dict[str, float]
 ) -> None:
     batch = batch_of("bpe", "bpe", TEXTS).student
     size = party("bpe", 0).valid_rows
@@ -121,7 +130,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_of_tokens_by_vocabulary_exists_in_either_direction(small_blocks: None) -> None:
+def test_no_tensor_of_tokens_by_vocabulary_exists_in_either_direction(small_blocks: None, kept: bool) -> None:
     model = party("bpe", 0)
     batch = batch_of("bpe", "bpe", TEXTS).student
     whole = batch.ids.numel() * model.valid_rows
@@ -206,3 +215,86 @@ def test_losses_are_the_same_from_states_and_from_logits(choice: Any) -> None:
         found.append(ready.loss(batch, *sides))
     assert found[0].count == found[1].count > 0
     assert float(found[0].sum.detach()) == pytest.approx(float(found[1].sum.detach()), rel=1e-5)
+
+
+def test_the_gradient_of_an_output_matrix_comes_after_those_of_the_layers_where_tokens_are_few(
+    small_blocks: None, kept: bool
+) -> None:
+    model, batch = party("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
+    layer, made = next(weight for name, weight in model.network.named_parameters() if ".layers.0." in name), []
+    layer.register_post_accumulate_grad_hook(lambda _: made.append("layer"))
+    real = fused_scoring._ToHead.add
+
+    def noted(self: Any, *args: Any) -> None:
+        made.append("head")
+        real(self, *args)
+
+    outputs = reader(model).read(model.network, batch, NEEDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_scoring._ToHead, "add", noted)
+        outputs.gold.sum().backward()
+    assert len(made) > 4
+    assert made.index("layer") == (0 if kept else len(made) - 1)
+
+
+def test_logits_that_are_kept_are_not_computed_again(small_blocks: None, kept: bool) -> None:
+    model, batch = party("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
+    chosen = reader(model)
+    chosen.read(model.network, batch, NEEDS)  # the probe of the head is done once
+    products = 0
+    real = fused_scoring.product
+
+    def counted(*args: Any) -> torch.Tensor:
+        nonlocal products
+        products += 1
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_scoring, "product", counted)
+        outputs = chosen.read(model.network, batch, NEEDS)
+        (outputs.gold.sum() + outputs.boundary.sum()).backward()
+    assert products == (1 if kept else 2) * len(list(chosen.order.blocks(int(batch.attention.sum()))))
+
+
+def test_tied_embeddings_get_one_dense_gradient_even_if_the_scores_are_not_used(kept: bool) -> None:
+    model, batch = party("bpe", 0, tied=True), batch_of("bpe", "bpe", TEXTS).student
+    embeddings: Any = model.network.get_input_embeddings()
+    found = []
+    for needs in ({"gold", "hidden"}, {"logits", "hidden"}):
+        model.network.zero_grad(set_to_none=True)
+        reader(model).read(model.network, batch, needs).hidden.square().sum().backward()  # type: ignore[arg-type]
+        found.append(embeddings.weight.grad)
+    assert isinstance(embeddings.weight, nn.Parameter)
+    assert not embeddings.sparse
+    assert found[0].layout == torch.strided
+    assert close(found[0], found[1])
+
+
+def test_tied_embeddings_are_themselves_again_after_a_pass_that_fails(kept: bool) -> None:
+    model, batch = party("bpe", 0, tied=True), batch_of("bpe", "bpe", TEXTS).student
+    layer: Any = model.network.get_input_embeddings()
+    names = [name for name, _ in model.network.named_parameters()]
+    reader(model).read(model.network, batch, NEEDS)  # the probe of the head is done once
+    layer.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reader(model).read(model.network, batch, NEEDS)
+    assert [name for name, _ in model.network.named_parameters()] == names
+    assert not layer.sparse
+
+
+def test_a_second_pass_through_the_same_graph_gives_the_same_gradients(small_blocks: None, kept: bool) -> None:
+    model, batch = party("bpe", 0), batch_of("bpe", "bpe", TEXTS).student
+    weights = list(model.network.parameters())
+    real = batch.attention.bool()
+    outputs = reader(model).read(model.network, batch, NEEDS)
+    total = outputs.gold[batch.predicted].sum() - outputs.boundary[real].sum()
+    layer = next(weight for name, weight in model.network.named_parameters() if "mlp" in name)
+    (alone,) = torch.autograd.grad(
+        total, [layer], retain_graph=True
+    )  # as when losses are balanced: no turn of the head
+    passes = [torch.autograd.grad(total, weights, retain_graph=True) for _ in range(2)]
+    assert close(alone, next(g for w, g in zip(weights, passes[0], strict=True) if w is layer))
+    assert all(close(one, other) for one, other in zip(*passes, strict=True))
+    dense = reader(model, fused=False).read(model.network, batch, NEEDS)
+    expected = torch.autograd.grad(dense.gold[batch.predicted].sum() - dense.boundary[real].sum(), weights)
+    assert all(close(one, other) for one, other in zip(passes[0], expected, strict=True))

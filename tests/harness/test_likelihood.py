@@ -208,6 +208,7 @@ def _scale(output: Any, factor: float) -> Any:
 def test_the_size_of_a_chunk_of_logits_changes_no_score(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     checkpoint = toy_checkpoint("bpe", "gemma3")
     monkeypatch.setattr("harness.next_token.LOGIT_ELEMENTS", elements)
+    monkeypatch.setattr("harness.next_token._IN_CACHE", elements // 2)
     [answer] = score_all(checkpoint, [Rolling(TEXT[:200])])
     assert answer.nats == pytest.approx(plain_nats(checkpoint, TEXT[:200], checkpoint.tokenizer.eos_token_id), rel=1e-5)
 
