@@ -109,8 +109,10 @@ def both_sides() -> None:
     sides = {}
     for side in ("crosstok", "lm-eval"):
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        sides[side] = json.loads(output.splitlines()[-1])
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:  # lm-eval's batch of 16 windows over 262,144 ids does not fit into 24 GB
+            raise SystemExit(f"{side:<9} died with {done.returncode}{', out of memory' * (done.returncode == -9)}")
+        sides[side] = json.loads(done.stdout.splitlines()[-1])
         print(f"{side:<9} {sides[side]}")
     ours, theirs = sides["crosstok"], sides["lm-eval"]
     print(

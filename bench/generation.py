@@ -47,11 +47,12 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=None)
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=None, help="places of the engine; 60 for greedy, else 32")
     parser.add_argument("--peer-rows", type=int, nargs="+", default=[16, 32, 60])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=None)
     chosen = parser.parse_args()
+    chosen.rows = chosen.rows or (60 if chosen.what == "greedy" else 32)  # as many as the peer's largest batch has
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     torch.manual_seed(0)
     print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
