@@ -119,7 +119,9 @@ def compare(
     cpu = {name: statistics.median(found) for name, found in cpu_rates.items()}
     cpu_ratio = cpu["engine"] / max(rate for name, rate in cpu.items() if name != "engine")
     wasted = generator.counts.wasted_row_steps
+    read = generator.counts.columns_read / generator.counts.columns
     print(f"ratio: {ratio:.2f} to {best}, {cpu_ratio:.2f} by CPU time; wasted row-steps of the engine: {wasted}")
+    print(f"columns of keys that it read: {read:.2f} of those that belong to the rows")
     return {
         "bytes_per_s": medians,
         "row_steps": tokens,
@@ -127,6 +129,7 @@ def compare(
         "cpu_ratio": cpu_ratio,
         "best_peer": best,
         "wasted_row_steps": wasted,
+        "columns_read": read,
         "prompt_tokens_read": generator.counts.prompt_tokens_read,
     }
 

@@ -31,6 +31,7 @@ from harness.key_value_cache import ReadPrompts, RowCache
 from harness.memory import attempt, too_large
 from harness.padding import of_like_length
 from harness.prompts import Prompt
+from harness.ragged_attention import attention_in
 from harness.sampling import Uniforms, draw
 from tasks.task import Generate
 
@@ -51,6 +52,10 @@ class Counts:
     """Rows summed over all passes after the prompts."""
     wasted_row_steps: int = 0
     """Those of them spent on rows that had already ended."""
+    columns: int = 0
+    """Of keys that belong to the rows, summed over the same passes."""
+    columns_read: int = 0
+    """Columns that the runs of rows have, padding included (``harness.ragged_attention``)."""
     out_of_memory: int = 0
     """How often memory ran out and the batch was halved."""
 
@@ -164,8 +169,8 @@ class Batch:
         for position in reversed(range(len(self._running))):
             row = self._running[position]
             if row.stop_reason is not None:
-                self._cache.drop(position)
-                self._running[position] = self._running[-1]
+                for to, origin in self._cache.drop(position):
+                    self._running[to] = self._running[origin]
                 self._running.pop()
                 yield row
 
@@ -238,7 +243,13 @@ class Batch:
         began = time.perf_counter()
         running = self._running
         ids = torch.tensor([[row.ids[-1]] for row in running])
-        logits, _ = self._forward(ids, [length + 1 for length in self._cache.lengths], self._cache.cache)
+        lengths = [length + 1 for length in self._cache.lengths]
+        with attention_in(self._cache.runs, self._model, self._cache.cache):
+            logits, _ = self._forward(ids, lengths, self._cache.cache)
+        self._counts.columns += sum(lengths)
+        self._counts.columns_read += sum(
+            (end - first) * (max(lengths) - start) for first, end, start in self._cache.runs
+        )
         self._cache.advance()
         self._counts.row_steps += len(running)
         self._counts.wasted_row_steps += sum(row.stop_reason is not None for row in running)

@@ -7,21 +7,25 @@ that is in use. All rows end in the same column (they are padded on the left, so
     row 0   . . p p p p p g g |          p prompt, g generated, . padding (masked)
     row 1   p p p p p p p g g |          the next step writes at |
 
-A row that ends is overwritten by the last row; a new row is written behind it; both cost one row. The buffer is copied
-only when it runs out of columns. The layers replace those that the model itself made during prefill, so whatever holds
-them (one model's cache, an ensemble's cache of caches) stays what its model expects. A prompt is read once and copied
-into as many rows as answers are wanted.
+New rows are written behind the others. As the longest prompts are read first, rows stand sorted by length, and
+attention goes over runs of rows that are of like length (``harness.ragged_attention``). A row that ends is overwritten
+by the last one of its run, that one by the last of the next run, and so on: runs stay together, and one row is copied
+for each. The buffer is copied only when it runs out of columns. The layers replace those that the model itself made
+during prefill, so whatever holds them (one model's cache, an ensemble's cache of caches) stays what its model expects.
+A prompt is read once and copied into as many rows as answers are wanted.
 
 Sliding-window layers are kept in full, as the attention mask hides what lies outside the window.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicLayer
 
 from crosstok.errors import UserError
+from harness.ragged_attention import CALL, Run, runs_of
 
 _GROWTH = 128  # columns; a copy of everything once in this many steps
 
@@ -87,13 +91,15 @@ class ReadPrompts:
 class RowCache:
     """The caches of all rows of a running batch.
 
-    ``lengths[i]`` is the number of columns that belong to row ``i``. ``cache`` is what the model is called with.
+    ``lengths[i]`` is the number of columns that belong to row ``i``. ``cache`` is what the model is called with, and
+    ``runs`` are the rows that it had better attend to together.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.cache: Any = None
         self.lengths: list[int] = []
+        self.runs: list[Run] = []
         self._frame = _Frame()
         self._layers: list[BufferLayer] = []
 
@@ -132,22 +138,27 @@ class RowCache:
             self._move(self.columns)
 
     @torch.inference_mode()
-    def drop(self, row: int) -> None:
-        """Remove a row: the last row takes its place."""
-        last = self._frame.rows - 1
-        if row != last:
-            used = slice(self._frame.start, self._frame.end)
+    def drop(self, row: int) -> list[tuple[int, int]]:
+        """Remove a row. Return which rows moved, as pairs ``(to, from)`` in the order in which they did."""
+        places = [row, *(run.end - 1 for run in self.runs if run.end - 1 > row)]
+        used = slice(self._frame.start, self._frame.end)
+        moves = list(pairwise(places))
+        for to, origin in moves:
             for layer in self._layers:
-                layer.keys[row, :, used] = layer.keys[last, :, used]
-                layer.values[row, :, used] = layer.values[last, :, used]
-            self.lengths[row] = self.lengths[last]
+                layer.keys[to, :, used] = layer.keys[origin, :, used]
+                layer.values[to, :, used] = layer.values[origin, :, used]
+            self.lengths[to] = self.lengths[origin]
         self.lengths.pop()
-        self._frame.rows = last
+        self._frame.rows -= 1
         self._trim()
+        return moves
 
     def _trim(self) -> None:
-        """Leave out the columns in which no row has anything."""
+        """Leave out the columns in which no row has anything, and see which rows are of like length now."""
         self._frame.start = self._frame.end - max(self.lengths, default=0)
+        keys = self._layers[0].keys
+        call = CALL / (keys.shape[1] * keys.shape[3]) if keys.device.type == "cpu" else float("inf")
+        self.runs = runs_of(self.lengths, call)
 
     def _adopt(self, read: ReadPrompts) -> None:
         self.cache = read.cache
