@@ -29,6 +29,7 @@ from harness.answers import AnswerBytes, StopReason
 from harness.healing import Healer
 from harness.key_value_cache import ReadPrompts, RowCache
 from harness.memory import attempt, too_large
+from harness.packed_weights import PackedWeights
 from harness.padding import of_like_length
 from harness.prompts import Prompt
 from harness.ragged_attention import attention_in
@@ -126,6 +127,7 @@ class Batch:
     ) -> None:
         self._checkpoint = checkpoint
         self._model = checkpoint.model
+        self._weights = PackedWeights(checkpoint.model)
         self._last_only = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._room = room
         self._counts = counts
@@ -268,14 +270,15 @@ class Batch:
         columns = ids.shape[1] if cache is None else max(lengths)
         position = torch.arange(columns) - (columns - torch.tensor(lengths))[:, None]
         arguments: dict[str, Any] = {"logits_to_keep": 1} if self._last_only else {}
-        output = self._model(
-            input_ids=ids.to(device),
-            attention_mask=(position >= 0).long().to(device),
-            position_ids=position[:, -ids.shape[1] :].clamp(min=0).to(device),
-            past_key_values=cache,
-            use_cache=True,
-            **arguments,
-        )
+        with self._weights.used():
+            output = self._model(
+                input_ids=ids.to(device),
+                attention_mask=(position >= 0).long().to(device),
+                position_ids=position[:, -ids.shape[1] :].clamp(min=0).to(device),
+                past_key_values=cache,
+                use_cache=True,
+                **arguments,
+            )
         return output.logits[:, -1, : self._checkpoint.valid_rows].float(), output.past_key_values
 
     def _extend(self, rows: Sequence[Row], logits: torch.Tensor) -> None:

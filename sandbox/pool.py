@@ -11,17 +11,16 @@ memory allows. Programs that loop are not treated so: cores are what they take, 
 of places, bounds how much.
 """
 
-import contextlib
 import logging
 import selectors
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from crosstok.errors import UserError, unknown_name
+from crosstok.machine import available_memory
 from sandbox.backends.backend import Backend, BackendReport, total_memory
 from sandbox.backends.bubblewrap import Bubblewrap
 from sandbox.backends.docker import Docker
@@ -253,10 +252,3 @@ def try_worker(backend: Backend) -> str:
     if verdicts["right"].status is Status.PASSED and verdicts["wrong"].status is Status.FAILED:
         return ""
     return verdicts["right"].error or verdicts["wrong"].error or "the control programs were judged wrongly"
-
-
-def available_memory() -> int:
-    """Return the bytes that new processes of this machine can have; 0 where that is not known."""
-    with contextlib.suppress(OSError, StopIteration), Path("/proc/meminfo").open(encoding="ascii") as lines:
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10
-    return 0

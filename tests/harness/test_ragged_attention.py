@@ -1,6 +1,7 @@
 """Attention in runs of rows: which runs, the same results, the model as it was, rows that move and lose nothing."""
 
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     plain = harness.ragged_attention.sdpa_attention_forward
 
-    def attend(module: Any, query: Any, key: torch.Tensor, *rest: Any, **options: Any) -> Any:
+    def attend(
+        module: Any, query: Any, key: torch.Tensor, value: Any, mask: torch.Tensor | None, **options: Any
+    ) -> Any:
+        assert mask is not None, "query heads would read their key head one after the other"
         found.append((key.shape[0], key.shape[2]))
-        return plain(module, query, key, *rest, **options)
+        return plain(module, query, key, value, mask, **options)
 
     monkeypatch.setattr(harness.ragged_attention, "sdpa_attention_forward", attend)
     return found
@@ -90,8 +94,8 @@ def test_free_calls_read_no_padding_of_sorted_rows(lengths: list[int]) -> None:
 # --- the same results ---
 
 
-def step(model: PreTrainedModel, runs: list[Run], lengths: list[int]) -> torch.Tensor:
-    """Read rows of random ids, of unlike lengths and padded on the left, then one id more for each, in runs."""
+def step(model: PreTrainedModel, runs: list[Run] | None, lengths: list[int]) -> torch.Tensor:
+    """Read rows of random ids, padded on the left, then one id more for each, in runs or as the model itself does."""
     columns = max(lengths)
     ids = torch.randint(5, 100, (len(lengths), columns + 1), generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([[0] * (columns - length) + [1] * (length + 1) for length in lengths])
@@ -99,17 +103,19 @@ def step(model: PreTrainedModel, runs: list[Run], lengths: list[int]) -> torch.T
     cache = DynamicCache()  # keeps all columns in sliding layers, as the batch's own does
     with torch.inference_mode():
         model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], past_key_values=cache)
-        with attention_in(runs, model, cache):
+        with nullcontext() if runs is None else attention_in(runs, model, cache):
             return model(ids[:, -1:], attention_mask=mask, position_ids=positions[:, -1:], past_key_values=cache).logits
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_step_in_runs_equals_one_over_all_rows(shape: Any, calls: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("lengths", [LENGTHS, [40] * 3, [9]])
+def test_a_step_in_runs_equals_the_model_s_own(shape: Any, lengths: list[int], calls: list[tuple[int, int]]) -> None:
     model = tiny_model(toy_tokenizer("bpe"), shape)
-    runs = runs_of([length + 1 for length in LENGTHS], 10)
-    torch.testing.assert_close(step(model, runs, LENGTHS), step(model, [Run(0, 8, 0)], LENGTHS), rtol=1e-4, atol=1e-4)
-    assert calls == 2 * [(run.end - run.first, 91 - run.start) for run in runs], "two layers, each in these runs alone"
-    assert len(runs) > 2
+    runs = runs_of([length + 1 for length in lengths], 10)
+    torch.testing.assert_close(step(model, runs, lengths), step(model, None, lengths), rtol=1e-4, atol=1e-4)
+    columns = max(lengths) + 1
+    assert calls == 2 * [(run.end - run.first, columns - run.start) for run in runs], "two layers, in these runs alone"
+    assert (len(runs) > 1) == (lengths is LENGTHS)
 
 
 def test_what_a_run_leaves_out_is_not_looked_at() -> None:
@@ -134,7 +140,7 @@ def test_the_model_attends_as_before_when_the_step_is_over_or_has_failed() -> No
 
 def test_a_model_with_another_attention_keeps_it(calls: list[tuple[int, int]]) -> None:
     model = tiny_model(toy_tokenizer("bpe"))
-    together = step(model, [Run(0, 8, 0)], LENGTHS)
+    together = step(model, None, LENGTHS)
     model.set_attn_implementation("eager")
     runs = runs_of([length + 1 for length in LENGTHS], 10)
     torch.testing.assert_close(step(model, runs, LENGTHS), together, rtol=1e-4, atol=1e-4)
@@ -205,18 +211,19 @@ def test_answers_in_runs_equal_answers_alone(shape: Any, calls: list[tuple[int, 
     checkpoint = toy_checkpoint("bpe", shape)
     requests = [Generate(prompt, max_bytes=30 + 9 * number) for number, prompt in enumerate(PROMPTS)]
     alone = [next(iter(Generator(checkpoint, max_batch_rows=1).generate([request]))).data for request in requests]
-    assert not calls, "a row alone is one run"
+    assert {rows for rows, _ in calls} == {1}
+    calls.clear()
     generator = Generator(checkpoint, max_batch_rows=5, max_prefill_tokens=400)
     together = {one.index: one.data for one in generator.generate(requests)}
     assert [together[index] for index in range(len(requests))] == alone
-    assert calls
+    assert sum(columns * rows for rows, columns in calls) == 2 * generator.counts.columns_read, "two layers"
     assert generator.counts.columns <= generator.counts.columns_read < 1.1 * generator.counts.columns
 
 
 def test_without_a_cut_worth_its_call_all_rows_are_read_at_once(calls: list[tuple[int, int]]) -> None:
     generator = Generator(toy_checkpoint("bpe"), max_batch_rows=5)
     assert len(list(generator.generate([Generate(prompt, max_bytes=40) for prompt in PROMPTS]))) == len(PROMPTS)
-    assert not calls
+    assert sum(columns * rows for rows, columns in calls) == 2 * generator.counts.columns_read, "two layers"
     assert generator.counts.columns_read > 1.3 * generator.counts.columns
 
 
