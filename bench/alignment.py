@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crosstok.corpora import load_texts
-from distill.alignment import Alignment, align
-from distill.tokenbytes import Encoding, TokenBytes
-from distill.tokenizers import load_tokenizer
+from crosstok.distill.sources.tokenizers import load_tokenizer
+from crosstok.distill.tokenizers.alignment import Alignment, align
+from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
 Ids = npt.NDArray[np.int32]
 _SIZES = (1_000_000, 10_000_000)  # bytes

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from crosstok.corpora import load_texts
-from distill import checkpoints
-from distill.losses import LOSSES, AlignedBatch, Party, Reader, Side
-from distill.windows import Encoder, collate
+from crosstok.distill.losses import LOSSES, AlignedBatch, Party, Reader, Side
+from crosstok.distill.models import checkpoints
+from crosstok.distill.training.windows import Encoder, collate
 
 _WAYS = ("plain", "dense", "fused")
 _TOKENS = 512  # of the side that Gemma is

@@ -22,13 +22,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from crosstok.corpora import load_texts
-from distill import checkpoints
-from distill.checkpoints import Checkpoint
-from harness.likelihood import Scorer
-from harness.lm_eval_bridge.requests import by_context
-from harness.lm_eval_bridge.task import LmEvalTask
-from tasks.registry import build_task
-from tasks.task import Continuations, Rolling
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.harness.likelihood.rolling import Scorer
+from crosstok.harness.lm_eval.requests import by_context
+from crosstok.harness.lm_eval.task import LmEvalTask
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import Continuations, Rolling
 
 PARTS = {"hellaswag": ("hellaswag", {}), "mmlu": ("lm_eval:mmlu_anatomy", {"fewshot": 5})}
 

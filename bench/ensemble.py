@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from distill import checkpoints
-from distill.ensemble import save_ensemble
-from harness.generation import Generator
-from tasks.registry import build_task
-from tasks.task import Generate
+from crosstok.distill.ensemble import save_ensemble
+from crosstok.distill.models import checkpoints
+from crosstok.harness.generation.generator import Generator
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import Generate
 
 
 def main() -> None:

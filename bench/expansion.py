@@ -30,14 +30,14 @@ from typing import Any
 import torch
 
 from crosstok.corpora import load_texts
-from distill import checkpoints
-from distill.expansion.new_rows import loosen
-from distill.expansion.uptake import uptake
-from distill.losses import LOSSES, Party, Reader
-from distill.recipes import check_student, make_student
-from distill.windows import Encoder, collate
-from harness.generation import Generator
-from tasks.task import Generate
+from crosstok.distill.expansion.new_rows import loosen
+from crosstok.distill.expansion.uptake import uptake
+from crosstok.distill.losses import LOSSES, Party, Reader
+from crosstok.distill.models import checkpoints
+from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.training.windows import Encoder, collate
+from crosstok.harness.generation.generator import Generator
+from crosstok.tasks.task import Generate
 
 _TEXTS, _BYTES = 12, 768
 _REPEATS, _ROUNDS = 4, 2

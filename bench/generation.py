@@ -27,12 +27,12 @@ from typing import Any
 
 import torch
 
-from distill import checkpoints
-from distill.checkpoints import Checkpoint
-from harness.generation import Generator
-from harness.stops import StopMatcher
-from tasks.registry import build_task
-from tasks.task import Generate, Sampling
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.harness.generation.generator import Generator
+from crosstok.harness.generation.stops import StopMatcher
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import Generate, Sampling
 
 UNTIL = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # of lm-eval's humaneval
 SIX_STOPS = (*UNTIL, "\n```")

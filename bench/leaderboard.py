@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from pictures import WIDE, browser, view
 
-from results.leaderboard import write_leaderboard
-from results.schema import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
-from results.store import Store
+from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
+from crosstok.results.store.store import Store
+from crosstok.results.web.leaderboard import write_leaderboard
 
 PASS = {"name": "pass@1", "unit": "fraction", "higher_is_better": True}
 BITS = {"name": "bits_per_byte", "unit": "bits/byte", "higher_is_better": False}

@@ -11,9 +11,9 @@ import time
 
 import torch
 
-from distill import checkpoints
-from distill.embeddings.omp import OMP, matching_pursuit
-from distill.weights import input_weight
+from crosstok.distill.embeddings.omp import OMP, matching_pursuit
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.weights import input_weight
 
 _TOKENS = 16_384
 _SHARE = 16  # of the tokens are also done without the Gram matrix

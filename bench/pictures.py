@@ -23,8 +23,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from crosstok.errors import UserError
 from crosstok.folders import cache_folder
-from results.leaderboard import write_leaderboard
-from results.store import Store
+from crosstok.results.store.store import Store
+from crosstok.results.web.leaderboard import write_leaderboard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from results.database import SAMPLES, SCORES, SEALS, VERDICTS
-from results.schema import Cell, Model, Progress, Run, Sample, Task
-from results.seal import seal
-from results.store import Store
+from crosstok.results.store.checksum import seal
+from crosstok.results.store.database import SAMPLES, SCORES, SEALS, VERDICTS
+from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Task
+from crosstok.results.store.store import Store
 
 MODELS = 20
 TASKS = 5
 TABLE = (
     "import sys, time; began = time.perf_counter()\n"
-    "from results.store import Store\nfrom results.tables import comparison_frame, render\n"
+    "from crosstok.results.store.store import Store\n"
+    "from crosstok.results.tables.frame import comparison_frame, render\n"
     "text = render(comparison_frame(Store(sys.argv[1], read_only=True)))\n"
     "print(f'{time.perf_counter() - began:.2f} s, {len(text)} characters')"
 )

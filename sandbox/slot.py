@@ -4,9 +4,9 @@ import selectors
 import time
 from typing import Any
 
-from sandbox.backends.backend import Backend, Worker
-from sandbox.frames import frame, program_frames, take_frames
-from sandbox.program import Program
+from crosstok.sandbox.backends.backend import Backend, Worker
+from crosstok.sandbox.frames import frame, program_frames, take_frames
+from crosstok.sandbox.program import Program
 
 GRACE_S = 10.0
 """How long a worker may overstay a program's wall limit before it counts as hung."""

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
-from sandbox.program import Program
-from tasks.data.rows import read_rows, rows_sha256
-from tasks.sampling import SampledOptions
-from tasks.task import (
+from crosstok.sandbox.program import Program
+from crosstok.tasks.data.rows import read_rows, rows_sha256
+from crosstok.tasks.sampling import SampledOptions
+from crosstok.tasks.task import (
     AnswerTask,
     CodeTask,
     DataSource,
@@ -153,7 +153,7 @@ class DeclaredAnswers(Declared, AnswerTask):
         """Compare: equal but for blanks around it, contained in it, or mathematically equal."""
         expected = self.filled(self.declaration.answer, document).strip()
         if self.declaration.metric == "math":
-            from tasks.math.equivalence import same_answer  # noqa: PLC0415  (computer algebra, for this metric only)
+            from crosstok.tasks.math.equivalence import same_answer  # noqa: PLC0415  (computer algebra, for this metric only)
 
             right = same_answer(expected, answer.text)
         elif self.declaration.metric == "contains":
@@ -170,7 +170,7 @@ class DeclaredPrograms(Declared, CodeTask):
 
     def program(self, document: Document, answer: Generated, style: PromptStyle) -> Program:
         """Join prompt and answer where the file says so; take the code out of the answer otherwise."""
-        from tasks.code.answers import complete_code, fenced_code  # noqa: PLC0415  (for this metric only)
+        from crosstok.tasks.code.answers import complete_code, fenced_code  # noqa: PLC0415  (for this metric only)
 
         joined = self.declaration.joined and style == "raw"
         opening = self.filled(self.declaration.prompt, document) if joined else ""

@@ -9,36 +9,48 @@ from typing import Any
 from pydantic import ValidationError
 
 from crosstok.errors import UserError, unknown_name
-from tasks.choice.lm_eval_names import BORROWED, borrowed
-from tasks.task import Task
+from crosstok.tasks.choice.lm_eval_names import BORROWED, borrowed
+from crosstok.tasks.task import Task
 
 YAML = "yaml:"
-"""Before the path of a task file, see :mod:`tasks.declared`."""
+"""Before the path of a task file, see :mod:`crosstok.tasks.declared`."""
 
 LM_EVAL = (
-    "harness.lm_eval_bridge.task:LmEvalTask"  # conducts lm-eval, so it lives above the tasks; bound when asked for
+    "crosstok.harness.lm_eval.task:LmEvalTask"  # conducts lm-eval, so it lives above the tasks; bound when asked for
 )
 
 # Named as text so that a listing imports no benchmark.
 BUILT_IN = {
-    "humaneval": ("tasks.code.humaneval:HumanEval", "164 Python functions with hidden tests; pass@1"),
-    "mbpp": ("tasks.code.mbpp:MBPP", "974 short Python problems, 3-shot for base models; split: test is 11-510"),
-    "odex": ("tasks.code.odex:ODEX", "439 one-line requests over many libraries, English"),
-    "classeval": ("tasks.code.classeval:ClassEval", "100 whole classes"),
-    "exercism": ("tasks.code.exercism:Exercism", "140 practice exercises"),
-    "bigcodebench_hard": ("tasks.code.bigcodebench:BigCodeBenchHard", "148 functions over libraries"),
-    "humaneval_plus": ("tasks.code.evalplus:HumanEvalPlus", "HumanEval with the many tests of EvalPlus; from the hub"),
-    "mbpp_plus": ("tasks.code.evalplus:MBPPPlus", "378 problems of MBPP with the many tests of EvalPlus; from the hub"),
-    "bigcodebench": ("tasks.code.bigcodebench:BigCodeBench", "1140 functions over libraries; from the hub"),
-    "quixbugs": ("tasks.code.quixbugs:QuixBugs", "31 programs with one wrong line, to be repaired"),
-    "humanevalpack": ("tasks.code.humanevalpack:HumanEvalPack", "164 wrong HumanEval solutions, to be repaired"),
-    "cruxeval": ("tasks.code.cruxeval:CRUXEval", "800 calls whose value is to be predicted"),
-    "gsm8k": ("tasks.math.problems:GSM8K", "1319 school problems"),
-    "svamp": ("tasks.math.problems:SVAMP", "1000 one-step word problems"),
-    "math": ("tasks.math.problems:Math", "5000 competition problems"),
-    "math500": ("tasks.math.problems:Math500", "500 of the competition problems"),
-    "wikitext": ("tasks.text.wikitext:WikiText", "bits per byte of 62 Wikipedia articles, WikiText-2"),
-    "text_bpb": ("tasks.text.bits_per_byte:BitsPerByte", "bits per byte of any held-out text"),
+    "humaneval": ("crosstok.tasks.code.humaneval:HumanEval", "164 Python functions with hidden tests; pass@1"),
+    "mbpp": (
+        "crosstok.tasks.code.mbpp:MBPP",
+        "974 short Python problems, 3-shot for base models; split: test is 11-510",
+    ),
+    "odex": ("crosstok.tasks.code.odex:ODEX", "439 one-line requests over many libraries, English"),
+    "classeval": ("crosstok.tasks.code.classeval:ClassEval", "100 whole classes"),
+    "exercism": ("crosstok.tasks.code.exercism:Exercism", "140 practice exercises"),
+    "bigcodebench_hard": ("crosstok.tasks.code.bigcodebench:BigCodeBenchHard", "148 functions over libraries"),
+    "humaneval_plus": (
+        "crosstok.tasks.code.evalplus:HumanEvalPlus",
+        "HumanEval with the many tests of EvalPlus; from the hub",
+    ),
+    "mbpp_plus": (
+        "crosstok.tasks.code.evalplus:MBPPPlus",
+        "378 problems of MBPP with the many tests of EvalPlus; from the hub",
+    ),
+    "bigcodebench": ("crosstok.tasks.code.bigcodebench:BigCodeBench", "1140 functions over libraries; from the hub"),
+    "quixbugs": ("crosstok.tasks.code.quixbugs:QuixBugs", "31 programs with one wrong line, to be repaired"),
+    "humanevalpack": (
+        "crosstok.tasks.code.humanevalpack:HumanEvalPack",
+        "164 wrong HumanEval solutions, to be repaired",
+    ),
+    "cruxeval": ("crosstok.tasks.code.cruxeval:CRUXEval", "800 calls whose value is to be predicted"),
+    "gsm8k": ("crosstok.tasks.math.problems:GSM8K", "1319 school problems"),
+    "svamp": ("crosstok.tasks.math.problems:SVAMP", "1000 one-step word problems"),
+    "math": ("crosstok.tasks.math.problems:Math", "5000 competition problems"),
+    "math500": ("crosstok.tasks.math.problems:Math500", "500 of the competition problems"),
+    "wikitext": ("crosstok.tasks.text.wikitext:WikiText", "bits per byte of 62 Wikipedia articles, WikiText-2"),
+    "text_bpb": ("crosstok.tasks.text.bits_per_byte:BitsPerByte", "bits per byte of any held-out text"),
 }
 
 
@@ -58,7 +70,7 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
     Raises ``UserError`` for an unknown task (with the closest name) and for options that the task does not have.
     """
     if kind.startswith(YAML):
-        from tasks.declared import declared_task  # noqa: PLC0415  (for such tasks only)
+        from crosstok.tasks.declared import declared_task  # noqa: PLC0415  (for such tasks only)
 
         return declared_task(kind, options, name or kind, data)
     task_type = _task_type(LM_EVAL if borrowed(kind) else kind)
@@ -87,5 +99,7 @@ def _task_type(kind: str) -> type[Task]:
             raise unknown_name("task", kind, task_names())
         found = matches[0].load()
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise UserError(f"Task {kind!r} is not a subclass of tasks.task.Task.", hint="Correct its entry point.")
+        raise UserError(
+            f"Task {kind!r} is not a subclass of crosstok.tasks.task.Task.", hint="Correct its entry point."
+        )
     return found

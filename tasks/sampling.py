@@ -2,14 +2,14 @@
 
 An answer is drawn from a seed of its own, so the first ten of twenty samples are the ten that a run of ten has. What is
 stored is one score per sample; its mean is pass@1. pass@k for greater k is a number per document, unbiased, made when
-all samples of the document are judged (``results.statistics.pass_at_k``).
+all samples of the document are judged (``crosstok.results.compare.statistics.pass_at_k``).
 """
 
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.task import AnswerTask, CodeTask, Metric, Sampling, Task, TaskOptions
+from crosstok.tasks.task import AnswerTask, CodeTask, Metric, Sampling, Task, TaskOptions
 
 
 class SampledOptions(TaskOptions):

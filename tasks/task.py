@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from crosstok.fingerprint import fingerprint
-from sandbox.program import Program
+from crosstok.sandbox.program import Program
 
 PromptStyle = Literal["raw", "chat"]
 T = TypeVar("T")
@@ -219,7 +219,7 @@ class TextTask(Task):
 class ChoiceTask(Task):
     """A task that is judged by which of several continuations is the most likely; ``request`` asks Continuations.
 
-    See :func:`tasks.choice.choice_scores` for the scores that most of them return.
+    See :func:`crosstok.tasks.choice.choice_scores` for the scores that most of them return.
     """
 
     @abstractmethod

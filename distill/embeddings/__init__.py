@@ -3,23 +3,23 @@
 An initialiser of another package registers itself under the entry point group ``crosstok.embeddings``.
 """
 
-from distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, Scene, match
-from distill.registry import Registry
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, Scene, match
+from crosstok.distill.registry import Registry
 
 INITIALISERS: Registry[Initialiser] = Registry(
     "initialiser",
     "crosstok.embeddings",
     Initialiser,  # type: ignore[type-abstract]  # only ever a base to compare with
     {
-        "fvt": "distill.embeddings.fvt:FVT",
-        "subword": "distill.embeddings.subword:Subword",
-        "mean": "distill.embeddings.mean:Mean",
-        "hewitt": "distill.embeddings.hewitt:Hewitt",
-        "normal": "distill.embeddings.normal:Normal",
-        "zero": "distill.embeddings.zero:Zero",
-        "omp": "distill.embeddings.omp:OMP",
-        "nearest": "distill.embeddings.nearest:Nearest",
-        "token_distillation": "distill.embeddings.token_distillation:TokenDistillation",
+        "fvt": "crosstok.distill.embeddings.fvt:FVT",
+        "subword": "crosstok.distill.embeddings.subword:Subword",
+        "mean": "crosstok.distill.embeddings.mean:Mean",
+        "hewitt": "crosstok.distill.embeddings.hewitt:Hewitt",
+        "normal": "crosstok.distill.embeddings.normal:Normal",
+        "zero": "crosstok.distill.embeddings.zero:Zero",
+        "omp": "crosstok.distill.embeddings.omp:OMP",
+        "nearest": "crosstok.distill.embeddings.nearest:Nearest",
+        "token_distillation": "crosstok.distill.embeddings.token_distillation:TokenDistillation",
     },
 )
 

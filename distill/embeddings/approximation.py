@@ -27,8 +27,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, match
-from distill.tokenbytes import TokenBytes
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, match
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 
 @dataclass(frozen=True)

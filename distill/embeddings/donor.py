@@ -15,12 +15,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
+from crosstok.distill.embeddings.initialiser import Kind, match
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.weights import input_weight, output_weight
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
-from distill import checkpoints
-from distill.embeddings.approximation import Approximated, Approximation, Missing
-from distill.embeddings.initialiser import Kind, match
-from distill.tokenbytes import TokenBytes
-from distill.weights import input_weight, output_weight
 
 
 class Donated(Approximation):

@@ -16,9 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from distill.embeddings.approximation import Approximated, Approximation, Missing
-from distill.embeddings.initialiser import Kind, Origin
-from distill.tokenbytes import RoundTripError, TokenBytes
+from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
+from crosstok.distill.embeddings.initialiser import Kind, Origin
+from crosstok.distill.tokenizers.tokenbytes import RoundTripError, TokenBytes
 
 
 class FVT(Approximation):

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from crosstok.corpora import Texts
-from distill.registry import Method
-from distill.tokenbytes import TokenBytes
+from crosstok.distill.registry import Method
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Kind = Literal["input", "output"]
 Origin = Literal["special", "exact", "mean", "bytes", "approximated", "fallback"]

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from distill.embeddings.approximation import Approximated, Approximation, Missing
-from distill.embeddings.initialiser import Kind
+from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
+from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Mean(Approximation):

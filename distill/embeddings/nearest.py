@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from crosstok.distill.embeddings.donor import Donated
 from crosstok.errors import UserError
-from distill.embeddings.donor import Donated
 
 _BLOCK = 1024  # tokens per distance matrix
 

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from distill.embeddings.approximation import Approximated, Approximation, Missing
-from distill.embeddings.initialiser import Kind
+from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
+from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Normal(Approximation):

@@ -21,8 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from crosstok.distill.embeddings.donor import Donated
 from crosstok.errors import UserError
-from distill.embeddings.donor import Donated
 
 _BLOCK = 256  # tokens per product: larger ones fall out of the processor's cache
 _GRAM_STEPS = 40  # up to which rows of the Gram matrix are added up

@@ -28,9 +28,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from distill.embeddings.approximation import Approximated, Approximation, Missing
-from distill.embeddings.fvt import constituents, weighted_sums
-from distill.embeddings.initialiser import Kind, Origin
+from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
+from crosstok.distill.embeddings.fvt import constituents, weighted_sums
+from crosstok.distill.embeddings.initialiser import Kind, Origin
 
 Rule = Literal["mean", "sum", "length", "first", "last", "decay"]
 

@@ -25,10 +25,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from distill.embeddings.fvt import FVT
-from distill.embeddings.initialiser import Kind, Rows, Scene
-from distill.output_head import Head, head_of
-from distill.tokenbytes import Encoding, TokenBytes
+from crosstok.distill.embeddings.fvt import FVT
+from crosstok.distill.embeddings.initialiser import Kind, Rows, Scene
+from crosstok.distill.models.output_head import Head, head_of
+from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
 
 @dataclass(frozen=True)

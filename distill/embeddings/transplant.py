@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows, Scene
+from crosstok.distill.models.weights import is_tied
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
-from distill.embeddings.initialiser import Initialiser, Kind, Rows, Scene
-from distill.tokenbytes import TokenBytes
-from distill.weights import is_tied
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Several models answering as one: ``lockstep`` for members of one tokenizer, ``own_tokens`` for all others."""
 
-from distill.ensemble.lockstep import EnsembleCache, EnsembleConfig, EnsembleForCausalLM
-from distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble
-from distill.ensemble.saving import save_ensemble
+from crosstok.distill.ensemble.lockstep import EnsembleCache, EnsembleConfig, EnsembleForCausalLM
+from crosstok.distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble
+from crosstok.distill.ensemble.saving import save_ensemble
 
 __all__ = [
     "EnsembleCache",

@@ -3,7 +3,7 @@
 Members may know conversations by other special tokens, in another order, with headers of other lengths. The ensemble's
 own tokenizer therefore has the ordinary tokens of its first member, under their ids, and six signs of its own: where a
 text begins, who speaks, where a turn ends, padding. Its chat template writes nothing else. From such ids every member
-gets its own prompt, rendered by its own template (``distill.ensemble.own_tokens``).
+gets its own prompt, rendered by its own template (``crosstok.distill.ensemble.own_tokens``).
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from itertools import pairwise
 from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
+from crosstok.distill.tokenizers.chat import Message
+from crosstok.distill.tokenizers.special_tokens import wear_specials
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
-from distill.chat import Message
-from distill.special_tokens import wear_specials
-from distill.tokenbytes import TokenBytes
 
 BEGIN, END, PAD = "<|ensemble_begin|>", "<|ensemble_end|>", "<|ensemble_pad|>"
 SPEAKERS = {role: f"<|ensemble_{role}|>" for role in ("system", "user", "assistant")}

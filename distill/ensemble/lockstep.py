@@ -28,10 +28,10 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from crosstok.distill.ensemble.members import check_shares, load_members
+from crosstok.distill.models.weights import torch_dtype
+from crosstok.distill.sources.models import ENSEMBLE
 from crosstok.errors import UserError, unknown_name
-from distill.ensemble.members import check_shares, load_members
-from distill.sources import ENSEMBLE
-from distill.weights import torch_dtype
 
 Combine = Literal["mean_prob", "mean_logit"]
 COMBINE: tuple[Combine, ...] = ("mean_prob", "mean_logit")
@@ -118,7 +118,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
         """Refuse: the weights stay with the members, whose sources only :func:`save_ensemble` knows."""
-        raise UserError("An ensemble is saved by naming its members.", hint="Use distill.ensemble.save_ensemble.")
+        raise UserError("An ensemble is saved by naming its members.", hint="Use save_ensemble.")
 
     @property
     def _models(self) -> list[PreTrainedModel]:

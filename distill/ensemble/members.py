@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from crosstok.distill.models.weights import load_model, rows
+from crosstok.distill.sources.models import fetch, member_source
+from crosstok.distill.sources.tokenizers import read_tokenizer
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
-from distill.sources import fetch, member_source
-from distill.tokenbytes import TokenBytes
-from distill.tokenizers import read_tokenizer
-from distill.weights import load_model, rows
 
 
 def check_shares(weights: Sequence[float], members: int) -> list[float]:

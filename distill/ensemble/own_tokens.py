@@ -32,17 +32,17 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from crosstok.distill.ensemble.canonical import Signs
+from crosstok.distill.ensemble.lockstep import EnsembleConfig, EnsembleForCausalLM
+from crosstok.distill.ensemble.members import load_members
+from crosstok.distill.ensemble.reading import History, OwnReading
+from crosstok.distill.ensemble.vocabularies import MAPS, NONE, Ids, encode_bytes
+from crosstok.distill.sources.models import OWN_TOKENS, fetch, member_source
+from crosstok.distill.sources.tokenizers import read_tokenizer
+from crosstok.distill.tokenizers.chat import chat_parts, encode_parts
+from crosstok.distill.tokenizers.roles import Roles, adds_bos, generation_ends
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
-from distill.chat import chat_parts, encode_parts
-from distill.ensemble.canonical import Signs
-from distill.ensemble.lockstep import EnsembleConfig, EnsembleForCausalLM
-from distill.ensemble.members import load_members
-from distill.ensemble.reading import History, OwnReading
-from distill.ensemble.vocabularies import MAPS, NONE, Ids, encode_bytes
-from distill.roles import Roles, adds_bos, generation_ends
-from distill.sources import OWN_TOKENS, fetch, member_source
-from distill.tokenbytes import TokenBytes
-from distill.tokenizers import read_tokenizer
 
 _UNREAD = -1  # a column whose meaning a member cannot tell: a sign of the ensemble's inside of a conversation
 

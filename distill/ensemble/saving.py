@@ -8,18 +8,18 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
+from crosstok.distill.ensemble.canonical import ensemble_tokenizer
+from crosstok.distill.ensemble.lockstep import COMBINE, Combine, EnsembleConfig, EnsembleForCausalLM
+from crosstok.distill.ensemble.members import check_shares
+from crosstok.distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble
+from crosstok.distill.ensemble.vocabularies import KINDS, MAPS, Ids, Tokens, token_maps
+from crosstok.distill.models import provenance
+from crosstok.distill.models.provenance import Provenance
+from crosstok.distill.sources.atomic import new_folder
+from crosstok.distill.sources.models import ENSEMBLE, OWN_TOKENS, fetch, identify, pinned, read_config
+from crosstok.distill.sources.tokenizers import read_tokenizer
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes, first_differences
 from crosstok.errors import UserError, unknown_name
-from distill import provenance
-from distill.atomic import new_folder
-from distill.ensemble.canonical import ensemble_tokenizer
-from distill.ensemble.lockstep import COMBINE, Combine, EnsembleConfig, EnsembleForCausalLM
-from distill.ensemble.members import check_shares
-from distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble
-from distill.ensemble.vocabularies import KINDS, MAPS, Ids, Tokens, token_maps
-from distill.provenance import Provenance
-from distill.sources import ENSEMBLE, OWN_TOKENS, fetch, identify, pinned, read_config
-from distill.tokenbytes import TokenBytes, first_differences
-from distill.tokenizers import read_tokenizer
 
 
 def save_ensemble(

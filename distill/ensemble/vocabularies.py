@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from crosstok.distill.tokenizers.tokenbytes import Encoding, RoundTripError, TokenBytes
+from crosstok.distill.tokenizers.vocabulary_map import nearest_tokens
 from crosstok.errors import UserError
-from distill.tokenbytes import Encoding, RoundTripError, TokenBytes
-from distill.vocabulary_map import nearest_tokens
 
 Tokens = Literal["same", "shared", "mined", "union"]
 KINDS: tuple[Tokens, ...] = ("same", "shared", "mined", "union")

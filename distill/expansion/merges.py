@@ -20,10 +20,10 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
+from crosstok.distill.tokenizers.tokenizer_building import fast_tokenizer
+from crosstok.distill.tokenizers.tokenizer_file import TokenizerFile
 from crosstok.errors import UserError
-from distill.tokenbytes import TokenBytes
-from distill.tokenizer_building import fast_tokenizer
-from distill.tokenizer_file import TokenizerFile
 
 Word = tuple[str, ...]
 """A word as the pieces that it consists of."""

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.adapters import embedding_matrices
-from distill.output_head import NEW_ROWS
+from crosstok.distill.models.lora import embedding_matrices
+from crosstok.distill.models.output_head import NEW_ROWS
 
 _HOOK = "new_rows_hook"
 

@@ -19,11 +19,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from crosstok.corpora import load_texts
+from crosstok.distill.expansion.merges import Merge, Vocabulary, Word, Words, learn, spell, spellings, with_merges
+from crosstok.distill.expansion.tokens_spec import FromText, TokensSpec
+from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256
-from distill.expansion.merges import Merge, Vocabulary, Word, Words, learn, spell, spellings, with_merges
-from distill.expansion.tokens_spec import FromText, TokensSpec
-from distill.tokenbytes import Encoding, TokenBytes
 
 _REPORTED = 5
 _FRONTS = ("", "\n", "x", "(", " ")  # what a token may stand behind to be reached

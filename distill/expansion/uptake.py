@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.checkpoints import Checkpoint
-from distill.expansion.merges import spellings
-from distill.tokenbytes import Encoding
+from crosstok.distill.expansion.merges import spellings
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.tokenizers.tokenbytes import Encoding
 
 
 @torch.no_grad()

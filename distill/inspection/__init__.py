@@ -5,7 +5,7 @@ of it (``crosstok inspect``). It asks nothing of how the student was made: a tok
 spells bytes with it that are no token of the parent's, and its old spelling is what the parent makes of these bytes.
 """
 
-from distill.inspection.records import Inspection
-from distill.inspection.report import inspect
+from crosstok.distill.inspection.records import Inspection
+from crosstok.distill.inspection.report import inspect
 
 __all__ = ["Inspection", "inspect"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.inspection.records import Group, Spread
+from crosstok.distill.inspection.records import Group, Spread
 
 _AT_ONCE = 256
 """New rows compared with all old ones in one product."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.output_head import head_of
+from crosstok.distill.models.output_head import head_of
 
 
 @dataclass(frozen=True, eq=False)

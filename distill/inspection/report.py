@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from crosstok.corpora import load_texts
+from crosstok.distill.embeddings.fvt import weighted_sums
+from crosstok.distill.ensemble import EnsembleForCausalLM
+from crosstok.distill.inspection import geometry
+from crosstok.distill.inspection.records import Inspection, Matrix, Moment, Movement, Neighbour, NewToken, Row, Trace
+from crosstok.distill.inspection.snapshots import read_snapshots
+from crosstok.distill.inspection.tokens import Vocabulary, compare, shown, spaced, spellings
+from crosstok.distill.inspection.tracing import Occurrence, Tracer, occurrences
+from crosstok.distill.models import checkpoints, provenance
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.models.lora import embedding_matrices
 from crosstok.errors import UserError
-from distill import checkpoints, provenance
-from distill.adapters import embedding_matrices
-from distill.checkpoints import Checkpoint
-from distill.embeddings.fvt import weighted_sums
-from distill.ensemble import EnsembleForCausalLM
-from distill.inspection import geometry
-from distill.inspection.records import Inspection, Matrix, Moment, Movement, Neighbour, NewToken, Row, Trace
-from distill.inspection.snapshots import read_snapshots
-from distill.inspection.tokens import Vocabulary, compare, shown, spaced, spellings
-from distill.inspection.tracing import Occurrence, Tracer, occurrences
 
 _OLD_PLACES = 1500
 """Old rows in the projection."""

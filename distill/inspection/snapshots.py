@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill.adapters import embedding_matrices
-from distill.inspection.tokens import compare, spaced
-from distill.tokenbytes import TokenBytes
+from crosstok.distill.inspection.tokens import compare, spaced
+from crosstok.distill.models.lora import embedding_matrices
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 FOLDER = "row-snapshots"
 WATCHED = 512

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.embeddings.fvt import constituents
-from distill.tokenbytes import TokenBytes
+from crosstok.distill.embeddings.fvt import constituents
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 
 @dataclass(frozen=True)

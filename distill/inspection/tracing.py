@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from crosstok.corpora import Texts
-from distill.checkpoints import Checkpoint
-from distill.inspection.geometry import cosine
-from distill.inspection.lens import Lens, Seen
-from distill.inspection.records import Guess, Layer, Trace
-from distill.inspection.tokens import Vocabulary, shown
-from distill.tokenbytes import Encoding, TokenBytes
+from crosstok.distill.inspection.geometry import cosine
+from crosstok.distill.inspection.lens import Lens, Seen
+from crosstok.distill.inspection.records import Guess, Layer, Trace
+from crosstok.distill.inspection.tokens import Vocabulary, shown
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
 _READ_BYTES = 400_000
 """Of the corpus, in which new tokens are looked for."""

@@ -3,27 +3,27 @@
 A loss of another package registers itself under the entry point group ``crosstok.losses``.
 """
 
-from distill.losses.batch import AlignedBatch, Side
-from distill.losses.loss import Loss, LossTerm, Party
-from distill.losses.outputs import Outputs, Reader, Reading
-from distill.registry import Registry
+from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.outputs import Outputs, Reader, Reading
+from crosstok.distill.registry import Registry
 
 LOSSES: Registry[Loss] = Registry(
     "loss",
     "crosstok.losses",
     Loss,  # type: ignore[type-abstract]  # only ever a base to compare with
     {
-        "sft": "distill.losses.sft:SFT",
-        "alm": "distill.losses.alm:ALM",
-        "hidden": "distill.losses.hidden:Hidden",
-        "kd": "distill.losses.kd:KD",
-        "strict": "distill.losses.strict:Strict",
-        "bpm": "distill.losses.bpm:BPM",
-        "uld": "distill.losses.uld:ULD",
-        "gold": "distill.losses.gold:GOLD",
-        "mined": "distill.losses.mined:MinED",
-        "dskd": "distill.losses.dskd:DSKD",
-        "kl": "distill.losses.expansion_kl:ExpansionKL",
+        "sft": "crosstok.distill.losses.sft:SFT",
+        "alm": "crosstok.distill.losses.alm:ALM",
+        "hidden": "crosstok.distill.losses.hidden:Hidden",
+        "kd": "crosstok.distill.losses.kd:KD",
+        "strict": "crosstok.distill.losses.strict:Strict",
+        "bpm": "crosstok.distill.losses.bpm:BPM",
+        "uld": "crosstok.distill.losses.uld:ULD",
+        "gold": "crosstok.distill.losses.gold:GOLD",
+        "mined": "crosstok.distill.losses.mined:MinED",
+        "dskd": "crosstok.distill.losses.dskd:DSKD",
+        "kl": "crosstok.distill.losses.expansion_kl:ExpansionKL",
     },
 )
 

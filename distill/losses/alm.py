@@ -35,10 +35,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from distill.losses.batch import AlignedBatch, Side
-from distill.losses.divergences import Outcomes, divergence
-from distill.losses.loss import Loss, LossTerm
-from distill.losses.outputs import Outputs, Reading
+from crosstok.distill.losses.loss import Loss, LossTerm
+from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.divergences import Outcomes, divergence
+from crosstok.distill.readings.outputs import Outputs, Reading
 
 _EPS = 1e-6  # nats; keeps both probabilities off 1, where the second outcome has no logarithm
 

@@ -24,11 +24,11 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from distill.losses.batch import AlignedBatch, Side
-from distill.losses.loss import Loss, LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import Places, predictions, starts, touch
-from distill.losses.vocabularies import shared_ids
+from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import Places, predictions, starts, touch
+from crosstok.distill.readings.vocabularies import shared_ids
 
 _NEVER = 1e4  # nats; minus this stands for the logarithm of nothing, so that 0 times it is 0
 

@@ -27,11 +27,11 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from distill.losses.batch import AlignedBatch
-from distill.losses.distributions import DistributionLoss, kl
-from distill.losses.loss import LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import touch
+from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.distributions import DistributionLoss, kl
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import touch
 
 _MASKED = -1e5  # added to attention scores; finite, so that a window without positions gives no NaN
 

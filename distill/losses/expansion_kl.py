@@ -28,19 +28,19 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
+from crosstok.distill.expansion.cover import Cover
+from crosstok.distill.expansion.merges import spellings
+from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.models.output_head import Head, head_of
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.blocks import by_blocks
+from crosstok.distill.readings.cover_target import BLOCK, CoverTarget, Taught
+from crosstok.distill.readings.distributions import DistributionLoss
+from crosstok.distill.readings.divergences import ForwardKL, ReverseKL
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import Places, starts, token_counts, touch
+from crosstok.distill.tokenizers.tokenbytes import first_differences
 from crosstok.errors import UserError
-from distill.expansion.cover import Cover
-from distill.expansion.merges import spellings
-from distill.losses.batch import AlignedBatch
-from distill.losses.blocks import by_blocks
-from distill.losses.cover_target import BLOCK, CoverTarget, Taught
-from distill.losses.distributions import DistributionLoss
-from distill.losses.divergences import ForwardKL, ReverseKL
-from distill.losses.loss import LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import Places, starts, token_counts, touch
-from distill.output_head import Head, head_of
-from distill.tokenbytes import first_differences
 
 _EPS = 1e-6  # nats; keeps probabilities off 1, where the other outcome has no logarithm
 

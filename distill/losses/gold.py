@@ -23,12 +23,12 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from distill.losses.batch import AlignedBatch, Side
-from distill.losses.loss import Loss, LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import Places, chunk_starts, starts, touch
-from distill.losses.uld import sorted_distance
-from distill.losses.vocabularies import shared_ids, without
+from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.losses.uld import sorted_distance
+from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import Places, chunk_starts, starts, touch
+from crosstok.distill.readings.vocabularies import shared_ids, without
 
 Merge = Literal["chain_rule", "observed", "published"]
 

@@ -20,11 +20,11 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
+from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import touch
 from crosstok.errors import UserError
-from distill.losses.batch import AlignedBatch
-from distill.losses.loss import Loss, LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import touch
 
 
 class Hidden(Loss):

@@ -16,13 +16,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.distributions import DistributionLoss
+from crosstok.distill.readings.outputs import Outputs, Reading, others
+from crosstok.distill.readings.positions import one_to_one, predictions, touch
+from crosstok.distill.tokenizers.tokenbytes import first_differences
 from crosstok.errors import UserError
-from distill.losses.batch import AlignedBatch
-from distill.losses.distributions import DistributionLoss
-from distill.losses.loss import LossTerm, Party
-from distill.losses.outputs import Outputs, Reading, others
-from distill.losses.positions import one_to_one, predictions, touch
-from distill.tokenbytes import first_differences
 
 
 class KD(DistributionLoss):

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from distill.losses.batch import AlignedBatch
-from distill.losses.outputs import Outputs, Reading
-from distill.registry import Method
-from distill.tokenbytes import TokenBytes
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.registry import Method
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Ratio = tuple[float, float]
 """A figure to report, as numerator and denominator, so that it too can be added up before it is divided."""

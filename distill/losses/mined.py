@@ -23,15 +23,15 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
+from crosstok.distill.embeddings.initialiser import match
+from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.distributions import kl
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import one_to_one, predictions, touch
+from crosstok.distill.tokenizers.vocabulary_map import nearest_tokens
 from crosstok.errors import UserError
 from crosstok.folders import cache_folder
-from distill.embeddings.initialiser import match
-from distill.losses.batch import AlignedBatch
-from distill.losses.distributions import kl
-from distill.losses.loss import Loss, LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import one_to_one, predictions, touch
-from distill.vocabulary_map import nearest_tokens
 
 log = logging.getLogger(__name__)
 

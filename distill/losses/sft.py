@@ -6,9 +6,9 @@ Unit: nats per student token. It uses neither the teacher nor the alignment.
 import math
 from typing import ClassVar
 
-from distill.losses.batch import AlignedBatch
-from distill.losses.loss import Loss, LossTerm
-from distill.losses.outputs import Outputs
+from crosstok.distill.losses.loss import Loss, LossTerm
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.outputs import Outputs
 
 
 class SFT(Loss):

@@ -13,13 +13,13 @@ from typing import ClassVar
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
+from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.distributions import DistributionDivergence, DistributionLoss
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import one_to_one, predictions, touch
+from crosstok.distill.readings.vocabularies import shared_ids
 from crosstok.errors import UserError
-from distill.losses.batch import AlignedBatch
-from distill.losses.distributions import DistributionDivergence, DistributionLoss
-from distill.losses.loss import LossTerm, Party
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import one_to_one, predictions, touch
-from distill.losses.vocabularies import shared_ids
 
 
 class Strict(DistributionLoss):

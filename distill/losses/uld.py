@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from distill.losses.batch import AlignedBatch, Side
-from distill.losses.loss import Loss, LossTerm
-from distill.losses.outputs import Outputs, Reading
-from distill.losses.positions import Places, predictions, starts, touch
+from crosstok.distill.losses.loss import Loss, LossTerm
+from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.outputs import Outputs, Reading
+from crosstok.distill.readings.positions import Places, predictions, starts, touch
 
 
 class ULD(Loss):

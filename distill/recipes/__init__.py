@@ -5,12 +5,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from crosstok.distill.recipes.distil import DistilSpec
+from crosstok.distill.recipes.expand import ExpandSpec
+from crosstok.distill.recipes.student import StudentSpec, at, identity, make_student
+from crosstok.distill.recipes.transfer import TransferSpec
+from crosstok.distill.registry import plain
 from crosstok.errors import UserError, unknown_name
-from distill.recipes.distil import DistilSpec
-from distill.recipes.expand import ExpandSpec
-from distill.recipes.student import StudentSpec, at, identity, make_student
-from distill.recipes.transfer import TransferSpec
-from distill.registry import plain
 
 __all__ = [
     "RECIPES",

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from distill import checkpoints
-from distill.checkpoints import Checkpoint
-from distill.expansion.uptake import uptake
-from distill.recipes.student import Choice, Made, StudentSpec, Workshop
-from distill.weights import input_weight, is_tied
+from crosstok.distill.expansion.uptake import uptake
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.models.weights import input_weight, is_tied
+from crosstok.distill.recipes.student import Choice, Made, StudentSpec, Workshop
 
 
 class DistilSpec(StudentSpec):

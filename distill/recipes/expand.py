@@ -23,20 +23,20 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crosstok.corpora import load_texts
+from crosstok.distill.embeddings import INITIALISERS, Rows, Scene
+from crosstok.distill.embeddings.transplant import transplant
+from crosstok.distill.expansion.cached import FILE, expansion_of
+from crosstok.distill.expansion.selection import Expansion, strings
+from crosstok.distill.expansion.tokens_spec import TokensSpec
+from crosstok.distill.expansion.uptake import uptake
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.byte_ngrams import ByteNgramForCausalLM
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.models.lora import share
+from crosstok.distill.models.weights import is_tied
+from crosstok.distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
 from crosstok.errors import UserError
 from crosstok.fingerprint import file_sha256
-from distill import checkpoints
-from distill.adapters import share
-from distill.byte_ngrams import ByteNgramForCausalLM
-from distill.checkpoints import Checkpoint
-from distill.embeddings import INITIALISERS, Rows, Scene
-from distill.embeddings.transplant import transplant
-from distill.expansion.cached import FILE, expansion_of
-from distill.expansion.selection import Expansion, strings
-from distill.expansion.tokens_spec import TokensSpec
-from distill.expansion.uptake import uptake
-from distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
-from distill.weights import is_tied
 
 RECONSTRUCTION = "after arXiv 2508.15807, details reconstructed"
 

@@ -20,20 +20,20 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from crosstok.corpora import Texts, load_texts
+from crosstok.distill.ensemble import EnsembleForCausalLM
+from crosstok.distill.inspection.snapshots import FOLDER as SNAPSHOTS
+from crosstok.distill.inspection.snapshots import RowSnapshots
+from crosstok.distill.losses import LOSSES, Loss, Reader
+from crosstok.distill.models import checkpoints, model_card
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
+from crosstok.distill.training.held_out import HeldOut
+from crosstok.distill.training.log import plot_log, read_log
+from crosstok.distill.training.loop import LOG, Advance, Model, TrainingSpec, train
+from crosstok.distill.training.options import BESIDE
+from crosstok.distill.training.windows import Encoder, Windows
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
-from distill import checkpoints, model_card
-from distill.checkpoints import Checkpoint
-from distill.ensemble import EnsembleForCausalLM
-from distill.held_out import HeldOut
-from distill.inspection.snapshots import FOLDER as SNAPSHOTS
-from distill.inspection.snapshots import RowSnapshots
-from distill.losses import LOSSES, Loss, Reader
-from distill.tokenbytes import TokenBytes
-from distill.training import LOG, Advance, Model, TrainingSpec, train
-from distill.training_log import plot_log, read_log
-from distill.training_spec import BESIDE
-from distill.windows import Encoder, Windows
 
 log = logging.getLogger(__name__)
 

@@ -11,20 +11,20 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crosstok.corpora import load_texts
+from crosstok.distill.embeddings import INITIALISERS, Rows, Scene
+from crosstok.distill.embeddings.transplant import special_ids, special_rows, transplant
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.byte_ngrams import ByteNgramForCausalLM, NgramTable, with_ngrams
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.models.lora import share
+from crosstok.distill.models.tying import tie, untie
+from crosstok.distill.models.weights import input_weight, is_tied
+from crosstok.distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
+from crosstok.distill.sources.tokenizers import load_tokenizer
+from crosstok.distill.tokenizers.roles import Roles
+from crosstok.distill.tokenizers.special_tokens import wear_specials
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
-from distill import checkpoints
-from distill.adapters import share
-from distill.byte_ngrams import ByteNgramForCausalLM, NgramTable, with_ngrams
-from distill.checkpoints import Checkpoint
-from distill.embeddings import INITIALISERS, Rows, Scene
-from distill.embeddings.transplant import special_ids, special_rows, transplant
-from distill.embeddings.tying import tie, untie
-from distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
-from distill.roles import Roles
-from distill.special_tokens import wear_specials
-from distill.tokenbytes import TokenBytes
-from distill.tokenizers import load_tokenizer
-from distill.weights import input_weight, is_tied
 
 
 class TransferSpec(StudentSpec):

@@ -2,7 +2,7 @@
 
 | file | a row per |
 |---|---|
-| `inspection.json` | everything, as ``distill.inspection.records.Inspection`` |
+| `inspection.json` | everything, as ``crosstok.distill.inspection.records.Inspection`` |
 | `tokens.csv` | new token and matrix |
 | `neighbours.csv` | new token, matrix and old token near it |
 | `movement.csv` | matrix and moment of the training; there if rows were kept |
@@ -14,7 +14,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from distill.inspection.records import Inspection, Spread
+from crosstok.distill.inspection.records import Inspection, Spread
 
 _Table = Iterable[dict[str, Any]]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crosstok.distill.inspection.records import Inspection, Layer, Matrix, Moment, NewToken, Record, Spread
 from crosstok.errors import UserError
-from distill.inspection.records import Inspection, Layer, Matrix, Moment, NewToken, Record, Spread
-from harness.inspection import data, plots
+from crosstok.harness.inspection import data, plots
 
 PAGE = "index.html"
 _ABSENT = "n/a"

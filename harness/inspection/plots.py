@@ -5,8 +5,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distill.inspection.records import Matrix, Moment, Movement, NewToken, Spread, Trace
-from results.drawing import BEST, COLOURS, DOT, INK, as_svg, page_figure
+from crosstok.distill.inspection.records import Matrix, Moment, Movement, NewToken, Spread, Trace
+from crosstok.results.web.svg import BEST, COLOURS, DOT, INK, as_svg, page_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

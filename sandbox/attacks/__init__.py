@@ -1,11 +1,11 @@
-"""Programs that attack the sandbox, and what must come of each (:mod:`sandbox.attacks.attack`)."""
+"""Programs that attack the sandbox, and what must come of each (:mod:`crosstok.sandbox.attacks.attack`)."""
 
-from sandbox.attacks.attack import Attack
-from sandbox.attacks.escapes import escapes
-from sandbox.attacks.exhaustion import EXHAUSTION
-from sandbox.attacks.forgeries import FORGERIES
-from sandbox.attacks.host import Host, bait, descendants, traces
-from sandbox.attacks.persistence import DETERMINISM, PERSISTENCE
+from crosstok.sandbox.attacks.attack import Attack
+from crosstok.sandbox.attacks.escapes import escapes
+from crosstok.sandbox.attacks.exhaustion import EXHAUSTION
+from crosstok.sandbox.attacks.forgeries import FORGERIES
+from crosstok.sandbox.attacks.host import Host, bait, descendants, traces
+from crosstok.sandbox.attacks.persistence import DETERMINISM, PERSISTENCE
 
 __all__ = [
     "DETERMINISM",

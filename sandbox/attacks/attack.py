@@ -7,8 +7,8 @@ the machine where a sandbox is about to be trusted.
 import textwrap
 from dataclasses import dataclass, field, replace
 
-from sandbox.program import Limits, Program
-from sandbox.verdict import Status
+from crosstok.sandbox.program import Limits, Program
+from crosstok.sandbox.verdict import Status
 
 ROOMY = Limits(cpu_s=30.0, wall_s=120.0, memory_bytes=512 << 20, tmp_bytes=32 << 20, output_bytes=4 << 20)
 """For attacks that end by themselves or at a limit of theirs: so much time that even a machine that is ten times slower,

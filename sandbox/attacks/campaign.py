@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from sandbox.attacks.attack import PASSED, Attack
-from sandbox.attacks.escapes import escapes
-from sandbox.attacks.exhaustion import EXHAUSTION
-from sandbox.attacks.forgeries import FORGERIES
-from sandbox.attacks.host import Host, bait, descendants, traces
-from sandbox.attacks.persistence import PERSISTENCE
-from sandbox.pool import Pool, open_pool
-from sandbox.program import Program
-from sandbox.verdict import Verdict
+from crosstok.sandbox.attacks.attack import PASSED, Attack
+from crosstok.sandbox.attacks.escapes import escapes
+from crosstok.sandbox.attacks.exhaustion import EXHAUSTION
+from crosstok.sandbox.attacks.forgeries import FORGERIES
+from crosstok.sandbox.attacks.host import Host, bait, descendants, traces
+from crosstok.sandbox.attacks.persistence import PERSISTENCE
+from crosstok.sandbox.pool import Pool, open_pool
+from crosstok.sandbox.program import Program
+from crosstok.sandbox.verdict import Verdict
 
 CONTROL = "control"
 

@@ -2,8 +2,8 @@
 
 import secrets
 
-from sandbox.attacks.attack import MEMORY_SEARCH, PASSED, Attack, probe
-from sandbox.attacks.host import SECRET, Host
+from crosstok.sandbox.attacks.attack import MEMORY_SEARCH, PASSED, Attack, probe
+from crosstok.sandbox.attacks.host import SECRET, Host
 
 _SYSCALL = """
 import ctypes, os

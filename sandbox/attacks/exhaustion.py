@@ -2,8 +2,8 @@
 
 import textwrap
 
-from sandbox.attacks.attack import ANY, NOT_PASSED, OUT_OF_TIME, PASSED, Attack, exhaustion
-from sandbox.verdict import Status
+from crosstok.sandbox.attacks.attack import ANY, NOT_PASSED, OUT_OF_TIME, PASSED, Attack, exhaustion
+from crosstok.sandbox.verdict import Status
 
 _TIMEOUT = frozenset({Status.TIMEOUT})
 _OUTPUT = frozenset({Status.OUTPUT_LIMIT})

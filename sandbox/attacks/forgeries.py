@@ -1,6 +1,6 @@
 """Wrong solutions that try to be judged right: by the verdict channel, the comparison, the tests, or the clock."""
 
-from sandbox.attacks.attack import NOT_PASSED, OUT_OF_TIME, Attack, forgery
+from crosstok.sandbox.attacks.attack import NOT_PASSED, OUT_OF_TIME, Attack, forgery
 
 _WRONG = "def add(a, b):\n    return 0\n"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.backends.namespaces import FIRST_UID
+from crosstok.sandbox.backends.namespaces import FIRST_UID
 
 SECRET = "CROSSTOK_BAIT"  # noqa: S105  (the name of an environment variable)
 

@@ -3,8 +3,8 @@
 import os
 import secrets
 
-from sandbox.attacks.attack import ANY, MEMORY_SEARCH, Attack, probe
-from sandbox.verdict import Status
+from crosstok.sandbox.attacks.attack import ANY, MEMORY_SEARCH, Attack, probe
+from crosstok.sandbox.verdict import Status
 
 PERSISTENCE: tuple[tuple[Attack, Attack], ...] = (
     (

@@ -1,1 +1,1 @@
-"""The ways in which a worker is walled in, behind one interface (:mod:`sandbox.backends.backend`)."""
+"""The ways in which a worker is walled in, behind one interface (:mod:`crosstok.sandbox.backends.backend`)."""

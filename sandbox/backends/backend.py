@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from sandbox import cgroups
-from sandbox.cgroups import ControlGroup
-from sandbox.program import Limits
+from crosstok.sandbox import cgroups
+from crosstok.sandbox.cgroups import ControlGroup
+from crosstok.sandbox.program import Limits
 
 _OWN_BYTES = 192 << 20
 """Room in a control group for the worker and the referee beside the program."""

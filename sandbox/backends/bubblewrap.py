@@ -11,10 +11,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sandbox.backends.backend import FOLDER, Backend, BackendReport, WorkerProcess, spawn, worker_command, worker_config
-from sandbox.backends.namespaces import host_uid, walled
-from sandbox.packages import package_paths
-from sandbox.worker import jail
+from crosstok.sandbox.backends.backend import (
+    FOLDER,
+    Backend,
+    BackendReport,
+    WorkerProcess,
+    spawn,
+    worker_command,
+    worker_config,
+)
+from crosstok.sandbox.backends.namespaces import host_uid, walled
+from crosstok.sandbox.packages import package_paths
+from crosstok.sandbox.worker import jail
 
 
 class Bubblewrap(Backend):
@@ -24,7 +32,7 @@ class Bubblewrap(Backend):
 
     def report(self) -> BackendReport:
         """Look for the program, then try it."""
-        from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+        from crosstok.sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
 
         if not shutil.which("bwrap"):
             hint = "Install bubblewrap (apt install bubblewrap, dnf install bubblewrap)."

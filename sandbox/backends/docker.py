@@ -7,7 +7,7 @@ worker puts on every candidate. Nothing is ever executed into a running containe
 its standard input and output, which end with this process.
 
 Any engine that speaks Docker's API will do, rootless Docker and Podman's socket included
-(:mod:`sandbox.backends.engine`).
+(:mod:`crosstok.sandbox.backends.engine`).
 """
 
 import contextlib
@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sandbox.backends import engine, image
-from sandbox.backends.backend import (
+from crosstok.sandbox.backends import engine, image
+from crosstok.sandbox.backends.backend import (
     ENVIRONMENT,
     FOLDER,
     OWN_PROCESSES,
@@ -30,9 +30,9 @@ from sandbox.backends.backend import (
     worker_arguments,
     worker_config,
 )
-from sandbox.backends.namespaces import FIRST_UID, GUARANTEES
-from sandbox.program import Limits
-from sandbox.worker.jail import visible_at
+from crosstok.sandbox.backends.namespaces import FIRST_UID, GUARANTEES
+from crosstok.sandbox.program import Limits
+from crosstok.sandbox.worker.jail import visible_at
 
 if TYPE_CHECKING:
     import socket
@@ -57,7 +57,7 @@ class Docker(Backend):
 
     def report(self) -> BackendReport:
         """Look for an engine, then try it."""
-        from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+        from crosstok.sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
 
         try:
             engine.connect(timeout=10).close()

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from crosstok.fingerprint import fingerprint
-from sandbox.backends.backend import FOLDER, interpreter
-from sandbox.packages import distributions, package_paths
+from crosstok.sandbox.backends.backend import FOLDER, interpreter
+from crosstok.sandbox.packages import distributions, package_paths
 
 if TYPE_CHECKING:
     from docker.client import DockerClient

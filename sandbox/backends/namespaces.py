@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from sandbox.backends.backend import (
+from crosstok.sandbox.backends.backend import (
     Backend,
     BackendReport,
     WorkerProcess,
@@ -12,7 +12,7 @@ from sandbox.backends.backend import (
     worker_command,
     worker_config,
 )
-from sandbox.packages import package_paths
+from crosstok.sandbox.packages import package_paths
 
 GUARANTEES = frozenset({"files", "net", "pid", "ipc", "seccomp", "processes", "memory"})
 FIRST_UID = 61440
@@ -26,7 +26,7 @@ class Namespaces(Backend):
 
     def report(self) -> BackendReport:
         """Try it: start a worker and see whether it comes up."""
-        from sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+        from crosstok.sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
 
         fault = try_worker(self)
         if fault:

@@ -3,8 +3,15 @@
 import os
 from collections.abc import Sequence
 
-from sandbox.backends.backend import Backend, BackendReport, WorkerProcess, spawn, worker_command, worker_config
-from sandbox.packages import package_paths
+from crosstok.sandbox.backends.backend import (
+    Backend,
+    BackendReport,
+    WorkerProcess,
+    spawn,
+    worker_command,
+    worker_config,
+)
+from crosstok.sandbox.packages import package_paths
 
 
 class Process(Backend):

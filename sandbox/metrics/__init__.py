@@ -1,7 +1,7 @@
 """A drop-in for the Hub's ``code_eval`` metric that runs programs in the sandbox (``sandbox/metrics/code_eval.py``).
 
-evaluate.load(str(sandbox.metrics.CODE_EVAL))           # from a local path, with the network off
-with sandbox.metrics.code_eval_is_sandboxed(): ...      # whoever loads "code_eval" in here gets this one
+evaluate.load(str(crosstok.sandbox.metrics.CODE_EVAL))           # from a local path, with the network off
+with crosstok.sandbox.metrics.code_eval_is_sandboxed(): ...      # whoever loads "code_eval" in here gets this one
 """
 
 import contextlib

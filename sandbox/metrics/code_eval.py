@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from sandbox import Limits, Mode, Program, Status, open_pool
+from crosstok.sandbox import Limits, Mode, Program, Status, open_pool
 
 _RESULTS = {Status.PASSED: "passed", Status.TIMEOUT: "timed out"}
 

@@ -3,7 +3,7 @@
 It never reads a program. The header of a program (its limits) is all that it takes from the pool's pipe; the rest is
 read by the referee, so that nothing of one program is in the memory that the next one's candidate inherits. It holds
 the clock, the output pipes and the power to kill. The referee is a fork as well, and goes on to the next program as
-long as the tests that it ran cannot have changed it (:func:`sandbox.worker.referee.leaves_no_trace`).
+long as the tests that it ran cannot have changed it (:func:`crosstok.sandbox.worker.referee.leaves_no_trace`).
 """
 
 import contextlib

@@ -14,7 +14,7 @@ no tokenizer enters are reported side by side:
 
 from collections.abc import Callable, Collection, Sequence
 
-from tasks.task import Likelihoods, Metric, Score
+from crosstok.tasks.task import Likelihoods, Metric, Score
 
 __all__ = ["CHOICE_METRICS", "best", "choice_scores"]
 

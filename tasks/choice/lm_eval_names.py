@@ -1,4 +1,4 @@
-"""Short names for benchmarks of lm-eval's library, which ``harness.lm_eval_bridge`` reads and measures.
+"""Short names for benchmarks of lm-eval's library, which ``crosstok.harness.lm_eval`` reads and measures.
 
 Any other of its 14,000 definitions is named ``lm_eval:NAME``. The definitions stay lm-eval's: there is one way to
 measure a benchmark, and it is the one whose numbers are published.

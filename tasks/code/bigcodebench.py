@@ -7,12 +7,12 @@ check` names the documents that this one cannot run.
 
 from collections.abc import Sequence
 
-from sandbox.program import Mode, Program
-from tasks.code.answers import before_stop, complete_code
-from tasks.code.solution import FENCE, SolutionTask
-from tasks.code.unittests import patches, runnable, without_main
-from tasks.data.rows import Row
-from tasks.task import Document, Generate, PromptStyle
+from crosstok.sandbox.program import Mode, Program
+from crosstok.tasks.code.answers import before_stop, complete_code
+from crosstok.tasks.code.solution import FENCE, SolutionTask
+from crosstok.tasks.code.unittests import patches, runnable, without_main
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document, Generate, PromptStyle
 
 RAW_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\nassert ", "\nimport ", "\nfrom ", FENCE)
 

@@ -5,11 +5,11 @@ Holistic form: the skeleton with every method's docstring is given, the whole cl
 
 from collections.abc import Sequence
 
-from sandbox.program import Mode, Program
-from tasks.code.solution import SolutionTask
-from tasks.code.unittests import patches, runnable, without_main
-from tasks.data.rows import Row
-from tasks.task import Document
+from crosstok.sandbox.program import Mode, Program
+from crosstok.tasks.code.solution import SolutionTask
+from crosstok.tasks.code.unittests import patches, runnable, without_main
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document
 
 
 class ClassEval(SolutionTask):

@@ -6,11 +6,11 @@ answer's program, so that an answer which merely calls it is wrong.
 
 from collections.abc import Sequence
 
-from sandbox.program import Program
-from tasks.code.answers import before_stop
-from tasks.code.solution import FENCE, SolutionTask
-from tasks.data.rows import Row
-from tasks.task import Document, Generate, PromptStyle
+from crosstok.sandbox.program import Program
+from crosstok.tasks.code.answers import before_stop
+from crosstok.tasks.code.solution import FENCE, SolutionTask
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document, Generate, PromptStyle
 
 _INSTRUCTION = (
     "Given a Python function and a call of it, complete the assertion with the value that the call returns. Write only"

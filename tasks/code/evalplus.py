@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sandbox.program import Program
-from tasks.code.humaneval import HumanEval
-from tasks.code.libraries import LIMITS, needed, visible
-from tasks.code.mbpp import MBPP, only_test_split
-from tasks.code.solution import CodeOptions
-from tasks.data.rows import Row, Rows, load_rows
-from tasks.task import DataSource, Document, TaskOptions
+from crosstok.sandbox.program import Program
+from crosstok.tasks.code.humaneval import HumanEval
+from crosstok.tasks.code.libraries import LIMITS, needed, visible
+from crosstok.tasks.code.mbpp import MBPP, only_test_split
+from crosstok.tasks.code.solution import CodeOptions
+from crosstok.tasks.data.rows import Row, Rows, load_rows
+from crosstok.tasks.task import DataSource, Document, TaskOptions
 
 TEST_SPLIT = range(11, 511)
 """Ids of MBPP's test split."""

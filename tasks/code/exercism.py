@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from sandbox.program import Mode, Program
-from tasks.code.solution import SolutionTask
-from tasks.code.unittests import imported_from, patches, runnable, without_imports_of, without_main
-from tasks.data.rows import Row
-from tasks.task import Document
+from crosstok.sandbox.program import Mode, Program
+from crosstok.tasks.code.solution import SolutionTask
+from crosstok.tasks.code.unittests import imported_from, patches, runnable, without_imports_of, without_main
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document
 
 
 class Exercism(SolutionTask):

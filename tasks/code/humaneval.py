@@ -22,10 +22,10 @@ from pydantic import Field
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256
-from sandbox.program import Program
-from tasks.code.answers import fenced_code
-from tasks.sampling import SampledOptions
-from tasks.task import (
+from crosstok.sandbox.program import Program
+from crosstok.tasks.code.answers import fenced_code
+from crosstok.tasks.sampling import SampledOptions
+from crosstok.tasks.task import (
     CodeTask,
     DataSource,
     Document,

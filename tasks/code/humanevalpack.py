@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from sandbox.program import Program
-from tasks.code.humaneval import shared_code
-from tasks.code.solution import CodeOptions, SolutionTask
-from tasks.data.rows import Row
-from tasks.task import Document, TaskOptions
+from crosstok.sandbox.program import Program
+from crosstok.tasks.code.humaneval import shared_code
+from crosstok.tasks.code.solution import CodeOptions, SolutionTask
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document, TaskOptions
 
 
 class HumanEvalPackOptions(CodeOptions):

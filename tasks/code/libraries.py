@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-from sandbox.program import Limits
-from tasks.code.unittests import CANDIDATE_MODULE
+from crosstok.sandbox.program import Limits
+from crosstok.tasks.code.unittests import CANDIDATE_MODULE
 
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "numpy": (),

@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crosstok.errors import UserError
-from sandbox.program import Program
-from tasks.code.answers import before_stop, complete_code, fenced_code
-from tasks.code.solution import CodeOptions, SolutionTask
-from tasks.data.catalogue import CATALOGUE
-from tasks.data.rows import Row, load_rows
-from tasks.task import Document, Generate, PromptStyle, Task, TaskOptions
+from crosstok.sandbox.program import Program
+from crosstok.tasks.code.answers import before_stop, complete_code, fenced_code
+from crosstok.tasks.code.solution import CodeOptions, SolutionTask
+from crosstok.tasks.data.catalogue import CATALOGUE
+from crosstok.tasks.data.rows import Row, load_rows
+from crosstok.tasks.task import Document, Generate, PromptStyle, Task, TaskOptions
 
 HUB = "google-research-datasets/mbpp"
 FOLDER = f"hub/{HUB}/full"

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
-from sandbox.program import Mode, Program
-from tasks.code.answers import before_stop
-from tasks.code.solution import FENCE, SolutionTask
-from tasks.code.unittests import patches
-from tasks.data.rows import Row
-from tasks.task import Document, Generate, PromptStyle
+from crosstok.sandbox.program import Mode, Program
+from crosstok.tasks.code.answers import before_stop
+from crosstok.tasks.code.solution import FENCE, SolutionTask
+from crosstok.tasks.code.unittests import patches
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document, Generate, PromptStyle
 
 RAW_STOPS = ("\n\n", "\ndef ", "\nclass ", "\n#", "\nif ", "\nprint", "\nassert ", "\nimport ", "\nfrom ", "\n>>>")
 

@@ -8,10 +8,10 @@ them to.
 import json
 from collections.abc import Sequence
 
-from sandbox.program import Program
-from tasks.code.solution import SolutionTask
-from tasks.data.rows import Row
-from tasks.task import Document
+from crosstok.sandbox.program import Program
+from crosstok.tasks.code.solution import SolutionTask
+from crosstok.tasks.data.rows import Row
+from crosstok.tasks.task import Document
 
 _COMPARE = '''
 def _plain(value):

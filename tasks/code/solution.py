@@ -1,9 +1,9 @@
 """The common base of the code benchmarks that are read from the data rule.
 
 A set says three things of a document: the question, how the code of an answer becomes a program, and the published
-solution. Base and chat models get the same question and the same opened code block, as in :mod:`tasks.code.humaneval`:
-all room goes into code, and no answer is lost to prose around it. Sets with a form of their own for base models (MBPP's
-three shots, a function to be continued) override ``request`` and ``code``.
+solution. Base and chat models get the same question and the same opened code block, as in
+:mod:`crosstok.tasks.code.humaneval`: all room goes into code, and no answer is lost to prose around it. Sets with a
+form of their own for base models (MBPP's three shots, a function to be continued) override ``request`` and ``code``.
 """
 
 from abc import abstractmethod
@@ -13,13 +13,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sandbox.program import Mode, Program
-from tasks.code.answers import before_stop, complete_code
-from tasks.code.libraries import LIMITS, needed, visible
-from tasks.data.documents import FromData
-from tasks.lists import listed_modes
-from tasks.sampling import SampledOptions
-from tasks.task import CodeTask, Document, Generate, Generated, Metric, PromptStyle, TaskOptions
+from crosstok.sandbox.program import Mode, Program
+from crosstok.tasks.code.answers import before_stop, complete_code
+from crosstok.tasks.code.libraries import LIMITS, needed, visible
+from crosstok.tasks.data.documents import FromData
+from crosstok.tasks.lists import listed_modes
+from crosstok.tasks.sampling import SampledOptions
+from crosstok.tasks.task import CodeTask, Document, Generate, Generated, Metric, PromptStyle, TaskOptions
 
 FENCE = "\n```"
 
@@ -39,7 +39,7 @@ class SolutionTask(FromData, CodeTask):
     options: CodeOptions
     metrics = (Metric("pass@1", "fraction", higher_is_better=True),)
     published: ClassVar[str]
-    """Name of the set in the published list (:mod:`tasks.lists`), which says which documents are judged guarded."""
+    """Name of the set in the published list (``tasks/lists``), which says which documents are judged guarded."""
     room: ClassVar[int] = 1024
     """Bytes for an answer."""
 

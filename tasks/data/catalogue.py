@@ -2,8 +2,8 @@
 
 A path ``hub/<owner>/<name>/<config>/<split>`` is that split of a data set of the Hugging Face hub; ``raw/...`` is a set
 that the hub does not have. A set may be fetched from the hub only at the revision that is pinned here: a name without
-a revision is a moving target. ``rows`` and ``sha256`` (of the rows, see :func:`tasks.data.rows.rows_sha256`) tell
-whether a copy is the published one, wherever it came from.
+a revision is a moving target. ``rows`` and ``sha256`` (of the rows, see :func:`crosstok.tasks.data.rows.rows_sha256`)
+tell whether a copy is the published one, wherever it came from.
 
 The sets behind the benchmarks of lm-eval's library (multiple choice, LAMBADA, WikiText) are listed in
 ``lm_eval_sets.tsv``. lm-eval's definitions name no commit of them and none is known to us, so none is pinned: their

@@ -6,8 +6,8 @@ from functools import cached_property
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256
-from tasks.data.rows import Row, Rows, load_rows
-from tasks.task import DataSource, Document, Task, evenly_spaced
+from crosstok.tasks.data.rows import Row, Rows, load_rows
+from crosstok.tasks.task import DataSource, Document, Task, evenly_spaced
 
 
 class FromData(Task):

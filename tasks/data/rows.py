@@ -1,7 +1,7 @@
 """Reading rows: one rule for where they come from.
 
 1. The data folder (``--data-dir``, ``CROSSTOK_DATA``): ``<path>.jsonl``, ``.jsonl.gz`` or ``.parquet``.
-2. A file that an installed package ships (:mod:`tasks.data.packages`).
+2. A file that an installed package ships (:mod:`crosstok.tasks.data.packages`).
 3. The hub through ``datasets``, at a pinned revision, and only where the network is allowed (``CROSSTOK_NETWORK=1``).
 
 The first that has the rows is taken. What was read is identified by a hash over the rows themselves, so that a copy in
@@ -20,9 +20,9 @@ from typing import Any
 
 from crosstok.errors import UserError
 from crosstok.folders import data_folder
-from tasks.data.catalogue import CATALOGUE, DataSet
-from tasks.data.packages import carrier, packaged
-from tasks.task import DataSource
+from crosstok.tasks.data.catalogue import CATALOGUE, DataSet
+from crosstok.tasks.data.packages import carrier, packaged
+from crosstok.tasks.task import DataSource
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
 

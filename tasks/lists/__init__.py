@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from crosstok.errors import unknown_name
 from crosstok.fingerprint import fingerprint
-from tasks.task import Document
+from crosstok.tasks.task import Document
 
 LISTS = ("code2k",)
 

@@ -13,12 +13,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tasks.data.catalogue import MATH_SUBJECTS
-from tasks.data.documents import FromData
-from tasks.data.rows import Row, load_rows
-from tasks.math.equivalence import last_boxed, last_number, same_answer
-from tasks.sampling import SampledOptions
-from tasks.task import (
+from crosstok.tasks.data.catalogue import MATH_SUBJECTS
+from crosstok.tasks.data.documents import FromData
+from crosstok.tasks.data.rows import Row, load_rows
+from crosstok.tasks.math.equivalence import last_boxed, last_number, same_answer
+from crosstok.tasks.sampling import SampledOptions
+from crosstok.tasks.task import (
     AnswerTask,
     Document,
     Generate,

@@ -14,7 +14,7 @@ from pydantic import Field
 from crosstok.corpora import Text, Texts, load_texts
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256
-from tasks.task import (
+from crosstok.tasks.task import (
     DataSource,
     Document,
     Metric,

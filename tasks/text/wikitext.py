@@ -10,9 +10,9 @@ from functools import cached_property
 
 from pydantic import Field
 
-from tasks.data.rows import Rows, load_rows
-from tasks.task import DataSource, Document, evenly_spaced
-from tasks.text.bits_per_byte import BitsPerByte, BitsPerByteOptions
+from crosstok.tasks.data.rows import Rows, load_rows
+from crosstok.tasks.task import DataSource, Document, evenly_spaced
+from crosstok.tasks.text.bits_per_byte import BitsPerByte, BitsPerByteOptions
 
 _TITLE = re.compile(r"\s*= [^=].*[^=] =\s*")
 

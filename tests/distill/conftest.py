@@ -8,8 +8,9 @@ import pytest
 import torch
 from toy_tokenizers import toy_tokenizer
 
-from distill import checkpoints, wheels
-from distill.checkpoints import Checkpoint
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.sources import wheels
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from harness import progress
-from harness.progress import Reporter
+from crosstok.harness import progress
+from crosstok.harness.progress import Reporter
 
 
 def plain_console() -> tuple[Console, io.StringIO]:

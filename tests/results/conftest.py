@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from results.schema import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
-from results.store import Store
+from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
+from crosstok.results.store.store import Store
 
 MODELS = {  # name: label, ids, bytes per token, nats per byte on code and text, chance of a pass, seconds of training
     "base": ("wheel:smollm2-135m-instruct", 49152, 3.6, (0.62, 0.70), 0.06, 0.0),

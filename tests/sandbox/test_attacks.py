@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
-from sandbox import Status, Verdict
-from sandbox.attacks import FORGERIES, PERSISTENCE, Attack, Host, traces
-from sandbox.attacks.campaign import CONTROL, Campaign, Held, names, run_campaign
+from crosstok import sandbox
+from crosstok.sandbox import Status, Verdict
+from crosstok.sandbox.attacks import FORGERIES, PERSISTENCE, Attack, Host, traces
+from crosstok.sandbox.attacks.campaign import CONTROL, Campaign, Held, names, run_campaign
 
 REPORTS = {report.name: report for report in sandbox.probe() if report.available and report.name != "process"}
 NAMES = [name for kind in ("forgery", "exhaustion", "escape") for name in names(kind)]
@@ -105,7 +105,7 @@ def test_without_walls_the_campaign_says_that_it_was_broken(monkeypatch: pytest.
     """On a pool without walls a probe finds its way out. Only probes that do no harm are let loose."""
     from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the bait)
 
-    from sandbox.attacks.escapes import escapes  # noqa: PLC0415
+    from crosstok.sandbox.attacks.escapes import escapes  # noqa: PLC0415
 
     def harmless(host: Host) -> tuple[Attack, ...]:
         wanted = {"host-files", "loopback", "abstract-socket"}
@@ -114,10 +114,11 @@ def test_without_walls_the_campaign_says_that_it_was_broken(monkeypatch: pytest.
         return tuple(replace(attack, needs=frozenset()) for attack in found)
 
     for kind in ("FORGERIES", "EXHAUSTION", "PERSISTENCE"):
-        monkeypatch.setattr(f"sandbox.attacks.campaign.{kind}", ())
-    monkeypatch.setattr("sandbox.attacks.campaign.escapes", harmless)
+        monkeypatch.setattr(f"crosstok.sandbox.attacks.campaign.{kind}", ())
+    monkeypatch.setattr("crosstok.sandbox.attacks.campaign.escapes", harmless)
     monkeypatch.setattr(
-        "sandbox.attacks.campaign.open_pool", lambda backend, workers: sandbox.open_pool(backend, workers, unsafe=True)
+        "crosstok.sandbox.attacks.campaign.open_pool",
+        lambda backend, workers: sandbox.open_pool(backend, workers, unsafe=True),
     )
     enable_socket()
     try:

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from sandbox import Mode, Pool, Program, calibrate
+from crosstok.sandbox import Mode, Pool, Program, calibrate
 
 SLOW = "import time\ndef f(x):\n    end = time.process_time() + 0.3\n    while time.process_time() < end:\n        pass\n    return x\n"
 REFERENCES = [

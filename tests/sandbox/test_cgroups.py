@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import cgroups
-from sandbox.worker import seccomp
+from crosstok.sandbox import cgroups
+from crosstok.sandbox.worker import seccomp
 
 
 def test_version_2_takes_the_nearest_group_that_hands_on_both_controllers(

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from crosstok.errors import UserError
-from sandbox import Pool, Status, Verdict
-from sandbox.attacks import FORGERIES
-from sandbox.attacks.attack import PASSED
-from sandbox.attacks.campaign import CONTROL, Campaign, Held
-from sandbox.check import check
-from sandbox.demo import demo, table
+from crosstok.sandbox import Pool, Status, Verdict
+from crosstok.sandbox.attacks import FORGERIES
+from crosstok.sandbox.attacks.attack import PASSED
+from crosstok.sandbox.attacks.campaign import CONTROL, Campaign, Held
+from crosstok.sandbox.check import check
+from crosstok.sandbox.demo import demo, table
 
 LINE: dict[str, Any] = {
     "id": "a",

@@ -3,8 +3,8 @@ import importlib
 import evaluate
 import pytest
 
-from sandbox import Program
-from sandbox.metrics import CODE_EVAL, code_eval_is_sandboxed
+from crosstok.sandbox import Program
+from crosstok.sandbox.metrics import CODE_EVAL, code_eval_is_sandboxed
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.worker.codec import Decoder, Encoder, Malformed, Uncodable
+from crosstok.sandbox.worker.codec import Decoder, Encoder, Malformed, Uncodable
 
 
 def _refuse(value: Any, _: Encoder) -> Any:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import docker
 import pytest
 
-import sandbox
-from sandbox import Program
-from sandbox.backends import engine, image
-from sandbox.backends.docker import Docker
+from crosstok import sandbox
+from crosstok.sandbox import Program
+from crosstok.sandbox.backends import engine, image
+from crosstok.sandbox.backends.docker import Docker
 
 if TYPE_CHECKING:
     from docker.client import DockerClient
@@ -188,8 +188,8 @@ def test_an_image_is_built_from_the_dockerfile_and_judges_like_the_packed_one(
     client: "DockerClient", base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CROSSTOK_NETWORK", raising=False)
-    monkeypatch.setattr("sandbox.backends.image.REPOSITORY", "crosstok-sandbox-test")
-    monkeypatch.setattr("sandbox.backends.image.packed", None)  # falling back would fail
+    monkeypatch.setattr("crosstok.sandbox.backends.image.REPOSITORY", "crosstok-sandbox-test")
+    monkeypatch.setattr("crosstok.sandbox.backends.image.packed", None)  # falling back would fail
     try:
         version = Program(
             "version", "import sys\ndef f():\n    return sys.version\n", f"assert f() == {sys.version!r}\n", "f"
@@ -244,7 +244,7 @@ def test_without_the_network_nothing_is_asked_of_a_registry(
     interpreter: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CROSSTOK_NETWORK", raising=False)
-    monkeypatch.setattr("sandbox.backends.image.tarball", lambda _: interpreter)
+    monkeypatch.setattr("crosstok.sandbox.backends.image.tarball", lambda _: interpreter)
     client = _Client()
     found = image.ready(client, ())  # type: ignore[arg-type]  # a stand-in
     assert client.images.wanted == []
@@ -261,7 +261,7 @@ def test_with_the_network_a_registry_that_cannot_be_reached_is_told_and_made_up_
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CROSSTOK_NETWORK", "1")
-    monkeypatch.setattr("sandbox.backends.image.tarball", lambda _: b"")
+    monkeypatch.setattr("crosstok.sandbox.backends.image.tarball", lambda _: b"")
     client = _Client()
     assert "-packed-" in image.ready(client, ()).name  # type: ignore[arg-type]  # a stand-in
     assert client.images.wanted[0]["buildargs"] == {"PYTHON": platform.python_version()}

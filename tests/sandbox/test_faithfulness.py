@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
-from sandbox import Mode, Program, Verdict
+from crosstok import sandbox
+from crosstok.sandbox import Mode, Program, Verdict
 
 DATA = os.environ.get("CROSSTOK_DATA")
 pytestmark = pytest.mark.skipif(

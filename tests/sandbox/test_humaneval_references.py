@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from sandbox import Pool, Program, Status
+from crosstok.sandbox import Pool, Program, Status
 
 
 def test_every_reference_solution_of_humaneval_passes(pool: Pool, references: list[Program]) -> None:

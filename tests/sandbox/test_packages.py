@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
+from crosstok import sandbox
 from crosstok.errors import UserError
-from sandbox import Limits, Pool, Program
-from sandbox.packages import distributions, package_paths
-from sandbox.verdict import Status
+from crosstok.sandbox import Limits, Pool, Program
+from crosstok.sandbox.packages import distributions, package_paths
+from crosstok.sandbox.verdict import Status
 
 LIMITS = Limits(memory_bytes=4 << 30, cpu_s=60.0, wall_s=240.0)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
+from crosstok import sandbox
 from crosstok.errors import UserError
-from sandbox import Inlet, Limits, Pool, Program, Status
-from sandbox.attacks import descendants, traces
-from sandbox.cgroups import MOUNTS
-from sandbox.frames import frame
-from sandbox.slot import Slot
+from crosstok.sandbox import Inlet, Limits, Pool, Program, Status
+from crosstok.sandbox.attacks import descendants, traces
+from crosstok.sandbox.cgroups import MOUNTS
+from crosstok.sandbox.frames import frame
+from crosstok.sandbox.slot import Slot
 
 
 def right(name: str) -> Program:
@@ -165,8 +165,8 @@ def test_a_hung_worker_is_replaced(
         hung = pool._slots[0].worker
         os.kill(hung._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]  # it has just judged
         # A second for the worker that is there already, and ample time for the one that must be started.
-        monkeypatch.setattr("sandbox.slot.GRACE_S", 1.0 - limits.wall_s)
-        monkeypatch.setattr("sandbox.slot.START_S", limits.wall_s)
+        monkeypatch.setattr("crosstok.sandbox.slot.GRACE_S", 1.0 - limits.wall_s)
+        monkeypatch.setattr("crosstok.sandbox.slot.START_S", limits.wall_s)
         assert next(pool.run(by([replace(right("x"), limits=limits)]))).passed
         assert pool._slots[0].worker is not hung
 
@@ -207,7 +207,7 @@ def test_tests_that_do_not_parse_say_nothing_about_the_program(pool: Pool, tests
 def test_a_program_too_long_to_be_sent_gets_a_verdict_and_costs_no_worker(
     monkeypatch: pytest.MonkeyPatch, part: str, status: Status
 ) -> None:
-    monkeypatch.setattr("sandbox.frames.FRAME_LIMIT", 10_000)
+    monkeypatch.setattr("crosstok.sandbox.frames.FRAME_LIMIT", 10_000)
     with sandbox.open_pool("process", workers=1, unsafe=True) as pool:
         long = replace(right("long"), **{part: "x = 1\n" * 2000})  # type: ignore[arg-type]  # fields by name
         first, warm, last = (next(pool.run([program])) for program in (long, right("a"), long))
@@ -245,8 +245,8 @@ def test_a_harness_that_is_killed_leaves_no_process(number: signal.Signals) -> N
         import signal
         # A test run that was started in the background ignores SIGINT, and so would everything it starts.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        import sandbox
-        from sandbox import Program
+        import crosstok.sandbox as sandbox
+        from crosstok.sandbox import Program
         hang = Program("hang", "import os\\nos.fork()\\nwhile True:\\n    pass\\n", "f()", "f")
         ready = Program("ready", "def f():\\n    return 1\\n", "assert f() == 1\\n", "f")
         with sandbox.open_pool(workers=2) as pool:
@@ -279,7 +279,7 @@ def test_names_and_refusals_are_one_clear_line() -> None:
 
 
 def test_without_any_walls_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.pool.try_worker", lambda _: "user namespaces are forbidden here")
+    monkeypatch.setattr("crosstok.sandbox.pool.try_worker", lambda _: "user namespaces are forbidden here")
     with pytest.raises(UserError, match=r"No sandbox works on this machine .*user namespaces are forbidden here"):
         sandbox.open_pool()
     for name in ("namespaces", "bubblewrap"):
@@ -293,7 +293,7 @@ def test_importing_the_sandbox_is_light() -> None:
 
 
 def test_two_runs_give_the_same_values(pool: Pool) -> None:
-    from sandbox.attacks import DETERMINISM  # noqa: PLC0415  (one program of the suite)
+    from crosstok.sandbox.attacks import DETERMINISM  # noqa: PLC0415  (one program of the suite)
 
     first, second = (next(pool.run([DETERMINISM.program()])).stdout_tail for _ in range(2))
     with sandbox.open_pool(pool.backend, workers=1) as other:

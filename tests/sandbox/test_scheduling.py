@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-import sandbox
-from sandbox import Inlet, Limits, Pool, Program, Status
-from sandbox.attacks import EXHAUSTION, FORGERIES
+from crosstok import sandbox
+from crosstok.sandbox import Inlet, Limits, Pool, Program, Status
+from crosstok.sandbox.attacks import EXHAUSTION, FORGERIES
 
 RIGHT = Program("right", "def f():\n    return 1\n", "assert f() == 1\n", "f")
 SLEEPER = replace(RIGHT, id="sleeper", candidate="import time\ndef f():\n    time.sleep(1000)\n")
@@ -111,7 +111,7 @@ def test_a_program_whose_children_loop_keeps_its_place_and_pays_for_them() -> No
 
 
 def test_where_memory_is_short_a_sleeping_program_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.pool.available_memory", lambda: 1 << 30)
+    monkeypatch.setattr("crosstok.sandbox.pool.available_memory", lambda: 1 << 30)
     with sandbox.open_pool(workers=1) as pool:
         programs = [replace(SLEEPER, limits=Limits(wall_s=2.0)), RIGHT]
         assert [(verdict.id, verdict.passed) for verdict in pool.run(programs)] == [("sleeper", False), ("right", True)]

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-import sandbox
-from sandbox import Limits, Mode, Pool, Program, Status
+from crosstok import sandbox
+from crosstok.sandbox import Limits, Mode, Pool, Program, Status
 
 
 def judge(pool: Pool, candidate: str, tests: str, entry_point: str = "f", **more: object) -> sandbox.Verdict:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
+from crosstok import sandbox
 from crosstok.errors import UserError
-from harness.references import check_references
-from sandbox import Mode
-from tasks.code import libraries, unittests
-from tasks.code.answers import before_stop, complete_code, fenced_code
-from tasks.collections import COLLECTIONS, expand
-from tasks.lists import differing
-from tasks.registry import build_task
-from tasks.task import CodeTask, Generate, Generated, PromptStyle
+from crosstok.harness.plan.references import check_references
+from crosstok.sandbox import Mode
+from crosstok.tasks.code import libraries, unittests
+from crosstok.tasks.code.answers import before_stop, complete_code, fenced_code
+from crosstok.tasks.collections import COLLECTIONS, expand
+from crosstok.tasks.lists import differing
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import CodeTask, Generate, Generated, PromptStyle
 
 SETS = {
     "mbpp": 8,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from crosstok.errors import UserError
-from tasks.data import CATALOGUE, load_rows
-from tasks.data.rows import rows_sha256
-from tasks.lists import published
+from crosstok.tasks.data import CATALOGUE, load_rows
+from crosstok.tasks.data.rows import rows_sha256
+from crosstok.tasks.lists import published
 
 PATH = "hub/openai/gsm8k/main/test"
 ROWS = [{"question": "é?", "answer": "#### 1"}, {"question": "b", "answer": "#### 2"}]

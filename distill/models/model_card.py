@@ -1,0 +1,141 @@
+"""A student's model card: ``README.md`` beside its weights, which hubs show and people read first.
+
+It says in sentences and tables what ``provenance.json`` holds for programs, and nothing that is not in there: what the
+model is, how it was made, under which licence, what training did to it, how it is loaded. A folder that is copied
+elsewhere or uploaded explains itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crosstok.distill.models.provenance import Provenance
+
+FILE = "README.md"
+
+_HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "Gemma Terms of Use": "gemma"}
+_PLAIN = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")"""
+_OWN_CODE = """from distill import checkpoints  # its n-gram input is code of the package crosstok
+
+checkpoint = checkpoints.load("path/of/this/folder")
+model, tokenizer = checkpoint.model, checkpoint.tokenizer"""
+
+
+def write(folder: Path, record: Provenance | Mapping[str, Any], about: str) -> None:
+    """Write the card of the student in ``folder``; ``about`` says in a few words what it is."""
+    checked = record if isinstance(record, Provenance) else Provenance.model_validate(dict(record))
+    (folder / FILE).write_text(model_card(checked, about), encoding="utf-8")
+
+
+def model_card(record: Provenance, about: str) -> str:
+    """Return the card as Markdown, with the head that model hubs read."""
+    parts = [f"# {record.source}: {about}", _what(record), *_sections(record)]
+    return f"---\n{yaml.safe_dump(_head(record), sort_keys=False)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _head(record: Provenance) -> dict[str, Any]:
+    kind, _, name = record.source.partition(":")
+    head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["crosstok"]}
+    if kind == "hub":
+        head["base_model"] = name.partition("@")[0]
+    if record.licence:
+        head["license"] = _HUB_LICENCES.get(record.licence, "other")
+        if head["license"] == "other":
+            head["license_name"] = record.licence
+    return head
+
+
+def _what(record: Provenance) -> str:
+    sentences = [f"A causal language model that was made from `{record.source}`"]
+    if record.expansion:
+        sentences[0] += f" by {record.expansion['count']} more tokens."
+    elif record.source_tokenizer != record.target_tokenizer:
+        sentences[0] += f" by moving it to the tokenizer `{record.tokenizer_source}`."
+    else:
+        sentences[0] += " and keeps its tokenizer."
+    if record.teacher:
+        sentences.append(f"It was taught by `{record.teacher['source']}`.")
+    if not record.training.get("steps"):
+        sentences.append("It was initialised and not trained.")
+    return " ".join(sentences)
+
+
+def _sections(record: Provenance) -> Iterator[str]:
+    yield "## How it was made\n\n" + _table(_made(record))
+    if record.losses:
+        yield "## Losses\n\n" + "\n".join(f"- `{loss['name']}`{_options(loss)}" for loss in record.losses)
+    if measured := _measured(record.metrics):
+        yield (
+            "## Measured while it was made\n\nOn a few windows of held-out text, as a guard of the run and no "
+            "benchmark; lower is better.\n\n" + measured
+        )
+    yield f"## How to load it\n\n```python\n{_OWN_CODE if record.ngrams else _PLAIN}\n```"
+    yield "## Licence\n\n" + _licence(record)
+    version = record.versions["crosstok"]
+    yield f"`provenance.json` holds all of this and more for programs. Made with crosstok {version}."
+
+
+def _made(record: Provenance) -> dict[str, str]:
+    rows = {"source": f"`{record.source}` (fingerprint `{record.source_fingerprint}`)"}
+    if record.teacher:
+        rows["teacher"] = f"`{record.teacher['source']}` (fingerprint `{record.teacher['fingerprint']}`)"
+    if record.initialiser:
+        counts = ", ".join(f"{count} {origin}" for origin, count in record.initialiser.get("rows", {}).items())
+        rows["new rows"] = f"`{record.initialiser['name']}`{f' ({counts})' if counts else ''}"
+    if record.specials:
+        rows["special tokens"] = record.specials
+    rows["vocabulary"] = f"{record.valid_rows} ids in {record.rows} rows, embeddings {'' if record.tied else 'un'}tied"
+    if record.ngrams:
+        rows["n-grams of bytes"] = f"{record.ngrams} old tokens are looked up in the input"
+    training = record.training
+    if training.get("steps"):
+        trained = training["train"].replace("_", " ")
+        rows["training"] = (
+            f"{training['steps']} steps of {training['batch']} windows of {training['window_bytes']} bytes, "
+            f"{trained}, rate {training['lr']:g}, {training['precision']}, seed {record.seed}"
+        )
+    for text in record.data:
+        rows["text"] = (
+            f"`{text['name']}`: {text['documents']} documents, {text['bytes']} bytes, SHA-256 `{text['sha256']}`"
+        )
+    rows["weights"] = record.dtype
+    return rows
+
+
+def _options(loss: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in loss.items() if key != "name")
+    return f": {options}" if options else ""
+
+
+def _measured(metrics: Mapping[str, Any]) -> str:
+    """Return what was measured before and after training as a table, empty where nothing was."""
+    pairs = {
+        f"loss `{name}`, first and last step": (value, metrics.get("last_step", {}).get(name))
+        for name, value in metrics.get("first_step", {}).items()
+    }
+    for name, value in metrics.get("before", {}).items():
+        pairs[name.replace("_", " ")] = value, metrics.get("after", {}).get(name)
+    if not pairs:
+        return ""
+    lines = [f"| {name} | {_number(before)} | {_number(after)} |" for name, (before, after) in pairs.items()]
+    return "\n".join(["| | before | after |", "|---|---:|---:|", *lines])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _licence(record: Provenance) -> str:
+    own = f"That of its source: {record.licence}." if record.licence else "That of its source, which names none here."
+    if not record.teacher:
+        return own
+    return f"{own} Its teacher's: {record.teacher.get('licence') or 'not named there'}."

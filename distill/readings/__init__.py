@@ -1,0 +1,1 @@
+"""Readings: what a loss may ask of a forward pass, and the divergences between two readings."""

@@ -1,0 +1,136 @@
+"""The target of ``kl`` that tells new tokens from their first old ones, as far as one pass of the teacher can tell.
+
+``q(w) = prod_i p_T(t_i)``, and an old token keeps what no new token takes from it, ``q(a) = p_T(a) - sum q(w)`` over
+the longest w that begin with a, since ``a`` and then the rest of w is not how the student's tokenizer writes w.
+Conditionals are known along the text that follows and one token off it; what would need more stays merged. The
+divergence over all outcomes that are told apart is that of the classes plus that inside the class of the token which
+the text goes on with::
+
+    KL = KL(p_T || p')  +  sum_o q(o) ln(q(o) / p(o))  -  p_T(a) ln(p_T(a) / p'(a)),        o in the class of a
+
+It is exact where the student's tokenizer writes the longest new token that fits, which BPE nearly always does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosstok.distill.expansion.cover import Cover, Told
+from crosstok.distill.models.fused_scoring import Order, score
+from crosstok.distill.models.output_head import Head
+from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.positions import Places
+
+BLOCK = 1 << 23  # logits of one model held at a time
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher makes of a batch."""
+
+    states: Tensor
+    """``[b, n, d]`` last hidden states."""
+    head: Head
+    size: int
+    """Number of its ids."""
+
+    @torch.no_grad()
+    def log_probabilities(self, rows: Tensor, after: Tensor, ids: Tensor) -> Tensor:
+        """Return the log-probability of ``ids [p]`` after token ``after[i]`` of row ``rows[i]``; no logits are kept."""
+        order = Order.of(torch.zeros(self.size, dtype=torch.bool))
+        return score(self.states[rows, after], ids, self.head, order)[0]
+
+    @torch.no_grad()
+    def conditionals(self, queries: Sequence[tuple[int, int, int]]) -> list[float]:
+        """Return the probability of each (row, token after which, id); each state is read once."""
+        if not queries:
+            return []
+        width = self.states.shape[1]
+        rows, after, ids = torch.tensor(queries, dtype=torch.int64, device=self.states.device).T
+        places, entry = torch.unique(rows * width + after, return_inverse=True)
+        found = self.states.new_zeros(len(ids))
+        block = max(1, BLOCK // self.size)
+        for start in range(0, len(places), block):
+            chosen = places[start : start + block]
+            logits = self.head.logits(self.states[chosen // width, chosen % width], slice(0, self.size))
+            here = (entry >= start) & (entry < start + block)
+            found[here] = logits.softmax(dim=-1)[entry[here] - start, ids[here]]
+        return [float(value) for value in found]
+
+
+@dataclass(frozen=True)
+class CoverTarget:
+    """What is told apart inside of classes, over all positions of a batch, as flat arrays."""
+
+    places: Tensor
+    """``[r]`` positions, rising, at which the class of the next token is told apart."""
+    firsts: Tensor
+    """``[r]`` that token."""
+    owners: Tensor
+    """``[o]`` entry of ``places`` of each outcome."""
+    masses: Tensor
+    """``[o]`` its probability given the class, fp64."""
+    outcomes: Tensor
+    """``[t]`` outcome of each student token."""
+    tokens: Tensor
+    """``[t]`` its id."""
+    first_new: int
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, cover: Cover, batch: AlignedBatch, places: Places, taught: "Taught") -> "CoverTarget":
+        """Walk along the text from every position."""
+        ids = batch.teacher.ids.tolist()
+        stops = {(row, token): stop for row, start, stop in batch.teacher.windows() for token in range(start, stop)}
+        found: list[tuple[int, Told]] = []
+        queries: list[tuple[int, int, int]] = []
+        for place, (row, token) in enumerate(zip(places.rows.tolist(), places.teacher.tolist(), strict=True)):
+            told = cover.tell(ids[row][token : stops[row, token]])
+            if told is not None:
+                found.append((place, told))
+                queries.extend((row, token + depth - 1, old) for depth, old in zip(told.depths, told.ids, strict=True))
+        conditionals = iter(taught.conditionals(queries))
+        owners: list[int] = []
+        masses: list[float] = []
+        outcomes: list[int] = []
+        tokens: list[int] = []
+        for entry, (_, told) in enumerate(found):
+            masses.extend(told.masses([next(conditionals) for _ in told.ids]))
+            for inside in told.tokens:
+                outcomes.extend([len(owners)] * len(inside))
+                tokens.extend(inside)
+                owners.append(entry)
+        device = taught.states.device
+        flat = ([place for place, _ in found], [told.tokens[0][0] for _, told in found], owners, outcomes, tokens)
+        at, firsts, own, outcome, token = (torch.tensor(part, dtype=torch.int64, device=device) for part in flat)
+        return cls(
+            at, firsts, own, torch.tensor(masses, dtype=torch.float64, device=device), outcome, token, taught.size
+        )
+
+    def value(self, p: Tensor, old: Tensor, new: Tensor, part: slice) -> Tensor:
+        """Return what telling outcomes apart adds to the divergence of the positions ``part``, summed.
+
+        ``p [q, V]`` are the teacher's log-probabilities there, ``old [q, V]`` and ``new [q, k]`` the student's logits.
+        """
+        inside = (self.places >= part.start) & (self.places < part.stop)
+        mine = inside[self.owners]
+        used = mine[self.outcomes]
+        place = (self.places - part.start)[self.owners]
+        rows, tokens = place[self.outcomes][used], self.tokens[used]
+        fresh = tokens >= self.first_new
+        logits = old.new_zeros(len(tokens))
+        logits = logits.index_put((~fresh,), old[rows[~fresh], tokens[~fresh]])
+        logits = logits.index_put((fresh,), new[rows[fresh], tokens[fresh] - self.first_new])
+        norm = torch.logaddexp(old.logsumexp(dim=1), new.logsumexp(dim=1))
+        given = (logits - norm[rows]).double().exp()
+        ours = given.new_zeros(len(self.owners)).index_add(0, self.outcomes[used], given)
+        merged_ours = given.new_zeros(len(self.places)).index_add(0, self.owners, ours)[inside]
+        of_class = p[(self.places - part.start)[inside], self.firsts[inside]].double()
+        entries = torch.zeros(len(self.places), dtype=torch.float64, device=p.device)
+        entries[inside] = of_class.exp()
+        q = (entries[self.owners] * self.masses)[mine]
+        apart = (torch.special.xlogy(q, q) - torch.special.xlogy(q, ours[mine])).sum()
+        total: Tensor = (apart - (of_class.exp() * (of_class - merged_ours.log())).sum()).float()
+        return total

@@ -1,0 +1,1 @@
+"""Sources of models and tokenizers: folders, hubs, GGUF files and package registries."""

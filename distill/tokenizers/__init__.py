@@ -1,0 +1,1 @@
+"""Tokenizers as bytes: tables of tokens, special tokens, roles, chat templates and alignment."""

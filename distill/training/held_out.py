@@ -1,0 +1,79 @@
+"""What a student is worth on text that it was not trained on, measured before and after training with the same windows.
+
+Training figures fall whether or not the model gets better at anything but its batches. Two numbers are therefore taken
+on the held-out part of the corpus and kept in the provenance: bits per byte, which needs no teacher, and the mean
+binary KL per aligned chunk (ALM's divergence at temperature 1, without merging and debiasing), which says how near the
+student is to its teacher. They guard a run; they are no benchmark (few windows, no error bars: see ``text_bpb``).
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crosstok.corpora import load_texts
+from crosstok.distill.losses import LOSSES, AlignedBatch, Outputs
+from crosstok.distill.training.loop import Model
+from crosstok.distill.training.windows import Encoder, Windows
+from crosstok.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_WINDOWS = 16
+_WINDOW_BYTES = 512
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A few windows of held-out text, and what the teacher makes of them."""
+
+    batches: Sequence[tuple[AlignedBatch, Outputs | None]]
+    """Without outputs where nobody teaches."""
+
+    @classmethod
+    def of(cls, corpus: str, data: Path | None, encoders: tuple[Encoder, Encoder], teacher: Model | None) -> "HeldOut":
+        """Read some windows of ``corpus``, the teacher's encoder first; none where nothing of it is held out."""
+        try:
+            windows = Windows(load_texts(corpus, "heldout", data), *encoders, size=_WINDOW_BYTES, seed=0)
+        except UserError as error:
+            log.warning("nothing is measured on held-out text: %s", error)
+            return cls(())
+        chosen = windows.at_step(0, min(_WINDOWS, len(windows)))
+        batches = [windows.batch(chosen[first : first + _AT_ONCE]) for first in range(0, len(chosen), _AT_ONCE)]
+        if teacher is None:
+            return cls([(batch, None) for batch in batches])
+        with _still(teacher.network):
+            return cls([(batch, teacher.reader.read(teacher.network, batch.teacher, {"gold"})) for batch in batches])
+
+    def figures(self, student: Model) -> dict[str, float]:
+        """Return ``bits_per_byte`` of the student as it is now and, if it is taught, ``chunk_kl`` (nats per chunk)."""
+        sft, alm = LOSSES.create("sft"), LOSSES.create({"name": "alm", "tau": 1, "gamma": 0, "debias": False})
+        sums: dict[str, tuple[float, float]] = {}
+        with _still(student.network):
+            for batch, taught in self.batches:
+                read = student.reader.read(student.network, batch.student, {"gold"})
+                found = {"bits_per_byte": sft(batch, read, Outputs()).metrics["bits_per_byte"]}
+                if taught is not None:
+                    term = alm(batch, read, taught)
+                    found["chunk_kl"] = float(term.sum), term.count
+                for name, (numerator, denominator) in found.items():
+                    before = sums.get(name, (0.0, 0.0))
+                    sums[name] = before[0] + numerator, before[1] + denominator
+        return {name: round(numerator / count, 4) for name, (numerator, count) in sums.items() if count}
+
+
+@contextmanager
+def _still(network: nn.Module) -> Iterator[None]:
+    """Run a model in eval mode without gradients, and put it back."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)

@@ -1,0 +1,255 @@
+"""Training windows: from documents to batches that hold the same bytes for teacher and student.
+
+A window is a stretch of one document, measured in bytes, so that a byte-level student and a large vocabulary read the
+same text. It is cut in front of white space where there is some, which is where nearly every tokenizer has a token
+boundary, and each side then tokenises the window by itself: both sides begin and end at the same byte by construction,
+no tail is lost to a token limit, and no chunk crosses two documents. (The same cut by token count, as is common, lets
+the two sides cover different text.)
+
+Short windows may share a row (``pack``), which saves padding. They stay apart: each has positions of its own, by which
+the model's attention is kept inside it, its first token is not predicted, and no chunk reaches into the next one.
+
+Windows are only cut when the corpus is opened; tokenising waits until a step asks for them. The order is a permutation
+per pass over the corpus, a pure function of the seed, so the windows of step s are known without replaying the steps
+before it: that is what makes a run resumable.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.tokenizers.alignment import align
+from crosstok.distill.tokenizers.tokenbytes import RoundTripError, TokenBytes
+from crosstok.errors import UserError
+
+if TYPE_CHECKING:
+    from crosstok.corpora import Texts
+
+log = logging.getLogger(__name__)
+
+_PROBE = 64  # windows that are tokenised before training starts, to refuse tokenizers that do not fit the corpus
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one document."""
+
+    document: str
+    text: str
+
+
+class Tokens(NamedTuple):
+    """A window as one side reads it."""
+
+    ids: NDArray[np.int64]
+    """Token ids ``[n]``, special ones first."""
+    ends: NDArray[np.int64]
+    """Byte ends of the content tokens ``[n - special]``."""
+    special: int
+    """How many special tokens stand in front."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How one side reads a window: its tokenizer, and the BOS it was trained with, if any."""
+
+    tokens: TokenBytes
+    bos_id: int | None
+
+    def encode_many(self, texts: Sequence[str]) -> list[Tokens | RoundTripError]:
+        """Return the tokens of each text, or the error of a text that loses bytes."""
+        front = [] if self.bos_id is None else [self.bos_id]
+        return [
+            encoding
+            if isinstance(encoding, RoundTripError)
+            else Tokens(np.concatenate([front, encoding.ids]).astype(np.int64), encoding.ends, len(front))
+            for encoding in self.tokens.try_encode_many(texts)
+        ]
+
+
+Row = tuple[str, Tokens, Tokens]
+"""The text of a window, its tokens for the teacher, its tokens for the student."""
+
+
+def cut(text: str, size: int) -> Iterator[str]:
+    """Yield consecutive stretches of ``text`` of at most ``size`` UTF-8 bytes that join to it.
+
+    A stretch ends before the last white space of its second half, else at the last whole character.
+    """
+    data = text.encode("utf-8", "surrogatepass")  # a lone surrogate is the tokenizer's to refuse
+    start = 0
+    while len(data) - start > size:
+        stop = start + size
+        while data[stop] & 0xC0 == 0x80:  # inside a character
+            stop -= 1
+        middle = start + size // 2
+        spaces = (data.rfind(mark, middle, stop) for mark in (b"\n", b" "))
+        stop = next((space for space in spaces if space > middle), stop)
+        yield data[start:stop].decode("utf-8", "surrogatepass")
+        start = stop
+    if start < len(data):
+        yield data[start:].decode("utf-8", "surrogatepass")
+
+
+class Windows:
+    """The windows of a corpus in training order, and the batches made of them."""
+
+    def __init__(
+        self, texts: "Texts", teacher: Encoder, student: Encoder, *, size: int, seed: int, pack: bool = False
+    ) -> None:
+        self.teacher = teacher
+        self.student = student
+        self.size = size
+        self.seed = seed
+        self.pack = pack
+        self.refused = 0
+        """Windows so far that one of the tokenizers did not give back byte for byte."""
+        self.windows = self._cut(texts)
+        if not self.windows:
+            raise UserError(f"The corpus {texts.name!r} has no text to train on.", hint="Name another corpus.")
+        self._probe(texts.name)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def at_step(self, step: int, batch: int) -> list[Window]:
+        """Return the windows of optimizer step ``step`` (from 0), longest first so that padding stays small."""
+        first = step * batch
+        chosen = [
+            self.windows[self._order(place // len(self))[place % len(self)]] for place in range(first, first + batch)
+        ]
+        return sorted(chosen, key=lambda window: (-len(window.text), window.text))
+
+    def batch(self, windows: Sequence[Window]) -> AlignedBatch:
+        """Tokenise and align ``windows``; those that lose bytes are counted in ``refused`` and left out."""
+        pairs, problems = self._encode(windows)
+        self.refused += len(problems)
+        for problem in problems:
+            log.info("left out a window of %s", problem)
+        return stack(packed(pairs, self.size) if self.pack else [[pair] for pair in pairs])
+
+    def _cut(self, texts: "Texts") -> list[Window]:
+        return [Window(text.id, part) for text in texts.documents for part in cut(text.text, self.size)]
+
+    def _encode(self, windows: Sequence[Window]) -> tuple[list["Pair"], list[str]]:
+        texts = [window.text for window in windows]
+        pairs: list[Pair] = []
+        problems = []
+        sides = zip(windows, self.teacher.encode_many(texts), self.student.encode_many(texts), strict=True)
+        for window, teacher, student in sides:
+            if isinstance(teacher, RoundTripError):
+                problems.append(f"{window.document}: {teacher.message} (teacher)")
+            elif isinstance(student, RoundTripError):
+                problems.append(f"{window.document}: {student.message} (student)")
+            else:
+                pairs.append(lay_out((window.text, teacher, student)))
+        return pairs, problems
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        return self._permutation
+
+    def _probe(self, corpus: str) -> None:
+        """Refuse tokenizers that lose bytes of most of the corpus, before the first step rather than after the last."""
+        probed = [self.windows[place] for place in self._order(0)[:_PROBE]]
+        _, problems = self._encode(probed)
+        if 2 * len(problems) > len(probed):
+            raise UserError(
+                f"{len(problems)} of {len(probed)} windows of {corpus!r} do not come back byte for byte from both"
+                f" tokenizers, for example {problems[0]}.",
+                hint="Tokenizers that change the text (another normaliser) cannot be aligned with those that do not.",
+            )
+
+
+class Laid(NamedTuple):
+    """A window as one side of a batch holds it, ``[n]`` each: the fields of ``Side``."""
+
+    ids: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A window as both sides read it."""
+
+    text: str
+    teacher: Laid
+    student: Laid
+    count: int
+    """Number of its chunks."""
+
+
+def lay_out(row: Row) -> Pair:
+    """Align the two sides of a window."""
+    text, teacher, student = row
+    found = align(teacher.ends, student.ends)
+    return Pair(text, _laid(teacher, found.teacher_chunks), _laid(student, found.student_chunks), len(found))
+
+
+def _laid(tokens: Tokens, chunks: NDArray[np.int32]) -> Laid:
+    none = np.zeros(tokens.special, dtype=np.int64)
+    return Laid(
+        ids=tokens.ids,
+        chunks=np.concatenate([none - 1, chunks]),
+        counted=np.arange(len(tokens.ids)) >= tokens.special,
+        lengths=np.concatenate([none, np.diff(tokens.ends, prepend=0)]),
+    )
+
+
+def packed(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
+    """Put windows into rows of at most ``size`` bytes, each into the first one with room."""
+    rows: list[list[Pair]] = []
+    room: list[int] = []
+    for pair in pairs:
+        needed = len(pair.text.encode())
+        place = next((place for place, left in enumerate(room) if left >= needed), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(size)
+        rows[place].append(pair)
+        room[place] -= needed
+    return rows
+
+
+def collate(rows: Sequence[Row]) -> AlignedBatch:
+    """Align the windows of one micro-batch, each in a row of its own."""
+    return stack([[lay_out(row)] for row in rows])
+
+
+def stack(rows: Sequence[Sequence[Pair]]) -> AlignedBatch:
+    """Join the windows of each row and pad the rows; no rows give one padding token, which scores nothing."""
+    counts = [[pair.count for pair in row] for row in rows]
+    return AlignedBatch(
+        teacher=_side([[pair.teacher for pair in row] for row in rows], counts),
+        student=_side([[pair.student for pair in row] for row in rows], counts),
+        count=max(map(sum, counts), default=0),
+        texts=tuple("".join(pair.text for pair in row) for row in rows),
+    )
+
+
+def _side(rows: Sequence[Sequence[Laid]], counts: Sequence[Sequence[int]]) -> Side:
+    height, width = max(1, len(rows)), max((sum(len(laid.ids) for laid in row) for row in rows), default=1)
+    ids, attention, lengths, positions = (np.zeros((height, width), dtype=np.int64) for _ in range(4))
+    chunks = np.full((height, width), -1, dtype=np.int64)
+    counted = np.zeros((height, width), dtype=np.bool_)
+    attention[:, 0] = 1  # a row of nothing but padding has no defined attention
+    for place, (row, of_row) in enumerate(zip(rows, counts, strict=True)):
+        first = chunk = 0
+        for laid, count in zip(row, of_row, strict=True):
+            here = place, slice(first, first + len(laid.ids))
+            ids[here], attention[here], lengths[here], counted[here] = laid.ids, 1, laid.lengths, laid.counted
+            chunks[here] = np.where(laid.chunks >= 0, laid.chunks + chunk, -1)
+            positions[here] = np.arange(len(laid.ids))
+            first, chunk = first + len(laid.ids), chunk + count
+    side = Side(*(torch.from_numpy(array) for array in (ids, attention, chunks, counted, lengths)))
+    return replace(side, positions=torch.from_numpy(positions)) if any(len(row) > 1 for row in rows) else side

@@ -1,0 +1,66 @@
+"""``crosstok sandbox``: judge programs without a model, and try the sandbox with programs that want out."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BackendOption = Annotated[str, typer.Option(help="auto, bubblewrap, namespaces, docker or process; see `doctor`.")]
+WorkersOption = Annotated[int, typer.Option(min=1, max=256, help="Programs at a time.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    commands = typer.Typer(no_args_is_help=True, help="Run untrusted programs; see docs/security.md.")
+    commands.command()(check)
+    commands.command()(demo)
+    app.add_typer(commands, name="sandbox")
+
+
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines: id, candidate, tests, entry_point, and if wanted setup, limits, mode.")
+    ],
+    backend: BackendOption = "auto",
+    workers: WorkersOption = 2,
+    unsafe: Annotated[bool, typer.Option(help="Allow the backend `process`, which isolates nothing.")] = False,
+) -> None:
+    """Judge every program of a file: one line of JSON with its verdict each, in the order of the file."""
+    from crosstok import sandbox
+    from crosstok.errors import RunIncomplete
+    from crosstok.sandbox.check import check as judge
+
+    with sandbox.open_pool(backend, workers=workers, unsafe=unsafe) as pool, _bar("programs") as advance:
+        counts = judge(file, sys.stdout, pool, advance)
+    told = ", ".join(f"{count} {status.value}" for status, count in sorted(counts.items()))
+    typer.echo(f"{sum(counts.values())} programs: {told}", err=True)
+    if broken := counts.get(sandbox.Status.SANDBOX_ERROR):
+        raise RunIncomplete(f"The sandbox could not judge {broken} programs.", hint="See the lines with sandbox_error.")
+
+
+def demo(backend: BackendOption = "auto", workers: WorkersOption = 2) -> None:
+    """Run the attack suite on this machine and show what came of each attack; exit code 1 if one was not held."""
+    from crosstok.sandbox.demo import demo as attacks
+    from crosstok.sandbox.demo import table
+
+    with _bar("attacks") as advance:
+        campaign = attacks(backend, workers, advance)
+    typer.echo(table(campaign))
+    if campaign.broken:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many of how many are done; the time left is an estimate from those."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(bar, completed=done, total=of)

@@ -1,0 +1,1 @@
+"""Text generation: continuous batching, sampling, stop strings and byte budgets."""

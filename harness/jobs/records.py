@@ -1,0 +1,87 @@
+"""What the store keeps of a plan: its run, tasks, models and cells as records."""
+
+from typing import TYPE_CHECKING
+
+from crosstok.harness.plan.plan import Plan, PlannedCell, PlannedModel
+from crosstok.harness.runtime import environment
+from crosstok.results.store import records as schema
+from crosstok.tasks.sampling import metrics_of
+from crosstok.tasks.task import Task
+
+if TYPE_CHECKING:
+    from crosstok.distill.models.checkpoints import Checkpoint
+    from crosstok.harness.openai.protocol import ServedModel
+
+
+def run_record(plan: Plan) -> schema.Run:
+    """Return the record of a run that begins now."""
+    return schema.Run(
+        id=plan.run_id,
+        suite=plan.suite.name,
+        config=plan.suite.model_dump(mode="json"),
+        environment=environment.record(),
+        status=schema.Progress.RUNNING,
+    )
+
+
+def task_record(task: Task) -> schema.Task:
+    """Return the record of a benchmark, with the metrics that its options ask for."""
+    source = task.source()
+    return schema.Task(
+        fingerprint=task.fingerprint(),
+        name=task.name,
+        version=task.version,
+        settings=task.options.model_dump(mode="json"),
+        source={"kind": source.kind, "location": source.location, "revision": source.revision, "sha256": source.sha256}
+        | ({"remark": task.remark} if task.remark else {}),
+        documents=len(task.documents()),
+        available=task.available(),
+        metrics=[
+            {"name": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
+            for metric in metrics_of(task)
+        ],
+    )
+
+
+def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
+    """Return the record of a model behind a server: its tokenizer and size are not to be seen from here."""
+    return schema.Model(
+        fingerprint=model.fingerprint,
+        label=model.label,
+        spec=model.spec.model_dump(mode="json", exclude_none=True),
+        tokenizer="",
+        parameters=0,
+        vocabulary=0,
+        provenance={"server": served.source.url, "model": served.source.model, "about": dict(served.about)},
+        build_s=0.0,
+    )
+
+
+def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> schema.Model:
+    """Return the record of a model that is loaded; ``build_s`` are the seconds that making it took."""
+    from crosstok.harness.runtime.flops import compute_of  # noqa: PLC0415  (loads transformers)
+
+    model = plan.models[name]
+    return schema.Model(
+        fingerprint=model.fingerprint,
+        label=model.label,
+        spec=model.spec.model_dump(mode="json", exclude_none=True),
+        tokenizer=checkpoint.tokenbytes.fingerprint,
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        vocabulary=len(checkpoint.tokenizer),
+        provenance=checkpoint.provenance,
+        build_s=build_s,
+        compute=compute_of(checkpoint.model),
+    )
+
+
+def cell_record(cell: PlannedCell) -> schema.Cell:
+    """Return the record of a cell that begins now."""
+    return schema.Cell(
+        fingerprint=cell.fingerprint,
+        model=cell.model.fingerprint,
+        task=cell.task.fingerprint(),
+        seed=cell.model.seed,
+        settings=cell.settings,
+        status=schema.Progress.RUNNING,
+    )

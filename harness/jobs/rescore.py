@@ -1,0 +1,261 @@
+"""Judging the answers of a run again, without asking any model.
+
+Answers are expensive and verdicts are cheap. A rule that was corrected, another limit of time, another sandbox or a
+repaired machine are reasons to judge what is stored; none of them is a reason to generate it again. So a run is planned
+anew from its suite in the store, with its models as the store knows them: neither weights nor servers are needed.
+
+Where nothing that decides a number has changed, the cell is the same one and its verdicts are replaced, one by one.
+Where something has (a task's version, a limit, what this host can judge), the cell is another one: it takes over those
+answers that were given to exactly the questions it asks (their ``asked`` hashes agree), and the old cell stays as it
+is. Questions without such an answer leave it partial, and ``crosstok run`` asks them.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from crosstok.errors import UserError, unknown_name
+from crosstok.harness.jobs.like_run import suite_of
+from crosstok.harness.jobs.records import cell_record, run_record, task_record
+from crosstok.harness.jobs.run import judged_here
+from crosstok.harness.measure.judging import Court, Hearing, open_court
+from crosstok.harness.measure.measure import add_pass_at_k, excluded_samples, judge_answers
+from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, asked_of, questions
+from crosstok.harness.plan.contamination import only_unseen, texts_of
+from crosstok.harness.plan.plan import SERVED_DTYPE, Plan, PlannedCell, PlannedModel, planned
+from crosstok.harness.plan.suite import Suite
+from crosstok.harness.progress import Advance, Reporter
+from crosstok.results.store.records import Cell, Progress, Run, Sample
+from crosstok.results.store.store import Store
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.task import AnswerTask, CodeTask, Task
+
+SECONDS_PER_VERDICT = 0.1
+
+
+@dataclass
+class Rescored:
+    """What judging again did to one cell."""
+
+    model: str
+    task: str
+    status: Progress
+    judged: int = 0
+    """Answers that were judged."""
+    missing: int = 0
+    """Questions that no stored answer answers."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """Answers that are judged otherwise than before, by name: what they were and what they are."""
+    why: str = ""
+    """Why a cell was not judged again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What judging a run again left behind."""
+
+    run_id: str
+    status: Progress
+    cells: list[Rescored]
+
+
+def rescore(
+    store: Store,
+    run_id: str | None,
+    *,
+    console: Console,
+    tasks: Sequence[str] = (),
+    timeout: float | None = None,
+    backend: str | None = None,
+    workers: int | None = None,
+    data: Path | None = None,
+) -> Outcome:
+    """Judge the answers of a run (``None``: the last one) again; only those of ``tasks`` where some are named.
+
+    ``timeout`` (CPU seconds of each program), ``backend`` and ``workers`` replace what the suite says of its sandbox.
+    Raises ``UserError`` for an unknown run or task, missing data, and a benchmark none of whose solutions pass here.
+    """
+    run = store.run(run_id)
+    suite = _with_sandbox(suite_of(run), timeout, backend, workers)
+    for name in tasks:
+        if name not in {spec.name for spec in suite.tasks}:
+            raise unknown_name(f"task of run {run.id}", name, [spec.name for spec in suite.tasks])
+    with ExitStack() as opened:
+        reporter = opened.enter_context(Reporter(console))
+        plan = _plan_like(store, run, suite, data)
+        court = None
+        if plan.code_tasks:
+            spec = suite.sandbox
+            court = opened.enter_context(open_court(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
+            plan = judged_here(plan, court, reporter)
+        return _Rescorer(store, run, plan, court, reporter).rescore(set(tasks))
+
+
+def _with_sandbox(suite: Suite, timeout: float | None, backend: str | None, workers: int | None) -> Suite:
+    asked = {"timeout": timeout, "backend": backend, "workers": workers}
+    changed = {name: value for name, value in asked.items() if value is not None}
+    sandbox = type(suite.sandbox).model_validate({**suite.sandbox.model_dump(), **changed})
+    return suite.model_copy(update={"sandbox": sandbox})
+
+
+def _plan_like(store: Store, run: Run, suite: Suite, data: Path | None) -> Plan:
+    """Return the plan of ``suite`` with the models that the store has of ``run``."""
+    tasks = [build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks]
+    stored = {found.model: found.cell for found in store.cells(run.id)}
+    records = store.models(run.id)
+    models = {}
+    for name, cell in stored.items():
+        spec = suite.models.get(name.partition("@")[0])
+        if spec is None:
+            raise UserError(f"Model {name!r} of run {run.id} is not in its suite.", hint="The store may be damaged.")
+        models[name] = PlannedModel(
+            name=name,
+            spec=spec,
+            parents=(),
+            options_of_parents=(),
+            recipe=None,
+            seed=cell.seed,
+            style=spec.prompt or suite.prompt,
+            fingerprint=cell.model,
+            dtype=SERVED_DTYPE if cell.settings.get("dtype") == SERVED_DTYPE else "",
+        )
+    texts = {text for record in records.values() for text in texts_of(record.provenance)}
+    return planned(suite, models, only_unseen(tasks, sorted(texts)))
+
+
+class _Rescorer:
+    def __init__(self, store: Store, run: Run, plan: Plan, court: Court | None, reporter: Reporter) -> None:
+        self._store = store
+        self._plan = plan
+        self._court = court
+        self._reporter = reporter
+        self._before = {(found.model, found.task): found.cell for found in store.cells(run.id)}
+
+    def rescore(self, only: set[str]) -> Outcome:
+        """Judge every cell of the plan whose task is wanted."""
+        plan, store = self._plan, self._store
+        store.begin_run(run_record(plan))
+        for task in plan.tasks:
+            store.put_task(task_record(task))
+        status = Progress.FAILED
+        try:
+            sizes = {cell.fingerprint: self._expected_s(cell, only) for cell in plan.cells}
+            self._reporter.expect(sum(sizes.values()))
+            found = [self._cell(cell, only, sizes[cell.fingerprint]) for cell in plan.cells]
+            complete = all(one.status is Progress.COMPLETE for one in found)
+            status = Progress.COMPLETE if complete else Progress.PARTIAL
+        except KeyboardInterrupt:
+            status = Progress.PARTIAL
+            raise
+        finally:
+            store.end_run(plan.run_id, status)
+        return Outcome(plan.run_id, status, found)
+
+    def _expected_s(self, cell: PlannedCell, only: set[str]) -> float:
+        return SECONDS_PER_VERDICT * len(cell.documents) if _why_not(cell.task, only) == "" else 0.0
+
+    def _cell(self, cell: PlannedCell, only: set[str], expected_s: float) -> Rescored:
+        store = self._store
+        before = self._before.get((cell.model.name, cell.task.name))
+        stored = store.begin_cell(cell_record(cell), self._plan.run_id, cell.model.name)
+        why = _why_not(cell.task, only)
+        if why:
+            if stored.status is not Progress.COMPLETE:
+                store.end_cell(cell.fingerprint, Progress.PARTIAL, error=f"not judged again: {why}")
+                return Rescored(cell.model.name, cell.task.name, Progress.PARTIAL, why=why)
+            return Rescored(cell.model.name, cell.task.name, Progress.COMPLETE, why=why)
+        old = store.cell(before.fingerprint) if before else None
+        earlier = _judgements(store, old) if old else {}
+        if old is not None and old.fingerprint != cell.fingerprint:
+            self._take_over(cell, old)
+        title = f"{cell.model.name} on {cell.task.name}"
+        status, problem = Progress.PARTIAL, "interrupted"
+        try:
+            with self._reporter.stage(title, len(cell.documents), expected_s) as advance:
+                judged, undecided = self._judge(cell, advance)
+            missing = sum(len(one.indices) for one in questions(cell, store.done_samples(cell.fingerprint)))
+            problems = []
+            if missing:
+                problems.append(f"{missing} questions have no stored answer")
+            if undecided:
+                problems.append(f"the sandbox failed on {undecided} programs")
+            status, problem = (Progress.PARTIAL if problems else Progress.COMPLETE), "; ".join(problems)
+        finally:
+            store.end_cell(cell.fingerprint, status, error=problem)
+        now = _judgements(store, cell_record(cell))
+        changed = {name: f"{was} -> {now[name]}" for name, was in earlier.items() if name in now and now[name] != was}
+        return Rescored(cell.model.name, cell.task.name, status, judged, missing, changed, problem)
+
+    def _take_over(self, cell: PlannedCell, old: Cell) -> None:
+        """Copy those answers of ``old`` that answer what ``cell`` asks and has no answer to."""
+        wanted = asked_of(questions(cell, self._store.done_samples(cell.fingerprint)))
+        self._store.add_samples(
+            sample.model_copy(update={"cell": cell.fingerprint})
+            for sample in self._store.samples(old.fingerprint)
+            if sample.facts.get(ASKED, "") == wanted.get((sample.document, sample.index))
+        )
+
+    def _judge(self, cell: PlannedCell, advance: Advance) -> tuple[int, int]:
+        """Judge every answer of ``cell``; return how many, and how many the sandbox could not judge."""
+        task, store = cell.task, self._store
+        if isinstance(task, AnswerTask):
+            judged = judge_answers(cell, task, store, again=True)
+            advance(len(cell.documents), "")
+            add_pass_at_k(cell, store)
+            return judged, 0
+        if not isinstance(task, CodeTask) or self._court is None:
+            raise TypeError(f"{task.name!r} has nothing to judge")
+        store.add_samples(excluded_samples(cell))
+        answers = [sample for sample in _answers(store, cell) if sample.stop_reason != EXCLUDED]
+        hearing = Hearing(cell, task, self._court, store, again=True)
+        try:
+            for sample in answers:
+                hearing.hear(sample)
+        finally:
+            hearing.close()
+        advance(len(cell.documents), str(hearing))
+        add_pass_at_k(cell, store)
+        return len(answers) - hearing.undecided, hearing.undecided
+
+
+def _answers(store: Store, cell: PlannedCell) -> list[Sample]:
+    known = {document.id for document in cell.documents}
+    return [sample for sample in store.samples(cell.fingerprint) if sample.document in known]
+
+
+def _judgements(store: Store, cell: Cell) -> Mapping[str, Any]:
+    """Return what was said of every answer: the verdict's status, or the values of its scores."""
+    verdicts = store.verdicts(cell.fingerprint)
+    if verdicts:
+        return {f"{one.document} #{one.index}": one.status for one in verdicts}
+    values: dict[str, dict[str, float]] = {}
+    for score in store.scores(cell.fingerprint):
+        values.setdefault(f"{score.document} #{score.index}", {})[score.metric] = score.value
+    return {name: ", ".join(f"{metric} {value:g}" for metric, value in found.items()) for name, found in values.items()}
+
+
+def _why_not(task: Task, only: set[str]) -> str:
+    if only and task.name not in only:
+        return "not asked for"
+    return "" if isinstance(task, CodeTask | AnswerTask) else "only its model can measure it"
+
+
+def lines(outcome: Outcome, shown: int = 5) -> list[str]:
+    """Return what people are told: one line per cell, with the first changed verdicts."""
+    found = []
+    for cell in outcome.cells:
+        title = f"{cell.model} on {cell.task}"
+        if not cell.judged and cell.why:
+            found.append(f"{title}: not judged again, {cell.why}")
+            continue
+        kinds = Counter(cell.changed.values())
+        what = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(shown))
+        names = ", ".join(sorted(cell.changed)[:shown]) + (", ..." if len(cell.changed) > shown else "")
+        changed = f"{len(cell.changed)} changed ({what}): {names}" if cell.changed else "none changed"
+        found.append(f"{title}: {cell.judged} judged again, {changed}" + (f"; {cell.why}" if cell.why else ""))
+    return found

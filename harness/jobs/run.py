@@ -1,0 +1,262 @@
+"""Running a suite from plan to stored results; starting it again continues it.
+
+Order of work: everything cheap is checked first (suite, data, store, sandbox), then the published solutions of
+programming benchmarks show what this host can judge, and then each model is made and measured on
+all tasks before the next one is loaded, so that one model is in memory at a time (two, where the suite names a teacher
+to compare with). A cell that is complete in the store
+is not measured again, and a student that is in the cache is not made again.
+"""
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from crosstok.errors import CrosstokError, RunIncomplete, UserError
+from crosstok.harness.generation.answer_facts import AnswerFacts
+from crosstok.harness.jobs.records import cell_record, model_record, run_record, served_record, task_record
+from crosstok.harness.jobs.students import Students
+from crosstok.harness.likelihood.agreement import Agreement
+from crosstok.harness.measure.choices import measure_choices
+from crosstok.harness.measure.engines import Engine, LocalEngine, ServedEngine
+from crosstok.harness.measure.external_task import ForeignTask
+from crosstok.harness.measure.judging import Court, open_court
+from crosstok.harness.measure.measure import Spent, measure_answers, measure_code, measure_text
+from crosstok.harness.plan.plan import Plan, PlannedCell, make_plan, planned
+from crosstok.harness.plan.references import References, require_some
+from crosstok.harness.plan.suite import Suite
+from crosstok.harness.progress import Advance, Reporter
+from crosstok.results.store import records as schema
+from crosstok.results.store.store import Store
+from crosstok.tasks.sampling import sampling_of
+from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, TextTask
+
+if TYPE_CHECKING:
+    from crosstok.distill.models.checkpoints import Checkpoint
+
+SECONDS_PER_ANSWER = 2.0  # first guesses for the progress bar, on two cores
+SECONDS_PER_KILOBYTE = 0.9
+SECONDS_PER_CHOICE = 0.1
+SECONDS_PER_REFERENCE = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    run_id: str
+    status: schema.Progress
+    seconds: float
+
+
+def run_suite(suite: Suite, store: Store, *, console: Console, data: Path | None = None) -> Outcome:
+    """Run ``suite`` and keep everything in ``store``.
+
+    Raises ``UserError`` before any model is loaded for what is wrong with suite, data, store or sandbox, and for a
+    benchmark whose published solutions all fail here.
+    """
+    began = time.monotonic()
+    draft = make_plan(suite, data=data)
+    with ExitStack() as opened:
+        court = None
+        if draft.code_tasks:
+            spec = suite.sandbox
+            court = opened.enter_context(open_court(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
+        reporter = opened.enter_context(Reporter(console))
+        for task in draft.tasks:
+            if task.remark:
+                reporter.say(f"{task.name}: {task.remark}")
+        plan = draft if court is None else judged_here(draft, court, reporter)
+        store.begin_run(run_record(plan))
+        for task in plan.tasks:
+            store.put_task(task_record(task))
+        status = schema.Progress.FAILED
+        try:
+            status = _Driver(plan, store, reporter, court, data).run()
+        except KeyboardInterrupt:
+            status = schema.Progress.PARTIAL
+            raise
+        finally:
+            store.end_run(plan.run_id, status)
+    return Outcome(plan.run_id, status, time.monotonic() - began)
+
+
+def judged_here(draft: Plan, court: Court, reporter: Reporter) -> Plan:
+    """Return the plan with what this host can judge: every published solution is run, once per host."""
+    unknown = [task for task in draft.code_tasks if court.known(task) is None]
+    reporter.expect(sum(SECONDS_PER_REFERENCE * len(task.documents()) for task in unknown))
+    references = {}
+    for task in draft.code_tasks:
+        found = court.known(task)
+        if found is None:
+            found = _checked(task, court, reporter)
+        require_some(found)
+        references[task.name] = found
+        if found.excluded:
+            named = ", ".join(sorted(found.excluded)[:3]) + (", ..." if len(found.excluded) > 3 else "")
+            reporter.say(
+                f"{task.name}: {len(found.excluded)} of {found.documents} documents are left out, "
+                f"as their published solutions fail here: {named} (`crosstok tasks check {task.kind}` says why)"
+            )
+    return planned(draft.suite, draft.models, draft.tasks, references)
+
+
+def _checked(task: CodeTask, court: Court, reporter: Reporter) -> References:
+    size = len(task.documents())
+    with reporter.stage(f"published solutions of {task.name}", size, SECONDS_PER_REFERENCE * size) as advance:
+        return court.check(task, lambda done: advance(done, ""))
+
+
+class _Driver:
+    def __init__(self, plan: Plan, store: Store, reporter: Reporter, court: Court | None, data: Path | None) -> None:
+        self.plan = plan
+        self.store = store
+        self.reporter = reporter
+        self.court = court
+        self.students = Students(plan, reporter, data, pick_device(plan.suite.device))
+        self.spent: list[Spent] = []
+        self._teacher: tuple[str, Checkpoint] | None = None
+        self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}
+
+    def run(self) -> schema.Progress:
+        self.reporter.expect(
+            sum(self.students.expected_s(name) for name in self.plan.models)
+            + sum(expected_s(cell) for cell in self.plan.cells if not self._complete(cell))
+        )
+        for name in self.plan.models:
+            open_cells = [cell for cell in self.plan.cells_of(name) if not self._complete(cell)]
+            if not open_cells:
+                continue
+            engine = self._engine(name)
+            gone = ""
+            for cell in open_cells:
+                if gone:
+                    self._end(cell, schema.Progress.PARTIAL, gone)
+                else:
+                    gone = self._measure(cell, engine)
+        if len(self.spent) > 1:
+            self.reporter.say(f"all programs of this session: {sum(self.spent, Spent())}")
+        return self._status()
+
+    def _engine(self, name: str) -> Engine:
+        """Make ``name`` ready to be measured, and record what it is."""
+        model, suite = self.plan.models[name], self.plan.suite
+        if model.served is not None:
+            self.store.put_model(served_record(model, model.served))
+            return ServedEngine(model.served, rows=suite.batch_rows)
+        checkpoint = self.students.load(name)
+        self.store.put_model(model_record(self.plan, name, checkpoint, self.students.build_s(name)))
+        facts = AnswerFacts(checkpoint.tokenbytes, self.students.new_ids(name, checkpoint))
+        return LocalEngine(
+            checkpoint, facts, batch_rows=suite.batch_rows, batch_tokens=suite.batch_tokens, heal=suite.heal
+        )
+
+    def _measure(self, cell: PlannedCell, engine: Engine) -> str:
+        """Measure what is left of ``cell``; return why its model can no longer be asked anything, mostly nothing."""
+        began = time.monotonic()
+        status, problem, spent = schema.Progress.PARTIAL, "interrupted", None
+        title = f"{cell.model.name} on {cell.task.name}"
+        try:
+            with self.reporter.stage(title, len(cell.documents), expected_s(cell)) as advance:
+                spent = self._ask(cell, engine, advance)
+            if spent is not None:
+                self.reporter.say(f"{title}: {spent}")
+                self.spent.append(spent)
+            undecided = spent.undecided if spent else 0
+            status = schema.Progress.PARTIAL if undecided else schema.Progress.COMPLETE
+            problem = f"the sandbox failed on {undecided} programs" if undecided else ""
+        except RunIncomplete as error:
+            problem = str(error)
+            self.reporter.say(f"{title}: {error}")
+            return problem
+        except CrosstokError as error:
+            status, problem = schema.Progress.FAILED, str(error)
+            self.reporter.say(f"{title}: {error}")
+        except Exception as error:  # benchmarks are anybody's code; one that fails must not take the others along
+            if os.environ.get("CROSSTOK_DEBUG") == "1":
+                raise
+            status = schema.Progress.FAILED
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self.reporter.say(f"{title}: {problem} (`crosstok --debug` shows where)")
+        finally:
+            self._end(cell, status, problem, time.monotonic() - began, spent)
+        return ""
+
+    def _end(
+        self,
+        cell: PlannedCell,
+        status: schema.Progress,
+        problem: str,
+        seconds: float = 0.0,
+        spent: Spent | None = None,
+    ) -> None:
+        parts = spent.parts if spent else None
+        self.store.end_cell(cell.fingerprint, status, error=problem, seconds=seconds, spent=parts)
+        self.stored[cell.fingerprint] = status
+
+    def _ask(self, cell: PlannedCell, engine: Engine, advance: Advance) -> Spent | None:
+        """Measure what is left of ``cell``; return where the time went, where programs were run."""
+        task = cell.task
+        if isinstance(task, TextTask):
+            measure_text(cell, task, engine.scorer, self.store, advance, self._agreement(cell, engine))
+        elif isinstance(task, ChoiceTask):
+            measure_choices(cell, task, engine.scorer, self.store, advance)
+        elif isinstance(task, ForeignTask):
+            task.measure(cell, engine, self.store, advance)
+        elif isinstance(task, AnswerTask):
+            measure_answers(cell, task, engine.generator, self.store, advance, engine.facts)
+        elif isinstance(task, CodeTask) and self.court is not None:
+            return measure_code(cell, task, engine.generator, self.court, self.store, advance, engine.facts)
+        return None
+
+    def _agreement(self, cell: PlannedCell, engine: Engine) -> Agreement | None:
+        """Return the comparison with the teacher that the cell asks for; the teacher stays loaded for the next one."""
+        if cell.teacher is None or not isinstance(engine, LocalEngine):
+            return None
+        if self._teacher is None or self._teacher[0] != cell.teacher.fingerprint:
+            self._teacher = (cell.teacher.fingerprint, self.students.load(cell.teacher.name))
+        return Agreement(engine.checkpoint, self._teacher[1])
+
+    def _begin(self, cell: PlannedCell) -> schema.Progress:
+        return self.store.begin_cell(cell_record(cell), self.plan.run_id, cell.model.name).status
+
+    def _complete(self, cell: PlannedCell) -> bool:
+        return self.stored[cell.fingerprint] is schema.Progress.COMPLETE
+
+    def _status(self) -> schema.Progress:
+        statuses = set(self.stored.values())
+        if statuses == {schema.Progress.COMPLETE}:
+            return schema.Progress.COMPLETE
+        return schema.Progress.FAILED if statuses == {schema.Progress.FAILED} else schema.Progress.PARTIAL
+
+
+def require_complete(outcome: Outcome) -> None:
+    """Raise ``RunIncomplete`` unless every cell of the run was measured."""
+    if outcome.status is not schema.Progress.COMPLETE:
+        raise RunIncomplete(f"Run {outcome.run_id} is {outcome.status.value}.", hint="The same command continues it.")
+
+
+def pick_device(name: str) -> str:
+    """Return the torch device for ``name``; ``auto`` is the GPU where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"The device {name!r} is not available.", hint="Use device: cpu, or see `crosstok doctor`.")
+    return name
+
+
+def expected_s(cell: PlannedCell) -> float:
+    """Return likely seconds for measuring ``cell``, to begin the progress bar with."""
+    documents = cell.documents
+    members = max(len(cell.model.parents), 1) if cell.model.spec.ensemble else 1
+    if isinstance(cell.task, CodeTask | AnswerTask):
+        return SECONDS_PER_ANSWER * len(documents) * members * sampling_of(cell.task).n
+    if isinstance(cell.task, ChoiceTask | ForeignTask):
+        return SECONDS_PER_CHOICE * len(documents) * members
+    size = sum(len(document.fields.get("text", "")) for document in documents)
+    return SECONDS_PER_KILOBYTE * size / 1024 * members

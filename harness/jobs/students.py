@@ -1,0 +1,94 @@
+"""Making the models of a plan: each student once, in the cache, under its fingerprint."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crosstok.distill import ensemble
+from crosstok.distill.models import checkpoints
+from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.recipes import at, make_student
+from crosstok.distill.sources.tokenizers import read_tokenizer
+from crosstok.distill.tokenizers.tokenbytes import TokenBytes
+from crosstok.distill.training.log import read_log
+from crosstok.distill.training.loop import LOG
+from crosstok.folders import cache_folder
+from crosstok.harness.generation.answer_facts import new_ids
+from crosstok.harness.plan.plan import Plan, PlannedModel
+from crosstok.harness.progress import Reporter
+
+SECONDS_PER_STEP = 5.0  # a first guess for the progress bar, on two cores
+_BUILD_SECONDS = "build_seconds"
+
+
+@dataclass
+class Students:
+    """Knows where each model of a plan is, and makes it when it is asked for."""
+
+    plan: Plan
+    reporter: Reporter
+    data: Path | None
+    device: str
+    folder: Path = field(default_factory=lambda: cache_folder() / "students")
+
+    def expected_s(self, name: str) -> float:
+        """Return likely seconds for making ``name``, 0 where it is made or need not be."""
+        model = self.plan.models[name]
+        if model.spec.source or self._ready(model):
+            return 0.0
+        return 5.0 + SECONDS_PER_STEP * (model.recipe.steps if model.recipe else 0)
+
+    def source(self, name: str) -> str:
+        """Return what to load for ``name``, making it and whatever it is made from first."""
+        model = self.plan.models[name]
+        if model.spec.source:
+            return model.spec.source
+        folder = self.folder / model.fingerprint
+        if not self._ready(model):
+            expected = self.expected_s(name)
+            sources = [self.source(parent) for parent in model.parents]
+            began = time.monotonic()
+            if model.recipe:
+                recipe = at(model.recipe, dict(zip(model.options_of_parents, sources, strict=True)))
+                with self.reporter.stage(f"make {model.name}", max(recipe.steps, 1), expected) as advance:
+                    make_student(recipe, folder, data=self.data, device=self.device, progress=advance)
+            elif model.spec.ensemble:
+                spec = model.spec.ensemble
+                settings = spec.model_dump(exclude={"members"})
+                ensemble.save_ensemble(folder, sources, **settings)
+            # A student that was interrupted took longer than this session: its training log knows.
+            logged = [line["seconds"] for line in read_log(folder / LOG)]
+            took = max([time.monotonic() - began, *logged])
+            (folder / _BUILD_SECONDS).write_text(f"{took:.1f}\n", encoding="utf-8")
+        return str(folder)
+
+    def build_s(self, name: str) -> float:
+        """Return the seconds that making ``name`` took, whenever that was."""
+        path = self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS
+        return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+
+    def new_ids(self, name: str, checkpoint: Checkpoint) -> frozenset[int] | None:
+        """Return the ids that the model at the beginning of ``name`` did not have; None where it was made from none.
+
+        That is ``from`` of ``from``, and so on: a second stage adds no tokens, and writes those of the first.
+        """
+        if self.plan.models[name].recipe is None:
+            return None
+        origin = name
+        while (recipe := (model := self.plan.models[origin]).recipe) is not None:
+            named = dict(zip(model.options_of_parents, model.parents, strict=True))
+            if "from" not in named:
+                origin = recipe.source
+                break
+            origin = named["from"]
+        else:
+            origin = self.source(origin)
+        tokenizer = read_tokenizer(checkpoints.fetch(origin))
+        return new_ids(checkpoint.tokenbytes, TokenBytes.from_tokenizer(tokenizer))
+
+    def load(self, name: str) -> Checkpoint:
+        """Return ``name`` ready to be measured, in the suite's dtype."""
+        return checkpoints.load(self.source(name), dtype=self.plan.suite.dtype, device=self.device)
+
+    def _ready(self, model: PlannedModel) -> bool:
+        return (self.folder / model.fingerprint / _BUILD_SECONDS).exists()

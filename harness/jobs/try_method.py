@@ -1,0 +1,115 @@
+"""A new method against the recorded ones: made, measured and judged on one suite.
+
+The method takes the place of the one in a trained student of the suite and nothing else of its recipe changes, so
+what differs is the method. The other models of the suite are recorded in the store: what is there is neither trained
+nor measured again. By default the baseline is, for each task, the best of the trained students of the suite.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from crosstok.distill.embeddings import INITIALISERS
+from crosstok.distill.losses import LOSSES, Loss
+from crosstok.distill.registry import class_at
+from crosstok.errors import UserError, unknown_name
+from crosstok.harness.jobs.run import Outcome, run_suite
+from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.results.compare.contrast import Side, best_of, sides
+from crosstok.results.gate import GateReport, Rule, gate
+from crosstok.results.store.store import Store
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method that was run beside the recorded ones."""
+
+    outcome: Outcome
+    model: str
+    """Its name in the run."""
+    report: GateReport
+
+
+def try_method(
+    suite: Suite,
+    store: Store,
+    method: str,
+    *,
+    options: Mapping[str, Any],
+    like: str | None = None,
+    against: str | None = None,
+    rules: tuple[Rule, ...] = (),
+    console: Console,
+    data: Path | None = None,
+) -> Trial:
+    """Run ``suite`` with one more student, made by ``method``, and judge it.
+
+    ``method`` is a loss or an initialiser: ``module:Class``, or the name of a plug-in. ``like`` is the student whose
+    recipe it gets (default: the last trained one), ``against`` a model of the suite to be judged by.
+
+    Raises:
+        UserError: the method cannot be imported, or the suite has no such student.
+
+    """
+    students = [name for name, spec in suite.models.items() if is_trained(spec)]
+    if not students:
+        raise UserError(f"The suite {suite.name} trains no student.", hint="Name a suite with a loss and steps.")
+    for chosen, known in ((like, students), (against, list(suite.models))):
+        if chosen is not None and chosen not in known:
+            raise unknown_name(f"model of the suite {suite.name}", chosen, known)
+    name = free_name(method, suite)
+    made = with_method(suite.models[like or students[-1]], method, options)
+    extended = suite.model_copy(update={"models": {**suite.models, name: made}})
+    outcome = run_suite(extended, store, console=console, data=data)
+    measured = sides(store, store.run(outcome.run_id))
+    baselines = [against] if against else students
+    return Trial(outcome, name, gate(*_by_seed(measured, name, baselines), rules))
+
+
+def is_trained(spec: ModelSpec) -> bool:
+    """Return whether the model is made by a recipe with losses."""
+    return spec.recipe is not None and bool(spec.recipe[1].get("loss")) and spec.recipe[1].get("steps") != 0
+
+
+def with_method(spec: ModelSpec, method: str, options: Mapping[str, Any]) -> ModelSpec:
+    """Return the recipe of a student with its loss, or its initialiser, replaced by ``method``."""
+    if spec.recipe is None:
+        raise UserError("Only a student has a method.")
+    kind, recipe = spec.recipe
+    choice = {"name": method, **options} if options else method
+    changed = {**recipe, "init": choice} if _is_initialiser(method) else {**recipe, "loss": [choice]}
+    return spec.model_copy(update={kind: changed})
+
+
+def free_name(method: str, suite: Suite) -> str:
+    """Return a name for the tables that no model of the suite has."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", method.rpartition(":")[2]) or "method"
+    return next(name for name in (plain, *(f"{plain}-{n}" for n in range(2, 99))) if name not in suite.models)
+
+
+def _is_initialiser(method: str) -> bool:
+    if ":" not in method:
+        return method in INITIALISERS.names() and method not in LOSSES.names()
+    if str(Path.cwd()) not in sys.path:  # as Python itself does for a script that lies here
+        sys.path.insert(0, str(Path.cwd()))
+    found = class_at(method)
+    return not (isinstance(found, type) and issubclass(found, Loss))
+
+
+def _by_seed(measured: Mapping[str, Side], name: str, baselines: list[str]) -> tuple[dict[str, Side], dict[str, Side]]:
+    """Return candidate and baseline of each seed, which have the seed in common."""
+    candidates: dict[str, Side] = {}
+    references: dict[str, Side] = {}
+    for full, side in measured.items():
+        base, mark, seed = full.partition("@")
+        if base != name:
+            continue
+        of_seed = [found for one in baselines if (found := measured.get(f"{one}{mark}{seed}") or measured.get(one))]
+        candidates[full] = side
+        references[full] = best_of(of_seed)
+    return candidates, references

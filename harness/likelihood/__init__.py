@@ -1,0 +1,1 @@
+"""Loglikelihood of texts and continuations, exact in bytes whatever the tokenizer."""

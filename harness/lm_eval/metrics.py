@@ -1,0 +1,58 @@
+"""lm-eval's metrics as sums over documents, where they are one.
+
+An average over documents is kept as it is. A perplexity is kept as the nats that it is the exponential of
+(``log_perplexity``, ``log_word_perplexity``), since those add up and can be tested in pairs. A metric that exists only
+for the whole set (f1, bleu) is left out, with a line in the log.
+"""
+
+import logging
+import math
+from typing import Any
+
+from crosstok.tasks.task import Document, Metric, Score
+
+logger = logging.getLogger(__name__)
+
+
+def metric(name: str, aggregate: Any, kept: str, *, higher: bool) -> Metric | None:
+    """Return what becomes of lm-eval's metric ``name`` behind the filter ``kept``; None for one that is left out."""
+    own = f"{name},{kept}" if kept != "none" else name
+    kind = getattr(aggregate, "__name__", "")
+    if kind == "perplexity":
+        return Metric(f"log_{own}", "nats", higher_is_better=False)
+    if kind == "weighted_perplexity":
+        return None if name.startswith("byte") else Metric(f"log_{own}", "nats/word", higher_is_better=False)
+    if kind == "bits_per_byte":
+        return Metric(own, "bits/byte", higher_is_better=False)
+    if kind == "mean":
+        # A function that returns several figures is named after what it returns: pass@1 of pass_at_k.
+        return Metric("pass@1" if name.startswith("pass_at_") else own, "fraction", higher_is_better=higher)
+    logger.warning("lm-eval's %s is no sum over documents and is left out.", own)
+    return None
+
+
+def score(name: str, value: Any, aggregate: Any, kept: str) -> Score | None:
+    """Return a document's share of a metric; None for one that is left out."""
+    own = f"{name},{kept}" if kept != "none" else name
+    kind = getattr(aggregate, "__name__", "mean")
+    if kind == "perplexity":
+        return Score(f"log_{own}", -float(value))
+    if kind == "weighted_perplexity":
+        return None if name.startswith("byte") else Score(f"log_{own}", -float(value[0]), float(value[1]))
+    if kind == "bits_per_byte":
+        return Score(own, -float(value[0]) / math.log(2), float(value[1]))
+    if kind == "mean" and isinstance(value, int | float):
+        return Score("pass@1" if name.startswith("pass@1") else own, float(value))
+    return None
+
+
+def gold(task: Any, document: Document) -> set[int]:
+    """Return the indices of the right choices."""
+    target = task.doc_to_target(document.fields)
+    choices = task.doc_to_choice(document.fields)
+    right = target if isinstance(target, list) else [target]
+    return {
+        choices.index(one) if isinstance(one, str) else int(one)
+        for one in right
+        if not isinstance(one, str) or one in choices
+    }

@@ -1,1 +1,0 @@
-"""lm-eval and crosstok, both ways: its tasks answered by our engine, our models for its command."""

@@ -1,0 +1,1 @@
+"""Measuring cells: requests to a model, judgement of its answers, storage of both."""

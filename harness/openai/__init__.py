@@ -1,0 +1,1 @@
+"""Client for servers with an OpenAI-compatible API."""

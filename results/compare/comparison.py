@@ -1,0 +1,285 @@
+"""The models of a run side by side: headline metrics with intervals, and which differences are real.
+
+Two models are compared on the documents that both have answered and on no others. All p values of a run are corrected
+together (Holm), because a reader looks through the whole table for something that stands out. A model that was
+measured otherwise than the first one is shown with the reason and compared with none. Up to eight models are
+compared each with each; more are compared with the first model, the baseline, and with the best of each task.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from crosstok.errors import unknown_name
+from crosstok.results.compare import statistics
+from crosstok.results.compare.comparability import Measurement, mismatch
+from crosstok.results.compare.oracles import Oracle, oracles
+from crosstok.results.compare.statistics import Difference, Effect, Estimate, Floats
+from crosstok.results.store.aggregates import DocumentScores, VerdictFacts
+from crosstok.results.store.records import Cell, Progress, Run, Task
+from crosstok.results.store.store import Store
+
+ALL_PAIRS = 8
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The metric that a task is known by."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+    @classmethod
+    def of(cls, task: Task, name: str | None = None) -> "Headline":
+        """Return the first metric of ``task``, or the one called ``name``.
+
+        Raises:
+            UserError: the task has no such metric.
+
+        """
+        found = {metric["name"]: metric for metric in task.metrics}
+        if name is not None and name not in found:
+            raise unknown_name(f"metric of {task.name}", name, found)
+        chosen = found[name] if name else task.metrics[0]
+        return cls(chosen["name"], chosen["unit"], chosen["higher_is_better"])
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One model's scores on one task, by document; all arrays have shape [n] and are ordered by document."""
+
+    documents: npt.NDArray[np.object_]
+    value: Floats
+    weight: Floats
+    single: bool
+    """Whether each document has one sample that passed or did not."""
+    totals: Floats | None = None
+    """The two sums under resampling [RESAMPLES, 2], where all models of the task share them."""
+
+    def estimate(self, headline: Headline) -> Estimate:
+        """Return the metric with its interval."""
+        if headline.unit != "fraction":
+            return statistics.ratio(self.value, self.weight, totals=self.totals)
+        if self.single:
+            return statistics.fraction(self.value)
+        found = statistics.ratio(self.value, self.weight, totals=self.totals)
+        if found.low < found.high:
+            return found
+        # All documents score alike, and resampling them says nothing: be as careful as with one sample of each.
+        low, high = statistics.wilson(found.value * found.n, found.n)
+        return replace(found, low=float(low), high=float(high), method="Wilson")
+
+    def effect(self, other: "Answers") -> Effect:
+        """Return the difference from self as a quotient, on the documents that both have."""
+        _, mine, theirs = np.intersect1d(self.documents, other.documents, assume_unique=True, return_indices=True)
+        if self.single and other.single:
+            return statistics.matched_odds(self.value[mine], other.value[theirs])
+        return statistics.relative_change(
+            (self.value[mine], self.weight[mine]), (other.value[theirs], other.weight[theirs])
+        )
+
+    def difference(self, other: "Answers") -> Difference:
+        """Return other minus self on the documents that both have."""
+        totals = None
+        if self.documents is other.documents or np.array_equal(self.documents, other.documents):
+            mine = theirs = np.arange(len(self.documents))
+            if self.totals is not None and other.totals is not None:
+                totals = np.hstack([self.totals, other.totals])
+        else:
+            _, mine, theirs = np.intersect1d(self.documents, other.documents, assume_unique=True, return_indices=True)
+        if self.single and other.single:
+            return statistics.paired_fractions(self.value[mine], other.value[theirs])
+        first, second = (self.value[mine], self.weight[mine]), (other.value[theirs], other.weight[theirs])
+        return statistics.paired_ratios(first, second, totals=totals)
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """All models of a run on one task."""
+
+    task: Task
+    headline: Headline
+    cells: dict[str, Cell]
+    """By name of the model, in the order of the suite; a model without a cell was not measured."""
+    estimates: dict[str, Estimate]
+    mismatches: dict[str, str] = field(default_factory=dict)
+    """Why a model cannot be compared with the first one that was measured; it is then tested against none."""
+    remarks: dict[str, str] = field(default_factory=dict)
+    """What is unlike that first one and does not matter to the comparison."""
+    differences: dict[tuple[str, str], Difference] = field(default_factory=dict)
+    """Second minus first; p is corrected for all comparisons of the run."""
+    oracles: dict[str, Oracle] = field(default_factory=dict)
+    """By name of an ensemble: its members, each document by the best of them."""
+
+    @functools.cached_property
+    def rivals(self) -> dict[str, Estimate]:
+        """The models that can be compared with each other and have a score."""
+        return {
+            name: found
+            for name, found in self.estimates.items()
+            if name not in self.mismatches and not np.isnan(found.value)
+        }
+
+    @functools.cached_property
+    def best(self) -> str | None:
+        """The name of the best model among comparable ones, None where nothing was measured."""
+        sign = 1 if self.headline.higher_is_better else -1
+        return max(self.rivals, key=lambda name: sign * self.estimates[name].value, default=None)
+
+    def between(self, first: str, second: str) -> Difference | None:
+        """Return second minus first, None where they were not compared."""
+        if (second, first) in self.differences:
+            found = self.differences[second, first]
+            return replace(found, value=-found.value, low=-found.high, high=-found.low)
+        return self.differences.get((first, second))
+
+    def standing(self, model: str) -> str:
+        """Return ``best``, ``not told from best``, or nothing; nobody is best where all are equal."""
+        best = self.best
+        rivals = self.rivals
+        if best is None or model not in rivals or len({found.value for found in rivals.values()}) == 1:
+            return ""
+        if self.estimates[model].value == self.estimates[best].value:
+            return "best"
+        found = self.between(best, model)
+        return "not told from best" if found and found.p >= SIGNIFICANT else ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run, ready to be shown."""
+
+    run: Run
+    models: tuple[str, ...]
+    tasks: tuple[TaskComparison, ...]
+    comparisons: int
+    """How many p values were corrected together."""
+    verdicts: dict[str, list[VerdictFacts]]
+    """By fingerprint of the cell."""
+
+    @property
+    def baseline(self) -> str:
+        """The first model of the suite, which the others are compared with."""
+        return self.models[0]
+
+
+def compare(store: Store, run: Run) -> Comparison:
+    """Return every model of ``run`` on every task of it, with all differences tested."""
+    models = _in_suite_order(run, list(store.models(run.id)))
+    cells: dict[str, dict[str, Cell]] = {}
+    for entry in store.cells(run.id):
+        cells.setdefault(entry.task, {})[entry.model] = entry.cell
+    scores, verdicts = store.document_scores(run.id), store.verdict_facts(run.id)
+    tasks = []
+    for name, task in store.tasks(run.id).items():
+        headline = Headline.of(task)
+        measured = {model: cells[name][model] for model in models if model in cells[name]}
+        known = {
+            model: answers_of(scores[cell.fingerprint, headline.name])
+            for model, cell in measured.items()
+            if (cell.fingerprint, headline.name) in scores
+        }
+        known = _resampled_together(known)
+        estimates = {model: found.estimate(headline) for model, found in known.items()}
+        mismatches, remarks = _unlike_the_first(task, measured, verdicts)
+        compared = TaskComparison(
+            task, headline, measured, estimates, mismatches, remarks, oracles=oracles(run, headline, known, mismatches)
+        )
+        pairs = _pairs([model for model in known if model not in mismatches], compared.best)
+        tasks.append(replace(compared, differences={(a, b): known[a].difference(known[b]) for a, b in pairs}))
+    return _corrected(Comparison(run, tuple(models), tuple(_task_order(run, tasks)), 0, verdicts))
+
+
+def _unlike_the_first(
+    task: Task, cells: Mapping[str, Cell], verdicts: Mapping[str, list[VerdictFacts]]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return, by model, why it cannot be compared with the first one of ``cells``, and what else is unlike."""
+    every = {name: Measurement(task, cell, verdicts.get(cell.fingerprint, ())) for name, cell in cells.items()}
+    first = next(iter(every.values()), None)
+    found = {name: mismatch(first, one) for name, one in every.items()} if first else {}
+    return (
+        {name: reasons for name, (reasons, _) in found.items() if reasons},
+        {name: remark for name, (_, remark) in found.items() if remark},
+    )
+
+
+def _pairs(models: list[str], best: str | None) -> list[tuple[str, str]]:
+    if len(models) <= ALL_PAIRS:
+        return list(combinations(models, 2))
+    centres = {models[0], best}
+    return [(a, b) for a, b in combinations(models, 2) if centres & {a, b}]
+
+
+def _corrected(comparison: Comparison) -> Comparison:
+    """Return the comparison with its p values corrected together."""
+    every = [difference.p for task in comparison.tasks for difference in task.differences.values()]
+    corrected = iter(statistics.holm(every).tolist())
+    tasks = [
+        replace(task, differences={pair: replace(found, p=next(corrected)) for pair, found in task.differences.items()})
+        for task in comparison.tasks
+    ]
+    return replace(comparison, tasks=tuple(tasks), comparisons=len(every))
+
+
+def answers_of(scores: DocumentScores) -> Answers:
+    """Return stored scores as arrays."""
+    value, weight = scores.value, scores.weight
+    passed = ((value == 0) | (value == 1)) & (weight == 1) & (scores.scores == 1)
+    return Answers(scores.document, value, weight, bool(passed.all()))
+
+
+def _resampled_together(known: dict[str, Answers]) -> dict[str, Answers]:
+    """Resample all models at once where all answered the same documents: one pass over the draws instead of many."""
+    every = list(known.values())
+    if not every or all(found.single for found in every):
+        return known
+    if not all(np.array_equal(found.documents, every[0].documents) for found in every):
+        return known
+    totals = statistics.resampled_sums(
+        np.column_stack([part for found in every for part in (found.value, found.weight)])
+    )
+    return {
+        name: replace(found, totals=totals[:, 2 * place : 2 * place + 2])
+        for place, (name, found) in enumerate(known.items())
+    }
+
+
+def planned_models(run: Run) -> list[str]:
+    """Return the names of the models in the suite file."""
+    models = run.config.get("models", {})
+    return list(models) if isinstance(models, Mapping) else []
+
+
+def planned_tasks(run: Run) -> list[str]:
+    """Return the names of the tasks in the suite file."""
+    named = (task.get("name") if isinstance(task, Mapping) else task for task in run.config.get("tasks", ()))
+    return [name for name in named if isinstance(name, str)]
+
+
+def unmeasured_models(run: Run, measured: list[str]) -> list[str]:
+    """Return the models of the suite that have no cell at all; ``name@seed`` stands for ``name``."""
+    known = {name.partition("@")[0] for name in measured} | set(measured)
+    return [name for name in planned_models(run) if name not in known]
+
+
+def _in_suite_order(run: Run, models: list[str]) -> list[str]:
+    places = {name: place for place, name in enumerate(planned_models(run))}
+    last = len(places)
+    found = sorted(models, key=lambda name: places.get(name, places.get(name.partition("@")[0], last)))
+    return [*found, *unmeasured_models(run, found)]
+
+
+def _task_order(run: Run, tasks: list[TaskComparison]) -> list[TaskComparison]:
+    places = {name: place for place, name in enumerate(planned_tasks(run))}
+    return sorted(tasks, key=lambda task: places.get(task.task.name, len(places)))
+
+
+def is_complete(cell: Cell | None) -> bool:
+    """Return whether a cell exists and every document of it is measured and judged."""
+    return cell is not None and cell.status is Progress.COMPLETE

@@ -1,0 +1,344 @@
+"""The tables of the store, how a store is opened, and what its failures mean in plain words.
+
+Each table is one record class of ``crosstok.results.store.records``, column for field, under its natural key: writing a
+thing twice changes one row and never makes a second one. The key (cell, document, index) clusters what belongs
+together, so that reading one cell touches one range of pages however large the store is.
+
+SQLite runs in WAL mode: readers never wait for the writer, a second writer waits, and a process that is killed leaves
+a file that opens again with every committed call in it. Write transactions begin as ``IMMEDIATE``, because SQLite
+refuses at once, without waiting, a transaction that read first and then finds that somebody else has written.
+"""
+
+import json
+import os
+import sqlite3
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from crosstok.errors import UserError
+from crosstok.results.store import records as schema
+
+BUSY_SECONDS = 60
+"""How long a writer waits for another one before it gives up."""
+
+_LOCK = 0x63726F7373746F6B  # of PostgreSQL, while tables are made or changed
+
+METADATA = sa.MetaData()
+STORE_SCHEMA = sa.Table("store_schema", METADATA, sa.Column("version", sa.Integer, primary_key=True))
+
+# Ordered by code points everywhere, as SQLite and Python do, so that a table is the same out of either database.
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+_COLUMN_TYPES: dict[type, type[sa.types.TypeEngine[Any]]] = {
+    bool: sa.Boolean,
+    int: sa.BigInteger,
+    float: sa.Double,
+    dict: sa.JSON,
+    list: sa.JSON,
+}
+
+
+def _column_type(annotation: Any) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
+    """Return the column type of a field; whatever is no number and no structure is kept as text (times as ISO 8601)."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(kind for kind in get_args(annotation) if kind is not types.NoneType)
+    return _COLUMN_TYPES.get(get_origin(annotation) or annotation, _TEXT)
+
+
+def _table(name: str, record: type[schema.Record], *key: str) -> sa.Table:
+    columns: list[sa.Column[Any]] = []
+    for field, info in record.model_fields.items():
+        nullable = types.NoneType in get_args(info.annotation)
+        columns.append(sa.Column(field, _column_type(info.annotation), primary_key=field in key, nullable=nullable))
+    return sa.Table(name, METADATA, *columns, sqlite_with_rowid=name == "samples")
+
+
+RUNS = _table("runs", schema.Run, "id")
+MODELS = _table("models", schema.Model, "fingerprint")
+TASKS = _table("tasks", schema.Task, "fingerprint")
+CELLS = _table("cells", schema.Cell, "fingerprint")
+SAMPLES = _table("samples", schema.Sample, "cell", "document", "index")
+VERDICTS = _table("verdicts", schema.Verdict, "cell", "document", "index")
+SCORES = _table("scores", schema.Score, "cell", "metric", "document", "index")
+SEALS = sa.Table(
+    "seals",
+    METADATA,
+    *(sa.Column(key, SAMPLES.c[key].type, primary_key=True) for key in ("cell", "document", "index")),
+    sa.Column("sha256", sa.Text, nullable=False),
+    comment="The hash of each sample as it was stored.",
+)
+RUN_MODELS = sa.Table(
+    "run_models",
+    METADATA,
+    sa.Column("run", _TEXT, primary_key=True),
+    sa.Column("name", _TEXT, primary_key=True),
+    sa.Column("model", _TEXT, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    comment="The names that a run gives to models, in the order in which it came to them.",
+)
+RUN_CELLS = sa.Table(
+    "run_cells",
+    METADATA,
+    sa.Column("run", _TEXT, primary_key=True),
+    sa.Column("name", _TEXT, primary_key=True),
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    comment="The cells of a run, each under the name of its model.",
+)
+TALLIES = sa.Table(
+    "tallies",
+    METADATA,
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("metric", _TEXT, primary_key=True),
+    *(sa.Column(name, sa.LargeBinary, nullable=False) for name in ("documents", "value", "weight", "scores")),
+    comment="The scores of a finished cell in columns, made of its rows; see crosstok.results.store.cell_summaries.",
+)
+TALLY_FACTS = sa.Table(
+    "tally_facts",
+    METADATA,
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("samples", sa.JSON, nullable=False),
+    sa.Column("verdicts", sa.JSON, nullable=False),
+    comment="Sums over the samples and verdicts of a finished cell.",
+)
+# Sums over the samples of a cell read this index alone and never the texts.
+sa.Index(
+    "samples_facts",
+    *(
+        SAMPLES.c[name]
+        for name in ("cell", "stop_reason", "bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")
+    ),
+)
+_SINCE = {("models", "compute"): 3, ("cells", "spent"): 4}
+"""The schema version that brought a column, where it was not the first."""
+TALLIED_SINCE = 5
+"""The schema version from which on tallies have all that a table reads; those of an older store are not looked at."""
+sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
+
+
+class Database:
+    """An open store: hands out transactions and turns driver errors into one clear line."""
+
+    def __init__(self, url_or_path: str | Path, *, read_only: bool = False) -> None:
+        """Open or create the store; a plain path means a SQLite file there.
+
+        Raises:
+            UserError: the place does not exist, is no store, is damaged, or holds a newer schema.
+
+        """
+        text = str(url_or_path)
+        self.read_only = read_only
+        self.path = None if "://" in text and not text.startswith("sqlite:") else _sqlite_path(text)
+        self.name = str(self.path) if self.path else sa.make_url(text).render_as_string(hide_password=True)
+        with self.plainly():
+            self._engine = _sqlite_engine(self.path, read_only=read_only) if self.path else _server_engine(text)
+            self._open()
+
+    def columns(self, table: sa.Table) -> list[sa.Column[Any]]:
+        """Return the columns that a table has in this store, which may be an older one that is only read."""
+        return [one for one in table.columns if _SINCE.get((table.name, one.name), 1) <= self.version]
+
+    def _open(self) -> None:
+        with self.read() as connection:
+            version = self._version(connection)
+        if version is None and self.read_only:
+            raise UserError(f"{self.name} holds no results.", hint="Name the store that `crosstok run` has written.")
+        if version is None:
+            with self.write() as connection:
+                self._alone(connection)
+                version = self._version(connection)  # another process may have made the tables by now
+                if version is None:
+                    version = schema.SCHEMA_VERSION
+                    METADATA.create_all(connection)
+                    connection.execute(sa.insert(STORE_SCHEMA), {"version": version})
+        if version > schema.SCHEMA_VERSION:
+            raise UserError(
+                f"{self.name} has schema version {version}; this crosstok reads up to {schema.SCHEMA_VERSION}.",
+                hint="Upgrade crosstok.",
+            )
+        if version < schema.SCHEMA_VERSION and not self.read_only:
+            from crosstok.results.store.migrations import migrate  # noqa: PLC0415  (alembic is loaded for old stores alone)
+
+            with self.write() as connection:
+                self._alone(connection)
+                migrate(connection, self._version(connection) or version)
+            version = schema.SCHEMA_VERSION
+        self.version = version
+
+    def _alone(self, connection: sa.Connection) -> None:
+        """Wait until no other process changes the tables; SQLite's write transactions are alone already."""
+        if self.path is None:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+    def _version(self, connection: sa.Connection) -> int | None:
+        """Return the schema version, None of an empty database; refuse a database of something else."""
+        known = sa.inspect(connection).get_table_names()
+        if known and STORE_SCHEMA.name not in known:
+            raise UserError(
+                f"{self.name} is a database of something else (its tables: {', '.join(sorted(known)[:3])}).",
+                hint="Choose another path for the store.",
+            )
+        return connection.scalar(sa.select(STORE_SCHEMA.c.version)) if known else None
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Give a connection whose statements all see the same state of the store."""
+        engine = self._engine
+        if self.path is None:
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with self.plainly(), engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Give a connection whose statements are committed together at the end, or not at all."""
+        with self.plainly(), self._engine.execution_options(writes=True).begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections; SQLite then folds its write-ahead log into the file."""
+        self._engine.dispose()
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """Raise errors of the driver as :class:`UserError`."""
+        try:
+            yield
+        except DBAPIError as error:
+            code = getattr(error.orig, "sqlite_errorname", "")
+            for prefix, (message, hint) in _MEANINGS.items():
+                if code.startswith(prefix):
+                    raise UserError(message.format(store=self.name), hint=hint) from error
+            detail = str(error.orig).strip().splitlines()[0]
+            raise UserError(f"The store {self.name} refused: {detail}.") from error
+        except (ArgumentError, NoSuchModuleError) as error:
+            hint = "Give a file path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME."
+            raise UserError(f"{self.name!r} is not the address of a store.", hint=hint) from error
+        except ImportError as error:
+            hint = "Install it into the environment of crosstok."
+            raise UserError(f"The store {self.name} needs the Python package {error.name}.", hint=hint) from error
+
+
+_MEANINGS = {
+    "SQLITE_NOTADB": ("{store} is not a store: it is no SQLite file.", "Give the path of a store."),
+    "SQLITE_CORRUPT": ("The store {store} is damaged or truncated.", "Restore it from a copy."),
+    "SQLITE_FULL": ("No space left on the disk for the store {store}.", "Free some space and start again: it resumes."),
+    "SQLITE_READONLY": ("The store {store} cannot be written: it is read-only.", "Make it writable or choose another."),
+    "SQLITE_CANTOPEN": ("The store {store} cannot be opened.", "Check the permissions of the file and its folder."),
+    "SQLITE_BUSY": (f"Another process has held the store {{store}} for {BUSY_SECONDS} s.", "End it, then start again."),
+    "SQLITE_IOERR": (
+        "Reading or writing the store {store} failed.",
+        "Check the disk; a network drive will not do.",
+    ),
+    "SQLITE_TOOBIG": ("A value is too large for the store {store} (limit 1 GB).", "Lower max_bytes of the task."),
+}
+
+
+def _sqlite_path(text: str) -> Path:
+    if text.startswith("sqlite:"):
+        text = sa.make_url(text).database or ""
+    if not text or text == ":memory:":
+        raise UserError("A store needs a file: results that live in memory are lost.", hint="Give a path.")
+    return Path(text).expanduser().absolute()
+
+
+def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder.", hint="Give the path of the store file inside it.")
+    if read_only and not path.exists():
+        raise UserError(f"There is no store at {path}.", hint="Run a suite first, or give the path with --store.")
+    if not path.parent.is_dir():
+        _make_folder(path.parent)
+    if path.exists():
+        _check_length(path)
+
+    def connect() -> sqlite3.Connection:
+        mode = "ro" if read_only else "rwc"
+        # SQLite reads a WAL file only where it may put a lock file beside it, unless told that nobody writes.
+        writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+        alone = read_only and not writable and not _log_of(path).exists()
+        address = f"{path.as_uri()}?mode={mode}" + ("&immutable=1" if alone else "")
+        return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool, json_serializer=_json)
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _: object) -> None:
+        if not read_only:
+            _keep_a_log(connection)
+            # Safe against the death of the process; only a power cut can lose the last calls, never the file.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA cache_size = -65536")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode, which stays in the file; wait for others here, for SQLite refuses this one at once."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _server_engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(url, json_serializer=_json)
+    if engine.dialect.name != "postgresql":
+        raise UserError(f"A store cannot live in {engine.dialect.name}.", hint="Use SQLite or PostgreSQL.")
+    return engine
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a new store, but not the folders above it: a long missing path is a misspelt one."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"The folder {folder.parent} does not exist.", hint="Create it or choose another path."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another path."
+        ) from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a file that ends before the length that its header states (SQLite would notice only on the lost pages)."""
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(100)
+            size = stream.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise UserError(f"The store {path} cannot be read: {error.strerror}.") from error
+    if not size or _log_of(path).exists():
+        return
+    page = int.from_bytes(header[16:18], "big")
+    page = 65536 if page == 1 else page
+    if header.startswith(b"SQLite format 3\0") and size < page * int.from_bytes(header[28:32], "big"):
+        message, hint = _MEANINGS["SQLITE_CORRUPT"]
+        raise UserError(message.format(store=path), hint=hint)

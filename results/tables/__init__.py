@@ -1,0 +1,1 @@
+"""Tables of a run: one data frame, its blocks, and their rendering."""

@@ -1,0 +1,106 @@
+"""The curve of a training run: every checkpoint on every task, with intervals, beside the baseline.
+
+Written as one page without a script and as one SVG per task, each replaced whole, so that a browser that reloads the
+page never meets half of it.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosstok.errors import UserError
+from crosstok.results.compare.comparison import Headline
+from crosstok.results.compare.contrast import Side
+from crosstok.results.compare.statistics import Estimate
+from crosstok.results.tables.findings import amount
+from crosstok.results.web.page import visible
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is drawn."""
+
+    title: str
+    baseline: Side
+    checkpoints: tuple[Side, ...]
+    """In the order of their steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    scores: list[str]
+
+
+def write_curve(curve: Curve, folder: Path) -> Path:
+    """Write ``index.html`` and ``TASK.svg`` for every task into ``folder``; return the page.
+
+    Raises:
+        UserError: the folder cannot be written.
+
+    """
+    import jinja2  # noqa: PLC0415  (only pages need it)
+    from markupsafe import Markup  # noqa: PLC0415
+
+    from crosstok.results.web import plots  # noqa: PLC0415  (loads matplotlib)
+
+    tasks = list(dict.fromkeys(task for side in curve.checkpoints for task in side.cells))
+    drawings = {}
+    for task in tasks:
+        known = [(side.name, _estimate(side, task)) for side in curve.checkpoints]
+        points = [plots.Step(visible(name), found) for name, found in known if found]
+        headline = _headline(curve, task)
+        drawings[task] = plots.steps(points, _estimate(curve.baseline, task), visible(task), headline)
+    rows = [_Row(side.name, [_text(curve, side, task) for task in tasks]) for side in curve.checkpoints]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "site"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True,
+    )  # fmt: skip
+    text = environment.get_template("curve.html.j2").render(
+        title=curve.title, tasks=tasks, rows=rows, baseline=curve.baseline.name,
+        reference=[_text(curve, curve.baseline, task) for task in tasks],
+        # Our own SVG, in which matplotlib has escaped every name.
+        drawings=[(task, Markup(drawing)) for task, drawing in drawings.items() if drawing],  # noqa: S704
+    )  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for task, drawing in drawings.items():
+            if drawing:
+                _replace(folder / f"{_file_name(task)}.svg", drawing.replace("currentColor", "#1b1f24"))
+        _replace(folder / "index.html", text)
+    except OSError as error:
+        raise UserError(f"The curve in {folder} cannot be written: {error.strerror}.") from error
+    return folder / "index.html"
+
+
+def _headline(curve: Curve, task: str) -> Headline:
+    return Headline.of(next(side for side in curve.checkpoints if task in side.cells).tasks[task])
+
+
+def _estimate(side: Side, task: str) -> Estimate | None:
+    if task not in side.cells:
+        return None
+    headline = Headline.of(side.tasks[task])
+    answers = side.answers(task, headline.name)
+    return answers.estimate(headline) if answers else None
+
+
+def _text(curve: Curve, side: Side, task: str) -> str:
+    """Return a score with its interval, and what is wrong with it."""
+    estimate = _estimate(side, task)
+    problem = side.problem(task).partition(": ")[2] if task in side.cells else "not measured"
+    if estimate is None:
+        return problem or "-"
+    figures = [amount(_headline(curve, task), value) for value in (estimate.value, estimate.low, estimate.high)]
+    return f"{figures[0]} [{figures[1]}, {figures[2]}]{f' ({problem})' if problem else ''}"
+
+
+def _file_name(task: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", task).strip(".-") or "task"
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

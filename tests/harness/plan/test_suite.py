@@ -1,0 +1,102 @@
+"""Suite files: what is accepted, and the one line that a mistake gets."""
+
+from pathlib import Path
+
+import pytest
+
+from crosstok.distill import recipes
+from crosstok.errors import UserError
+from crosstok.harness.plan.suite import RECIPES, ModelSpec, check_suite, order_of_models, read_suite
+
+ROOT = Path(__file__).resolve().parents[3]
+MINIMAL = "name: s\nmodels: {base: {source: somewhere}}\ntasks: [humaneval]\n"
+
+
+def suite_of(text: str, tmp_path: Path) -> object:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_suite(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_suite_of_the_project_is_accepted(path: Path) -> None:
+    assert read_suite(path).models
+
+
+def test_a_task_may_be_a_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    suite = read_suite(path)
+    assert suite.tasks[0].kind == "humaneval"
+    assert suite.tasks[0].options == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "promt: chat\n", "Unknown key 'promt'. Did you mean 'prompt'"),
+        (MINIMAL.replace("models:", "modles:"), "Unknown key 'modles'. Did you mean 'models'"),
+        (MINIMAL.replace("source", "sorce"), "models.base: Unknown key 'sorce'. Did you mean 'source'"),
+        (MINIMAL + "sandbox: {bakend: docker}\n", "Did you mean 'backend'"),
+        (MINIMAL + "prompt: caht\n", "prompt: Input should be 'raw' or 'chat' (found: 'caht')"),
+        (MINIMAL.replace("name: s\n", ""), "the key 'name' is missing"),
+        (MINIMAL.replace("{source: somewhere}", "{}"), "exactly one of: source, transfer, distil, expand, ensemble"),
+        (MINIMAL.replace("[humaneval]", "[humaneval, humaneval]"), "two tasks are called 'humaneval'"),
+        ("name: [\n", "not valid YAML at line 2"),
+        ("just text", "is not a suite"),
+        ("", "is not a suite"),
+        (MINIMAL.replace("name: s", "name: a/b"), "name: String should match pattern"),
+    ],
+)
+def test_a_mistake_gets_one_line_that_says_what_and_where(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        suite_of(text, tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "suite.yaml" in str(caught.value)
+
+
+def test_a_missing_file_says_where_examples_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No such file or directory.*suites/"):
+        read_suite(tmp_path / "none.yaml")
+
+
+def models(**specs: object) -> dict[str, object]:
+    return {"name": "s", "models": specs, "tasks": ["humaneval"]}
+
+
+def test_models_are_made_after_those_that_they_are_made_from() -> None:
+    suite = check_suite(
+        models(
+            pair={"ensemble": {"members": ["a", "b"]}},
+            b={"transfer": {"from": "a", "tokenizer": "bytes"}},
+            a={"source": "somewhere"},
+        ),
+        "test",
+    )
+    assert order_of_models(suite) == ["a", "b", "pair"]
+
+
+def test_models_made_from_each_other_are_refused_with_the_circle() -> None:
+    with pytest.raises(UserError, match="circle: a -> b -> a"):
+        check_suite(models(a={"transfer": {"from": "b"}}, b={"transfer": {"from": "a"}}), "test")
+
+
+def test_a_misspelt_parent_is_answered_with_the_closest_name() -> None:
+    with pytest.raises(UserError, match="Did you mean 'base'"):
+        check_suite(models(base={"source": "x"}, s={"transfer": {"from": "bas"}}), "test")
+
+
+def test_a_misspelt_member_is_answered_with_the_closest_name() -> None:
+    with pytest.raises(UserError, match=r"Unknown member of model 'p': 'bas'\. Did you mean 'base'"):
+        check_suite(models(base={"source": "x"}, p={"ensemble": {"members": ["base", "bas"]}}), "test")
+
+
+def test_an_ensemble_of_one_is_refused() -> None:
+    with pytest.raises(UserError, match="at least 2 items"):
+        check_suite(models(base={"source": "x"}, p={"ensemble": {"members": ["base"]}}), "test")
+
+
+def test_the_recipes_of_a_suite_are_those_that_make_students_with_the_same_parents() -> None:
+    assert {name: tuple(recipe.parents) for name, recipe in recipes.RECIPES.items()} == RECIPES
+    assert set(RECIPES) <= set(ModelSpec.model_fields)
