@@ -2,9 +2,10 @@
 
 from crosstok.sandbox.backends.backend import BackendReport
 from crosstok.sandbox.calibration import Calibration, Requirement, calibrate
-from crosstok.sandbox.pool import Pool, open_pool, probe
+from crosstok.sandbox.pool import Pool
 from crosstok.sandbox.program import Limits, Mode, Program
 from crosstok.sandbox.program_queue import Inlet
+from crosstok.sandbox.selection import open_pool, probe
 from crosstok.sandbox.verdict import Status, Verdict
 
 __all__ = [

@@ -12,7 +12,7 @@ def demo(backend: str = "auto", workers: int = 2, progress: Callable[[int, int],
     """Run every attack. Raises UserError where the backend does not work here, or has no walls to attack."""
     if backend == Process.name:
         raise UserError(
-            "The backend 'process' has no walls: the attacks would reach this machine.",
+            "The backend 'process' does not isolate programs: the attacks would reach this machine.",
             hint="Try bubblewrap, namespaces or docker; `crosstok doctor` shows which of them work here.",
         )
     return run_campaign(backend, workers, progress)

@@ -19,13 +19,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from crosstok.errors import UserError, unknown_name
 from crosstok.machine import available_memory
 from crosstok.sandbox.backends.backend import Backend, BackendReport, total_memory
-from crosstok.sandbox.backends.bubblewrap import Bubblewrap
-from crosstok.sandbox.backends.docker import Docker
-from crosstok.sandbox.backends.namespaces import Namespaces
-from crosstok.sandbox.backends.process import Process
 from crosstok.sandbox.frames import OversizedError
 from crosstok.sandbox.program import Program
 from crosstok.sandbox.program_queue import Drawn, Inlet
@@ -36,45 +31,6 @@ _log = logging.getLogger(__name__)
 _TRIES = 2
 _PLACES = 10
 """Programs per worker that there are at most, those that sleep included."""
-
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Bubblewrap, Namespaces, Docker, Process)}
-"""In the order in which ``auto`` prefers them; it never takes ``process``."""
-
-
-def probe() -> list[BackendReport]:
-    """Report what every backend can promise on this machine."""
-    return [backend().report() for backend in BACKENDS.values()]
-
-
-def open_pool(backend: str = "auto", workers: int = 2, *, unsafe: bool = False) -> "Pool":
-    """Return a pool of ``workers`` warm workers, to be used in a ``with`` statement.
-
-    ``auto`` takes the strongest backend that works here. Raises UserError where none does, or where the named one does
-    not; there is no silent fall-back. ``process`` has no walls and needs ``unsafe``.
-    """
-    if workers < 1:
-        raise UserError(f"A sandbox needs at least one worker, not {workers}.")
-    if backend == "auto":
-        reports = []
-        for kind in BACKENDS.values():
-            if kind is Process:
-                continue
-            reports.append(kind().report())
-            if reports[-1].available:
-                return Pool(kind(), reports[-1], workers)
-        faults = "; ".join(f"{report.name}: {', '.join(report.missing)}" for report in reports)
-        raise UserError(f"No sandbox works on this machine ({faults}).", hint=reports[-1].hint)
-    if backend not in BACKENDS:
-        raise unknown_name("sandbox backend", backend, BACKENDS)
-    if backend == Process.name:
-        if not unsafe:
-            raise UserError("The backend 'process' has no walls.", hint="Add --unsafe if the programs are your own.")
-        _log.warning("Sandbox backend 'process': programs run with your rights, without any wall.")
-    chosen = BACKENDS[backend]()
-    report = chosen.report()
-    if not report.available:
-        raise UserError(f"The sandbox {backend!r} does not work here: {', '.join(report.missing)}.", hint=report.hint)
-    return Pool(chosen, report, workers)
 
 
 class Pool:
@@ -234,21 +190,3 @@ class Pool:
                 tier=self.tier,
                 error=f"{why} {line}".strip(),
             )
-
-
-def try_worker(backend: Backend) -> str:
-    """Start a worker, have it judge one right and one wrong program, and end it; return what went wrong, or nothing."""
-    right = Program("right", "def one():\n    return 1\n", "assert one() == 1\n", "one")
-    wrong = Program("wrong", "def one():\n    return 2\n", "assert one() == 1\n", "one")
-    report = BackendReport(backend.name, available=True, guarantees=frozenset())
-    level, _log.level = _log.level, logging.CRITICAL  # a failure is the answer here, not news
-    try:
-        with Pool(backend, report, 1) as pool:
-            verdicts = {verdict.id: verdict for verdict in pool.run([right, wrong])}
-    except OSError as fault:
-        return str(fault)
-    finally:
-        _log.level = level
-    if verdicts["right"].status is Status.PASSED and verdicts["wrong"].status is Status.FAILED:
-        return ""
-    return verdicts["right"].error or verdicts["wrong"].error or "the control programs were judged wrongly"

@@ -16,8 +16,9 @@ from crosstok.sandbox.attacks.exhaustion import EXHAUSTION
 from crosstok.sandbox.attacks.forgeries import FORGERIES
 from crosstok.sandbox.attacks.host import Host, bait, descendants, traces
 from crosstok.sandbox.attacks.persistence import PERSISTENCE
-from crosstok.sandbox.pool import Pool, open_pool
+from crosstok.sandbox.pool import Pool
 from crosstok.sandbox.program import Program
+from crosstok.sandbox.selection import open_pool
 from crosstok.sandbox.verdict import Verdict
 
 CONTROL = "control"

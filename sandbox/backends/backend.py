@@ -145,9 +145,24 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
+    needs_trial: ClassVar[bool] = True
+    """Whether only a trial run shows that the backend works on this machine."""
+    hint: ClassVar[str]
+    """How to make the backend work where its trial fails."""
+
+    def unmet_precondition(self) -> BackendReport | None:
+        """Return a report of what the backend lacks before a trial makes sense, or None if nothing is missing."""
+        return None
+
     @abstractmethod
-    def report(self) -> BackendReport:
-        """Say what this backend can promise on this machine; quick, and without a trace left behind."""
+    def promise(self) -> BackendReport:
+        """Return the report for a machine on which the backend works."""
+
+    def unavailable(self, fault: str, hint: str = "") -> BackendReport:
+        """Return the report for a machine on which the backend does not work because of ``fault``."""
+        return BackendReport(
+            self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=hint or self.hint
+        )
 
     @abstractmethod
     def start(self, slot: int, packages: Sequence[str]) -> Worker:

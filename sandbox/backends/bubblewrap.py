@@ -30,19 +30,20 @@ class Bubblewrap(Backend):
 
     name = "bubblewrap"
 
-    def report(self) -> BackendReport:
-        """Look for the program, then try it."""
-        from crosstok.sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+    hint = "The namespaces backend needs no program and gives the same guarantees."
 
-        if not shutil.which("bwrap"):
-            hint = "Install bubblewrap (apt install bubblewrap, dnf install bubblewrap)."
-            return self._unfit("the program bwrap is not installed", hint)
-        if fault := try_worker(self):
-            return self._unfit(fault, "The namespaces backend needs no program and gives the same guarantees.")
+    def unmet_precondition(self) -> BackendReport | None:
+        """Look for bwrap on the PATH."""
+        if shutil.which("bwrap"):
+            return None
+        return self.unavailable(
+            "the program bwrap is not installed",
+            "Install bubblewrap (apt install bubblewrap, dnf install bubblewrap).",
+        )
+
+    def promise(self) -> BackendReport:
+        """Return the report of a fully isolating backend."""
         return walled(self.name)
-
-    def _unfit(self, fault: str, hint: str) -> BackendReport:
-        return BackendReport(self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=hint)
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
         """Start bwrap, and the worker in it."""

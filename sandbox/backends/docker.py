@@ -51,21 +51,21 @@ class Docker(Backend):
     """Workers in containers."""
 
     name = "docker"
+    hint = engine.HINT
 
     def __init__(self) -> None:
         self._images: dict[tuple[str, ...], image.Image] = {}
 
-    def report(self) -> BackendReport:
-        """Look for an engine, then try it."""
-        from crosstok.sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
-
+    def unmet_precondition(self) -> BackendReport | None:
+        """Look for a container engine that answers."""
         try:
             engine.connect(timeout=10).close()
-            fault = try_worker(self)
-        except engine.NoEngineError as none:
-            fault = str(none)
-        if fault:
-            return BackendReport(self.name, available=False, guarantees=frozenset(), missing=(fault,), hint=engine.HINT)
+        except engine.NoEngineError as fault:
+            return self.unavailable(str(fault))
+        return None
+
+    def promise(self) -> BackendReport:
+        """Return the report: the container bounds the memory of all processes together."""
         return BackendReport(self.name, available=True, guarantees=GUARANTEES | {"memory-total"})
 
     def start(self, slot: int, packages: Sequence[str]) -> Worker:

@@ -24,20 +24,13 @@ class Namespaces(Backend):
 
     name = "namespaces"
 
-    def report(self) -> BackendReport:
-        """Try it: start a worker and see whether it comes up."""
-        from crosstok.sandbox.pool import try_worker  # noqa: PLC0415  (the pool knows the handshake)
+    hint = (
+        "Allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+        "kernel.apparmor_restrict_unprivileged_userns=0), or use Docker."
+    )
 
-        fault = try_worker(self)
-        if fault:
-            return BackendReport(
-                self.name,
-                available=False,
-                guarantees=frozenset(),
-                missing=(fault,),
-                hint="Allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-                "kernel.apparmor_restrict_unprivileged_userns=0), or use Docker.",
-            )
+    def promise(self) -> BackendReport:
+        """Return the report of a fully isolating backend."""
         return walled(self.name)
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:

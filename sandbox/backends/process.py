@@ -19,14 +19,17 @@ class Process(Backend):
 
     name = "process"
 
-    def report(self) -> BackendReport:
-        """It works wherever Python does, and promises next to nothing."""
+    needs_trial = False
+    hint = "Never run programs of unknown origin here."
+
+    def promise(self) -> BackendReport:
+        """Return the report: works wherever Python does, and guarantees next to nothing."""
         return BackendReport(
             self.name,
             available=True,
             guarantees=frozenset({"memory"}),
             missing=("files", "net", "pid", "ipc", "seccomp"),
-            hint="Never run programs of unknown origin here.",
+            hint=self.hint,
         )
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:

@@ -6,13 +6,26 @@ method decide; two proxies are equal where they stand for the same object.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .referee import Referee
+from typing import Any, Protocol
 
 _BATCH = 64
 _ITEMS = 1_000_000
+
+
+class Requests(Protocol):
+    """The requests that a proxy makes to the candidate's process; the referee implements them."""
+
+    def ask(self, verb: str, *fields: Any) -> list[Any]:
+        """Send a request and return the fields of its answer."""
+
+    def call(self, target: int, attribute: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Call an object of the candidate, or one of its methods."""
+
+    def value(self, verb: str, *fields: Any) -> Any:
+        """Send a request and return the one value of its answer."""
+
+    def encode(self, value: Any) -> Any:
+        """Return a value of the tests as data."""
 
 
 class CandidateDied(BaseException):
@@ -26,26 +39,26 @@ class CandidateFailed(BaseException):
 class RemoteObject:
     """An object of the candidate."""
 
-    __slots__ = ("_handle", "_name", "_referee")
+    __slots__ = ("_handle", "_name", "_requests")
     _handle: int
     _name: str
-    _referee: "Referee"
+    _requests: Requests
 
-    def __init__(self, referee: "Referee", handle: int, name: str) -> None:
-        for slot, value in (("_referee", referee), ("_handle", handle), ("_name", name)):
+    def __init__(self, requests: Requests, handle: int, name: str) -> None:
+        for slot, value in (("_requests", requests), ("_handle", handle), ("_name", name)):
             object.__setattr__(self, slot, value)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Have the candidate call it; arguments and answer cross as data."""
-        return self._referee.call(self._handle, "", arguments, named)
+        return self._requests.call(self._handle, "", arguments, named)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__name__":
             return self._name
-        return self._referee.value("get", self._handle, name)
+        return self._requests.value("get", self._handle, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._referee.ask("set", self._handle, name, self._referee.encode(value))
+        self._requests.ask("set", self._handle, name, self._requests.encode(value))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RemoteObject) and other._handle == self._handle
@@ -63,7 +76,7 @@ class RemoteObject:
         return int(self._method("__len__"))
 
     def __bool__(self) -> bool:
-        return bool(self._referee.value("truth", self._handle))
+        return bool(self._requests.value("truth", self._handle))
 
     def __iter__(self) -> Iterator[Any]:
         items: Iterator[Any] = iter(self._method("__iter__"))
@@ -76,7 +89,7 @@ class RemoteObject:
         self._method("__setitem__", key, value)
 
     def _method(self, name: str, *arguments: Any) -> Any:
-        return self._referee.call(self._handle, name, arguments, {})
+        return self._requests.call(self._handle, name, arguments, {})
 
 
 class RemoteClass(RemoteObject):
@@ -87,7 +100,7 @@ class RemoteClass(RemoteObject):
     def __instancecheck__(self, instance: object) -> bool:
         if not isinstance(instance, RemoteObject):
             return False
-        return bool(self._referee.value("isinstance", self._handle, instance._handle))  # noqa: SLF001  (a proxy's own field)
+        return bool(self._requests.value("isinstance", self._handle, instance._handle))  # noqa: SLF001  (a proxy's own field)
 
 
 class RemoteIterator(RemoteObject):
@@ -99,8 +112,8 @@ class RemoteIterator(RemoteObject):
     _taken: int
     _ended: bool
 
-    def __init__(self, referee: "Referee", handle: int, name: str) -> None:
-        super().__init__(referee, handle, name)
+    def __init__(self, requests: Requests, handle: int, name: str) -> None:
+        super().__init__(requests, handle, name)
         for slot, value in (("_items", []), ("_batch", 1), ("_taken", 0), ("_ended", False)):
             object.__setattr__(self, slot, value)
 
@@ -109,7 +122,7 @@ class RemoteIterator(RemoteObject):
 
     def __next__(self) -> Any:
         if not self._items and not self._ended:
-            items, ended = self._referee.value("next", self._handle, self._batch)
+            items, ended = self._requests.value("next", self._handle, self._batch)
             object.__setattr__(self, "_items", items[::-1])
             object.__setattr__(self, "_ended", ended)
             object.__setattr__(self, "_batch", min(2 * self._batch, _BATCH))

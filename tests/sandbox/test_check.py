@@ -100,5 +100,5 @@ def test_the_table_of_the_demo_sums_up_attacks_controls_and_host() -> None:
 
 
 def test_the_demo_does_not_let_attacks_loose_where_there_are_no_walls() -> None:
-    with pytest.raises(UserError, match="no walls"):
+    with pytest.raises(UserError, match="does not isolate programs"):
         demo("process")

@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from crosstok import sandbox
-from crosstok.sandbox import Program
+from crosstok.sandbox import Program, selection
 from crosstok.sandbox.backends import engine, image
 from crosstok.sandbox.backends.docker import Docker
 
@@ -66,7 +66,7 @@ def test_without_an_engine_one_line_says_where_it_was_looked_for_and_how_to_get_
 ) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr(os.path, "exists", lambda _: False)
-    report = Docker().report()
+    report = selection.report(Docker())
     assert not report.available
     assert len(report.missing) == 1
     assert "no socket at /var/run/docker.sock" in report.missing[0]
@@ -76,7 +76,7 @@ def test_without_an_engine_one_line_says_where_it_was_looked_for_and_how_to_get_
 
 def test_a_name_that_is_no_address_is_told_and_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "carrier pigeon")
-    report = Docker().report()
+    report = selection.report(Docker())
     assert "carrier pigeon" in report.missing[0]
 
 

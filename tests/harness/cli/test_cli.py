@@ -206,8 +206,8 @@ def test_a_sandbox_without_walls_is_refused_unless_asked_for_and_says_so(tmp_pat
     assert "--unsafe" in one_line(crosstok(*command, cwd=tmp_path))
     allowed = crosstok(*command, "--unsafe", cwd=tmp_path)
     assert json.loads(allowed.stdout)["tier"] == "process(memory)"
-    assert "without any wall" in allowed.stderr
-    assert "no walls" in one_line(crosstok("sandbox", "demo", "--backend", "process", cwd=tmp_path))
+    assert "unisolated" in allowed.stderr
+    assert "does not isolate programs" in one_line(crosstok("sandbox", "demo", "--backend", "process", cwd=tmp_path))
 
 
 def test_programs_that_could_not_be_judged_make_the_check_incomplete(tmp_path: Path) -> None:
