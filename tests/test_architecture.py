@@ -45,7 +45,6 @@ TO_UNTIE = {
 TO_UNTIE_CIRCLES = (
     ["results.store.cell_summaries", "results.store.database", "results.store.migrations"],
     ["results.compare.comparison", "results.compare.oracles"],
-    ["harness.plan.contamination", "harness.plan.plan"],
     ["harness.lm_eval.measure", "harness.lm_eval.task"],
 )
 """Circles that are still there."""

@@ -20,7 +20,8 @@ from crosstok.harness.generation.prompts import encode_prompt
 from crosstok.harness.jobs.run import pick_device
 from crosstok.harness.jobs.students import Students
 from crosstok.harness.measure.pending_requests import questions
-from crosstok.harness.plan.plan import Plan, make_plan
+from crosstok.harness.plan.plan import make_plan
+from crosstok.harness.plan.planned import Plan
 from crosstok.harness.plan.suite import Suite
 from crosstok.harness.progress import Advance, Reporter
 from crosstok.tasks.task import AnswerTask, CodeTask, Generate, Sampling

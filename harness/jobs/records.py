@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from crosstok.harness.plan.plan import Plan, PlannedCell, PlannedModel
+from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.runtime import environment
 from crosstok.results.store import records as schema
 from crosstok.tasks.sampling import metrics_of

@@ -27,7 +27,8 @@ from crosstok.harness.measure.judging import Court, Hearing, open_court
 from crosstok.harness.measure.measure import add_pass_at_k, excluded_samples, judge_answers
 from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, asked_of, questions
 from crosstok.harness.plan.contamination import only_unseen, texts_of
-from crosstok.harness.plan.plan import SERVED_DTYPE, Plan, PlannedCell, PlannedModel, planned
+from crosstok.harness.plan.plan import SERVED_DTYPE, planned
+from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import Suite
 from crosstok.harness.progress import Advance, Reporter
 from crosstok.results.store.records import Cell, Progress, Run, Sample

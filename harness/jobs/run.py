@@ -27,7 +27,8 @@ from crosstok.harness.measure.engines import Engine, LocalEngine, ServedEngine
 from crosstok.harness.measure.external_task import ForeignTask
 from crosstok.harness.measure.judging import Court, open_court
 from crosstok.harness.measure.measure import Spent, measure_answers, measure_code, measure_text
-from crosstok.harness.plan.plan import Plan, PlannedCell, make_plan, planned
+from crosstok.harness.plan.plan import make_plan, planned
+from crosstok.harness.plan.planned import Plan, PlannedCell
 from crosstok.harness.plan.references import References, require_some
 from crosstok.harness.plan.suite import Suite
 from crosstok.harness.progress import Advance, Reporter

@@ -12,7 +12,7 @@ from crosstok.harness.lm_eval.requests import by_context, gathered
 from crosstok.harness.lm_eval.task import LmEvalTask
 from crosstok.harness.measure.choices import choice_sample, stored_score
 from crosstok.harness.measure.engines import Engine
-from crosstok.harness.plan.plan import PlannedCell
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.progress import Advance
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store

@@ -25,7 +25,7 @@ from crosstok.harness.lm_eval import metrics, requests
 from crosstok.harness.lm_eval.definitions import FEWSHOT_SEED, Definition, read_definitions
 from crosstok.harness.measure.engines import Engine
 from crosstok.harness.measure.external_task import ForeignTask
-from crosstok.harness.plan.plan import PlannedCell
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.progress import Advance
 from crosstok.results.store.store import Store
 from crosstok.tasks.choice import CHOICE_METRICS, choice_scores

@@ -2,7 +2,7 @@
 
 from crosstok.harness.likelihood.continuations import ContinuationScore
 from crosstok.harness.likelihood.rolling import Scorer
-from crosstok.harness.plan.plan import PlannedCell
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.progress import Advance
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crosstok import sandbox
-from crosstok.harness.plan.plan import PlannedCell
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.plan.references import References, check_references, known_references
 from crosstok.results.store.records import Sample, Score, Verdict
 from crosstok.results.store.store import Store

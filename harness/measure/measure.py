@@ -15,7 +15,7 @@ from crosstok.harness.likelihood.agreement import Agreement, facts_of
 from crosstok.harness.likelihood.rolling import Scorer
 from crosstok.harness.measure.judging import Court, Hearing
 from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, Question, asked, questions
-from crosstok.harness.plan.plan import PlannedCell
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.progress import Advance
 from crosstok.results.compare.statistics import pass_at_k
 from crosstok.results.store.records import Sample, Score

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
-from crosstok.harness.plan.plan import PlannedCell
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import AnswerTask, CodeTask, Document, Generate
 

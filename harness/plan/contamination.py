@@ -8,17 +8,15 @@ student that was made before.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crosstok.distill.models import provenance
+from crosstok.harness.plan.planned import PlannedModel
 from crosstok.tasks.registry import build_task
 from crosstok.tasks.task import Task
 
-if TYPE_CHECKING:
-    from crosstok.harness.plan.plan import PlannedModel
 
-
-def trained_texts(models: "Iterable[PlannedModel]") -> list[str]:
+def trained_texts(models: Iterable[PlannedModel]) -> list[str]:
     """Return the names of all texts that any of ``models``, or a model that it is made from, was trained on."""
     names: set[str] = set()
     for model in models:

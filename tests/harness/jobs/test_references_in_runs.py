@@ -13,7 +13,8 @@ from crosstok import sandbox
 from crosstok.errors import UserError
 from crosstok.harness.generation.generator import Generator
 from crosstok.harness.jobs.run import run_suite
-from crosstok.harness.plan.plan import PlannedCell, make_plan, planned
+from crosstok.harness.plan.plan import make_plan, planned
+from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.plan.references import check_references
 from crosstok.harness.plan.suite import check_suite
 from crosstok.results.store.integrity import check

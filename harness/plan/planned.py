@@ -1,0 +1,100 @@
+"""Records of a plan: the models to make, the cells to measure (one model on one task), and both together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crosstok.distill.recipes import StudentSpec
+from crosstok.harness.openai.protocol import ServedModel
+from crosstok.harness.plan.references import References
+from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.sandbox import Program
+from crosstok.tasks.task import CodeTask, Document, PromptStyle, Task
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model of the suite; under several seeds each trained student is planned once per seed."""
+
+    name: str
+    """Name in the tables: the suite's, with ``@seed`` where there are several."""
+    spec: ModelSpec
+    parents: tuple[str, ...]
+    """Names of the planned models that it is made from."""
+    options_of_parents: tuple[str, ...]
+    """The options of its recipe that name them, in the same order; empty for an ensemble."""
+    recipe: StudentSpec | None
+    """How a student is made, its seed filled in."""
+    seed: int
+    style: PromptStyle
+    fingerprint: str
+    served: ServedModel | None = None
+    """The server that answers for it, where it is not loaded here."""
+    dtype: str = ""
+    """What it computes in, where that is not the suite's to say."""
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether texts have no likelihood under it: most tokens of a text are none that a union of top-k puts up."""
+        return self.spec.ensemble is not None and self.spec.ensemble.tokens == "union"
+
+    @property
+    def label(self) -> str:
+        """What it is, in a few words."""
+        if self.spec.ensemble:
+            ensemble = self.spec.ensemble
+            tokens = "" if ensemble.tokens == "same" else f", {ensemble.tokens} tokens"
+            return f"{ensemble.combine} of {' + '.join(self.parents)}{tokens}"
+        if self.recipe:
+            return self.recipe.label
+        return str(self.spec.source)
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One model on one task."""
+
+    model: PlannedModel
+    task: Task
+    settings: dict[str, Any]
+    fingerprint: str
+    timeout: float | None = None
+    """CPU seconds of each program; None: calibrated by the references."""
+    references: References | None = None
+    """What the published solutions did here; None for what is judged without a sandbox."""
+    teacher: PlannedModel | None = None
+    """The model that this one is compared with on every text; see ``crosstok.harness.likelihood.agreement``."""
+
+    @property
+    def documents(self) -> Sequence[Document]:
+        """The documents that are asked: all of the task's but those that this host cannot judge."""
+        return [document for document in self.task.documents() if document.id not in self.excluded]
+
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        """Documents that are not asked, by id, and why."""
+        return self.references.excluded if self.references else {}
+
+    def limited(self, program: Program) -> Program:
+        """Return a candidate's program under the mode and limits of this host."""
+        return self.references.limited(program, self.timeout) if self.references else program
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a suite asks for, in the order in which it is done."""
+
+    run_id: str
+    suite: Suite
+    models: dict[str, PlannedModel]
+    tasks: tuple[Task, ...]
+    cells: tuple[PlannedCell, ...]
+
+    @property
+    def code_tasks(self) -> list[CodeTask]:
+        """The benchmarks of programs."""
+        return [task for task in self.tasks if isinstance(task, CodeTask)]
+
+    def cells_of(self, model: str) -> list[PlannedCell]:
+        """Return the cells of one planned model, in the order of the suite's tasks."""
+        return [cell for cell in self.cells if cell.model.name == model]
