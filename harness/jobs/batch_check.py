@@ -19,7 +19,7 @@ from crosstok.harness.generation.generator import Generator
 from crosstok.harness.generation.prompts import encode_prompt
 from crosstok.harness.jobs.run import pick_device
 from crosstok.harness.jobs.students import Students
-from crosstok.harness.measure.pending_requests import questions
+from crosstok.harness.measure.pending_requests import pending_requests
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import Plan
 from crosstok.harness.plan.suite import Suite
@@ -86,7 +86,7 @@ def batch_reports(
         for name in plan.models:
             checkpoint = students.load(name)
             for cell in plan.cells_of(name):
-                requests = [question.request for question in questions(cell)]
+                requests = [one.request for one in pending_requests(cell)]
                 title = f"{name} on {cell.task.name}"
                 with reporter.stage(title, 2 * len(requests), 2 * _SECONDS_PER_ANSWER * len(requests)) as advance:
                     report = check_batch(checkpoint, requests, rows, advance=advance)

@@ -23,9 +23,9 @@ from crosstok.errors import UserError, unknown_name
 from crosstok.harness.jobs.like_run import suite_of
 from crosstok.harness.jobs.records import cell_record, run_record, task_record
 from crosstok.harness.jobs.run import judged_here
-from crosstok.harness.measure.judging import Court, Hearing, open_court
+from crosstok.harness.measure.judging import Judge, Judging, open_judge
 from crosstok.harness.measure.measure import add_pass_at_k, excluded_samples, judge_answers
-from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, asked_of, questions
+from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, asked_of, pending_requests
 from crosstok.harness.plan.contamination import only_unseen, texts_of
 from crosstok.harness.plan.plan import SERVED_DTYPE, planned
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
@@ -89,12 +89,12 @@ def rescore(
     with ExitStack() as opened:
         reporter = opened.enter_context(Reporter(console))
         plan = _plan_like(store, run, suite, data)
-        court = None
+        judge = None
         if plan.code_tasks:
             spec = suite.sandbox
-            court = opened.enter_context(open_court(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
-            plan = judged_here(plan, court, reporter)
-        return _Rescorer(store, run, plan, court, reporter).rescore(set(tasks))
+            judge = opened.enter_context(open_judge(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
+            plan = judged_here(plan, judge, reporter)
+        return _Rescorer(store, run, plan, judge, reporter).rescore(set(tasks))
 
 
 def _with_sandbox(suite: Suite, timeout: float | None, backend: str | None, workers: int | None) -> Suite:
@@ -130,10 +130,10 @@ def _plan_like(store: Store, run: Run, suite: Suite, data: Path | None) -> Plan:
 
 
 class _Rescorer:
-    def __init__(self, store: Store, run: Run, plan: Plan, court: Court | None, reporter: Reporter) -> None:
+    def __init__(self, store: Store, run: Run, plan: Plan, judge: Judge | None, reporter: Reporter) -> None:
         self._store = store
         self._plan = plan
-        self._court = court
+        self._judge = judge
         self._reporter = reporter
         self._before = {(found.model, found.task): found.cell for found in store.cells(run.id)}
 
@@ -178,8 +178,8 @@ class _Rescorer:
         status, problem = Progress.PARTIAL, "interrupted"
         try:
             with self._reporter.stage(title, len(cell.documents), expected_s) as advance:
-                judged, undecided = self._judge(cell, advance)
-            missing = sum(len(one.indices) for one in questions(cell, store.done_samples(cell.fingerprint)))
+                judged, undecided = self._judge_again(cell, advance)
+            missing = sum(len(one.indices) for one in pending_requests(cell, store.done_samples(cell.fingerprint)))
             problems = []
             if missing:
                 problems.append(f"{missing} questions have no stored answer")
@@ -194,14 +194,14 @@ class _Rescorer:
 
     def _take_over(self, cell: PlannedCell, old: Cell) -> None:
         """Copy those answers of ``old`` that answer what ``cell`` asks and has no answer to."""
-        wanted = asked_of(questions(cell, self._store.done_samples(cell.fingerprint)))
+        wanted = asked_of(pending_requests(cell, self._store.done_samples(cell.fingerprint)))
         self._store.add_samples(
             sample.model_copy(update={"cell": cell.fingerprint})
             for sample in self._store.samples(old.fingerprint)
             if sample.facts.get(ASKED, "") == wanted.get((sample.document, sample.index))
         )
 
-    def _judge(self, cell: PlannedCell, advance: Advance) -> tuple[int, int]:
+    def _judge_again(self, cell: PlannedCell, advance: Advance) -> tuple[int, int]:
         """Judge every answer of ``cell``; return how many, and how many the sandbox could not judge."""
         task, store = cell.task, self._store
         if isinstance(task, AnswerTask):
@@ -209,19 +209,19 @@ class _Rescorer:
             advance(len(cell.documents), "")
             add_pass_at_k(cell, store)
             return judged, 0
-        if not isinstance(task, CodeTask) or self._court is None:
+        if not isinstance(task, CodeTask) or self._judge is None:
             raise TypeError(f"{task.name!r} has nothing to judge")
         store.add_samples(excluded_samples(cell))
         answers = [sample for sample in _answers(store, cell) if sample.stop_reason != EXCLUDED]
-        hearing = Hearing(cell, task, self._court, store, again=True)
+        judging = Judging(cell, task, self._judge, store, again=True)
         try:
             for sample in answers:
-                hearing.hear(sample)
+                judging.judge(sample)
         finally:
-            hearing.close()
-        advance(len(cell.documents), str(hearing))
+            judging.close()
+        advance(len(cell.documents), str(judging))
         add_pass_at_k(cell, store)
-        return len(answers) - hearing.undecided, hearing.undecided
+        return len(answers) - judging.undecided, judging.undecided
 
 
 def _answers(store: Store, cell: PlannedCell) -> list[Sample]:

@@ -25,7 +25,7 @@ from crosstok.harness.likelihood.agreement import Agreement
 from crosstok.harness.measure.choices import measure_choices
 from crosstok.harness.measure.engines import Engine, LocalEngine, ServedEngine
 from crosstok.harness.measure.external_task import ForeignTask
-from crosstok.harness.measure.judging import Court, open_court
+from crosstok.harness.measure.judging import Judge, open_judge
 from crosstok.harness.measure.measure import Spent, measure_answers, measure_code, measure_text
 from crosstok.harness.plan.plan import make_plan, planned
 from crosstok.harness.plan.planned import Plan, PlannedCell
@@ -64,21 +64,21 @@ def run_suite(suite: Suite, store: Store, *, console: Console, data: Path | None
     began = time.monotonic()
     draft = make_plan(suite, data=data)
     with ExitStack() as opened:
-        court = None
+        judge = None
         if draft.code_tasks:
             spec = suite.sandbox
-            court = opened.enter_context(open_court(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
+            judge = opened.enter_context(open_judge(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
         reporter = opened.enter_context(Reporter(console))
         for task in draft.tasks:
             if task.remark:
                 reporter.say(f"{task.name}: {task.remark}")
-        plan = draft if court is None else judged_here(draft, court, reporter)
+        plan = draft if judge is None else judged_here(draft, judge, reporter)
         store.begin_run(run_record(plan))
         for task in plan.tasks:
             store.put_task(task_record(task))
         status = schema.Progress.FAILED
         try:
-            status = _Driver(plan, store, reporter, court, data).run()
+            status = _Driver(plan, store, reporter, judge, data).run()
         except KeyboardInterrupt:
             status = schema.Progress.PARTIAL
             raise
@@ -87,15 +87,15 @@ def run_suite(suite: Suite, store: Store, *, console: Console, data: Path | None
     return Outcome(plan.run_id, status, time.monotonic() - began)
 
 
-def judged_here(draft: Plan, court: Court, reporter: Reporter) -> Plan:
+def judged_here(draft: Plan, judge: Judge, reporter: Reporter) -> Plan:
     """Return the plan with what this host can judge: every published solution is run, once per host."""
-    unknown = [task for task in draft.code_tasks if court.known(task) is None]
+    unknown = [task for task in draft.code_tasks if judge.known(task) is None]
     reporter.expect(sum(SECONDS_PER_REFERENCE * len(task.documents()) for task in unknown))
     references = {}
     for task in draft.code_tasks:
-        found = court.known(task)
+        found = judge.known(task)
         if found is None:
-            found = _checked(task, court, reporter)
+            found = _checked(task, judge, reporter)
         require_some(found)
         references[task.name] = found
         if found.excluded:
@@ -107,18 +107,18 @@ def judged_here(draft: Plan, court: Court, reporter: Reporter) -> Plan:
     return planned(draft.suite, draft.models, draft.tasks, references)
 
 
-def _checked(task: CodeTask, court: Court, reporter: Reporter) -> References:
+def _checked(task: CodeTask, judge: Judge, reporter: Reporter) -> References:
     size = len(task.documents())
     with reporter.stage(f"published solutions of {task.name}", size, SECONDS_PER_REFERENCE * size) as advance:
-        return court.check(task, lambda done: advance(done, ""))
+        return judge.check(task, lambda done: advance(done, ""))
 
 
 class _Driver:
-    def __init__(self, plan: Plan, store: Store, reporter: Reporter, court: Court | None, data: Path | None) -> None:
+    def __init__(self, plan: Plan, store: Store, reporter: Reporter, judge: Judge | None, data: Path | None) -> None:
         self.plan = plan
         self.store = store
         self.reporter = reporter
-        self.court = court
+        self.judge = judge
         self.students = Students(plan, reporter, data, pick_device(plan.suite.device))
         self.spent: list[Spent] = []
         self._teacher: tuple[str, Checkpoint] | None = None
@@ -211,8 +211,8 @@ class _Driver:
             task.measure(cell, engine, self.store, advance)
         elif isinstance(task, AnswerTask):
             measure_answers(cell, task, engine.generator, self.store, advance, engine.facts)
-        elif isinstance(task, CodeTask) and self.court is not None:
-            return measure_code(cell, task, engine.generator, self.court, self.store, advance, engine.facts)
+        elif isinstance(task, CodeTask) and self.judge is not None:
+            return measure_code(cell, task, engine.generator, self.judge, self.store, advance, engine.facts)
         return None
 
     def _agreement(self, cell: PlannedCell, engine: Engine) -> Agreement | None:

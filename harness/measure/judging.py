@@ -23,7 +23,7 @@ from crosstok.tasks.task import CodeTask, Generated
 
 
 @dataclass(frozen=True)
-class Court:
+class Judge:
     """Where programs are judged while the model goes on: a sandbox, and the one thread that ever talks to it."""
 
     pool: sandbox.Pool
@@ -34,7 +34,7 @@ class Court:
         return known_references(task, self.pool.tier)
 
     def check(self, task: CodeTask, progress: Callable[[int], None]) -> References:
-        """Run the published solutions of ``task``; ``progress`` is called from the court's thread."""
+        """Run the published solutions of ``task``; ``progress`` is called from the judge's thread."""
         interrupted = threading.Event()
 
         def look(done: int) -> None:
@@ -51,24 +51,24 @@ class Court:
 
 
 @contextmanager
-def open_court(backend: str, *, workers: int, unsafe: bool) -> Iterator[Court]:
+def open_judge(backend: str, *, workers: int, unsafe: bool) -> Iterator[Judge]:
     """Open a sandbox in a thread of its own; see :func:`sandbox.open_pool` for what it raises."""
-    with ThreadPoolExecutor(1, "court") as thread:
+    with ThreadPoolExecutor(1, "judge") as thread:
         pool = thread.submit(sandbox.open_pool, backend, workers=workers, unsafe=unsafe).result()
         thread.submit(pool.__enter__).result()
         try:
-            yield Court(pool, thread)
+            yield Judge(pool, thread)
         finally:
             thread.submit(pool.__exit__, None, None, None).result()
 
 
-class Hearing:
-    """One cell in court: answers go in as they are generated, verdicts are stored as they come.
+class Judging:
+    """One cell before the judge: answers go in as they are generated, verdicts are stored as they come.
 
     ``again``: what was judged before is not counted, because it is judged anew.
     """
 
-    def __init__(self, cell: PlannedCell, task: CodeTask, court: Court, store: Store, *, again: bool = False) -> None:
+    def __init__(self, cell: PlannedCell, task: CodeTask, judge: Judge, store: Store, *, again: bool = False) -> None:
         self._cell = cell
         self._task = task
         self._store = store
@@ -84,9 +84,9 @@ class Hearing:
         """Seconds that programs took, side by side or not."""
         self.waited_s = 0.0
         """Seconds that passed between the last answer and the last verdict."""
-        self._judging = court.thread.submit(self._judge, court.pool.run(self._programs))
+        self._judging = judge.thread.submit(self._judge, judge.pool.run(self._programs))
 
-    def hear(self, sample: Sample) -> None:
+    def judge(self, sample: Sample) -> None:
         """Have an answer judged."""
         document = self._documents[sample.document]
         answer = Generated(sample.text, sample.stop_reason)

@@ -13,8 +13,8 @@ from crosstok.harness.generation.answer_facts import AnswerFacts
 from crosstok.harness.generation.answers import AnswerSource, Generation
 from crosstok.harness.likelihood.agreement import Agreement, facts_of
 from crosstok.harness.likelihood.rolling import Scorer
-from crosstok.harness.measure.judging import Court, Hearing
-from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, Question, asked, questions
+from crosstok.harness.measure.judging import Judge, Judging
+from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, PendingRequest, asked, pending_requests
 from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.progress import Advance
 from crosstok.results.compare.statistics import pass_at_k
@@ -125,7 +125,7 @@ def measure_code(  # noqa: PLR0917
     cell: PlannedCell,
     task: CodeTask,
     generator: AnswerSource,
-    court: Court,
+    judge: Judge,
     store: Store,
     advance: Advance,
     facts: AnswerFacts,
@@ -133,15 +133,15 @@ def measure_code(  # noqa: PLR0917
     """Generate the answers that the store lacks, and judge every answer that has no verdict."""
     began = time.monotonic()
     store.add_samples(excluded_samples(cell))
-    waiting = questions(cell, store.done_samples(cell.fingerprint))
+    waiting = pending_requests(cell, store.done_samples(cell.fingerprint))
     n = sampling_of(task).n
     advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
-    hearing = Hearing(cell, task, court, store)
+    judging = Judging(cell, task, judge, store)
     generation = 0.0
     try:
         for sample in store.samples_without_verdict(cell.fingerprint):
             if sample.stop_reason != EXCLUDED:
-                hearing.hear(sample)
+                judging.judge(sample)
         answers = generator.generate([one.request for one in waiting])
         while True:
             asking = time.monotonic()
@@ -151,14 +151,14 @@ def measure_code(  # noqa: PLR0917
                 break
             sample = _sample(cell, waiting[answer.index], answer, facts)
             store.add_samples([sample])
-            hearing.hear(sample)
-            advance(1 / n, str(hearing))
+            judging.judge(sample)
+            advance(1 / n, str(judging))
     finally:
-        hearing.close()
+        judging.close()
     add_pass_at_k(cell, store)
-    advance(0, str(hearing))
-    rest = time.monotonic() - began - generation - hearing.waited_s
-    return Spent(generation, hearing.waited_s, rest, hearing.program_s, hearing.undecided)
+    advance(0, str(judging))
+    rest = time.monotonic() - began - generation - judging.waited_s
+    return Spent(generation, judging.waited_s, rest, judging.program_s, judging.undecided)
 
 
 def measure_answers(  # noqa: PLR0917
@@ -171,14 +171,14 @@ def measure_answers(  # noqa: PLR0917
 ) -> None:
     """Generate and judge the answers that the store lacks."""
     judge_answers(cell, task, store)
-    waiting = questions(cell, store.done_samples(cell.fingerprint))
+    waiting = pending_requests(cell, store.done_samples(cell.fingerprint))
     n = sampling_of(task).n
     advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
     judged, value = 0, 0.0
     for answer in generator.generate([one.request for one in waiting]):
-        question = waiting[answer.index]
-        sample = _sample(cell, question, answer, facts)
-        scores = answer_scores(cell, task, question.document, sample)
+        one = waiting[answer.index]
+        sample = _sample(cell, one, answer, facts)
+        scores = answer_scores(cell, task, one.document, sample)
         store.add_samples([sample], scores)
         judged, value = judged + 1, value + scores[0].value
         advance(1 / n, f"{value:g} of {judged}")
@@ -237,11 +237,11 @@ def excluded_samples(cell: PlannedCell) -> list[Sample]:
     ]
 
 
-def _sample(cell: PlannedCell, question: Question, answer: Generation, facts: AnswerFacts) -> Sample:
+def _sample(cell: PlannedCell, one: PendingRequest, answer: Generation, facts: AnswerFacts) -> Sample:
     return Sample(
         cell=cell.fingerprint,
-        document=question.document.id,
-        index=question.indices[answer.sample],
+        document=one.document.id,
+        index=one.indices[answer.sample],
         prompt=answer.prompt_text,
         text=answer.text,
         stop_reason=answer.stop_reason,
@@ -250,7 +250,7 @@ def _sample(cell: PlannedCell, question: Question, answer: Generation, facts: An
         bytes=len(answer.data),
         tokens=answer.tokens,
         seconds=answer.seconds,
-        facts={ASKED: asked(question.request, answer.sample), **facts.of(answer)},
+        facts={ASKED: asked(one.request, answer.sample), **facts.of(answer)},
     )
 
 

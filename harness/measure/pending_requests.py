@@ -24,7 +24,7 @@ _SEED_BITS = 31  # what every server of models takes
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PendingRequest:
     """One document and those of its answers that are wanted."""
 
     document: Document
@@ -34,7 +34,7 @@ class Question:
     """The numbers of these answers."""
 
 
-def questions(cell: PlannedCell, done: Collection[tuple[str, int]] = ()) -> list[Question]:
+def pending_requests(cell: PlannedCell, done: Collection[tuple[str, int]] = ()) -> list[PendingRequest]:
     """Return what is asked of the model for ``cell``, but for the (document, index) that are ``done``."""
     found = []
     options = sampling_of(cell.task)
@@ -43,7 +43,7 @@ def questions(cell: PlannedCell, done: Collection[tuple[str, int]] = ()) -> list
         if indices:
             seeds = tuple(0 if options.sampling.greedy else seed_of(cell, document.id, index) for index in indices)
             request = replace(_request(cell, document), sampling=options.sampling, seeds=seeds)
-            found.append(Question(document, request, indices))
+            found.append(PendingRequest(document, request, indices))
     return found
 
 
@@ -58,11 +58,11 @@ def asked(request: Generate, place: int = 0) -> str:
     return fingerprint({**asdict(request), "seeds": [request.seeds[place]]})
 
 
-def asked_of(open_questions: Sequence[Question]) -> dict[tuple[str, int], str]:
+def asked_of(pending: Sequence[PendingRequest]) -> dict[tuple[str, int], str]:
     """Return the hash of every wanted answer, by document and index."""
     return {
         (one.document.id, index): asked(one.request, place)
-        for one in open_questions
+        for one in pending
         for place, index in enumerate(one.indices)
     }
 
