@@ -35,7 +35,6 @@ TO_UNTIE = {
     "distill.readings.distributions imports distill.losses.loss",
     "distill.readings.vocabularies imports distill.embeddings.initialiser",
     "distill.readings.vocabularies imports distill.losses.loss",
-    "harness.plan.plan imports harness.measure.engines",
     "results.compare.contrast imports results.tables.findings",
     "results.compare.contrast imports results.tables.table",
     "results.compare.seeds imports results.tables.findings",

@@ -2,10 +2,9 @@
 
 Either a model in this process, which answers prompts and scores texts, or one behind a server, which answers prompts
 alone: the servers' interfaces give no likelihoods of text that was not generated, so a plan that asks a served model
-for one is refused (:func:`require_answerable`).
+for one is refused (:mod:`crosstok.harness.plan.answerable`).
 """
 
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +16,6 @@ from crosstok.harness.generation.generator import Generator
 from crosstok.harness.likelihood.rolling import Scorer
 from crosstok.harness.openai.generator import ServerGenerator
 from crosstok.harness.openai.protocol import ServedModel, is_server
-from crosstok.tasks.task import Generate, PromptStyle, Task
 
 if TYPE_CHECKING:
     from crosstok.distill.models.checkpoints import Checkpoint
@@ -99,20 +97,3 @@ def name_of_source(source: str) -> str:
     if is_server(source):
         source = source.partition("#")[2] or source.partition("://")[2]
     return Path(source.rpartition(":")[2]).name or "model"
-
-
-def asks_likelihood(task: Task, style: PromptStyle) -> bool:
-    """Return whether ``task`` asks for the likelihood of texts, and not for answers."""
-    first = next(iter(task.documents()), None)
-    return first is not None and not isinstance(task.request(first, style), Generate)
-
-
-def require_answerable(model: str, style: PromptStyle, tasks: Iterable[Task]) -> None:
-    """Raise :class:`UserError` for a task that asks a served model for anything but answers."""
-    for task in tasks:
-        if asks_likelihood(task, style):
-            raise UserError(
-                f"The model {model!r} is behind a server, which answers prompts and scores no text, "
-                f"and {task.name!r} needs the likelihood of text.",
-                hint="Leave the task out, or measure the model from its weights.",
-            )

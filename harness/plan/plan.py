@@ -15,8 +15,8 @@ from crosstok.distill.recipes import StudentSpec, check_student
 from crosstok.distill.training.options import BESIDE
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
-from crosstok.harness.measure.engines import asks_likelihood, require_answerable
 from crosstok.harness.openai.protocol import ServedModel, find_served, is_server
+from crosstok.harness.plan.answerable import asks_likelihood, require_answerable
 from crosstok.harness.plan.contamination import only_unseen, trained_texts
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.references import References
