@@ -28,13 +28,6 @@ ROOMS = {
 }  # fmt: skip
 """Rooms of a package from the top floor down: a file imports its own room and those below."""
 TO_UNTIE = {
-    "distill.losses.expansion_kl imports distill.expansion.cover",
-    "distill.losses.expansion_kl imports distill.expansion.merges",
-    "distill.losses.mined imports distill.embeddings.initialiser",
-    "distill.readings.cover_target imports distill.expansion.cover",
-    "distill.readings.distributions imports distill.losses.loss",
-    "distill.readings.vocabularies imports distill.embeddings.initialiser",
-    "distill.readings.vocabularies imports distill.losses.loss",
     "results.compare.contrast imports results.tables.findings",
     "results.compare.contrast imports results.tables.table",
     "results.compare.seeds imports results.tables.findings",

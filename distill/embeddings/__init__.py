@@ -3,8 +3,9 @@
 An initialiser of another package registers itself under the entry point group ``crosstok.embeddings``.
 """
 
-from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, Scene, match
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows, Scene
 from crosstok.distill.registry import Registry
+from crosstok.distill.tokenizers.matching import Origin, match
 
 INITIALISERS: Registry[Initialiser] = Registry(
     "initialiser",

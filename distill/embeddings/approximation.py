@@ -27,7 +27,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Origin, Rows, match
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows
+from crosstok.distill.tokenizers.matching import Origin, match
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
-from crosstok.distill.embeddings.initialiser import Kind, match
+from crosstok.distill.embeddings.initialiser import Kind
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.weights import input_weight, output_weight
+from crosstok.distill.tokenizers.matching import match
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
-from crosstok.distill.embeddings.initialiser import Kind, Origin
+from crosstok.distill.embeddings.initialiser import Kind
+from crosstok.distill.tokenizers.matching import Origin
 from crosstok.distill.tokenizers.tokenbytes import RoundTripError, TokenBytes
 
 

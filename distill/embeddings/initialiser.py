@@ -6,22 +6,20 @@ then exact byte strings, and both are copied bit for bit. Where each row came fr
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from crosstok.corpora import Texts
 from crosstok.distill.registry import Method
+from crosstok.distill.tokenizers.matching import Origin
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Kind = Literal["input", "output"]
-Origin = Literal["special", "exact", "mean", "bytes", "approximated", "fallback"]
 
 
 @dataclass(frozen=True)
@@ -88,38 +86,3 @@ class Initialiser(Method, ABC):
         ``matrices`` holds the source's ``[>= source.size, d]``: ``input`` always, ``output`` only where it is untied.
         ``specials`` maps target ids to the source ids that play the same role.
         """
-
-
-def match(
-    source: TokenBytes, target: TokenBytes, specials: Mapping[int, int]
-) -> tuple[NDArray[np.int64], list[Origin]]:
-    """Return for each target id the source id whose row is copied (-1: none), and the origins so far.
-
-    Ids that share their bytes (``a`` and ``<0x61>``) are paired in order, the one that encoding would choose first, so
-    that a vocabulary matched with itself is the identity. Ids without an origin yet say ``fallback``.
-    """
-    copied = np.full(target.size, -1, dtype=np.int64)
-    origins: list[Origin] = ["fallback"] * target.size
-    for token, row in specials.items():
-        copied[token], origins[token] = row, "special"
-    there, here = _by_bytes(source), _by_bytes(target)
-    for data, tokens in here.items():
-        rows = there.get(data)
-        if rows is None:
-            continue
-        for rank, token in enumerate(tokens):
-            if origins[token] != "special":
-                copied[token], origins[token] = rows[rank] if rank < len(rows) else rows[0], "exact"
-    return copied, origins
-
-
-def _by_bytes(tokens: TokenBytes) -> dict[bytes, list[int]]:
-    found: defaultdict[bytes, list[int]] = defaultdict(list)
-    for token, data in enumerate(tokens.table):
-        if data:
-            found[data].append(token)
-    for data, same in found.items():
-        if len(same) > 1:
-            preferred = tokens.id_of(data)
-            same.sort(key=lambda token: token != preferred)
-    return dict(found)

@@ -23,14 +23,17 @@ is no bias to subtract ln n from.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from crosstok.distill.embeddings.approximation import Approximated, Approximation, Missing
 from crosstok.distill.embeddings.fvt import constituents, weighted_sums
-from crosstok.distill.embeddings.initialiser import Kind, Origin
+from crosstok.distill.embeddings.initialiser import Kind
+
+if TYPE_CHECKING:
+    from crosstok.distill.tokenizers.matching import Origin
 
 Rule = Literal["mean", "sum", "length", "first", "last", "decay"]
 

@@ -7,11 +7,11 @@ import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from crosstok.corpora import load_texts
-from crosstok.distill.expansion.merges import spellings
 from crosstok.distill.expansion.selection import Expansion, expand_tokenizer, strings
 from crosstok.distill.expansion.tokens_spec import TokensSpec
 from crosstok.distill.sources.atomic import build_once
 from crosstok.distill.sources.tokenizers import read_tokenizer
+from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.fingerprint import fingerprint
 from crosstok.folders import cache_folder

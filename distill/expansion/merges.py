@@ -20,7 +20,6 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.tokenizers.tokenizer_building import fast_tokenizer
 from crosstok.distill.tokenizers.tokenizer_file import TokenizerFile
 from crosstok.errors import UserError
@@ -230,33 +229,3 @@ def with_merges(tokenizer: PreTrainedTokenizerFast, merges: Sequence[Merge]) -> 
     grown.model_max_length = tokenizer.model_max_length
     grown.padding_side = tokenizer.padding_side
     return grown
-
-
-def spellings(tokens: TokenBytes, first: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each id from ``first`` on the ids below ``first`` that it stands for, read off the merges.
-
-    Raises UserError for an id that no merge makes: the tokenizer was not grown from one with ``first`` ids.
-    """
-    if tokens.size == first:
-        return ()
-    model = tokens.file().settings["model"]
-    ids: dict[str, int] = model["vocab"] if model["type"] == "BPE" else {}
-    pieces = {index: piece for piece, index in ids.items() if index >= first}
-    parts = {left + right: (left, right) for left, right in model.get("merges", ()) if ids[left + right] >= first}
-    known: dict[str, tuple[int, ...]] = {}
-
-    def of(piece: str) -> tuple[int, ...]:
-        if ids[piece] < first:
-            return (ids[piece],)
-        if piece not in known:
-            left, right = parts[piece]
-            known[piece] = of(left) + of(right)
-        return known[piece]
-
-    try:
-        return tuple(of(pieces[index]) for index in range(first, tokens.size))
-    except KeyError as error:
-        raise UserError(
-            f"The tokens from id {first} on are not merges of those before: nothing makes {error.args[0]!r}.",
-            hint="Expand the vocabulary with `crosstok expand`.",
-        ) from None

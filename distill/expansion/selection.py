@@ -19,8 +19,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from crosstok.corpora import load_texts
-from crosstok.distill.expansion.merges import Merge, Vocabulary, Word, Words, learn, spell, spellings, with_merges
+from crosstok.distill.expansion.merges import Merge, Vocabulary, Word, Words, learn, spell, with_merges
 from crosstok.distill.expansion.tokens_spec import FromText, TokensSpec
+from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256

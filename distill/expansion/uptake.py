@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosstok.distill.expansion.merges import spellings
 from crosstok.distill.models.checkpoints import Checkpoint
+from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.tokenbytes import Encoding
 
 

@@ -3,8 +3,9 @@
 A loss of another package registers itself under the entry point group ``crosstok.losses``.
 """
 
-from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reader, Reading
 from crosstok.distill.registry import Registry
 

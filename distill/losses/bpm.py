@@ -24,8 +24,9 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, predictions, starts, touch
 from crosstok.distill.readings.vocabularies import shared_ids

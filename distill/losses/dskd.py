@@ -27,9 +27,10 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.losses.distribution_loss import DistributionLoss, kl
+from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.distributions import DistributionLoss, kl
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import touch
 

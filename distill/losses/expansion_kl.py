@@ -28,17 +28,18 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from crosstok.distill.expansion.cover import Cover
-from crosstok.distill.expansion.merges import spellings
-from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.losses.distribution_loss import DistributionLoss
+from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.models.output_head import Head, head_of
 from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.blocks import by_blocks
 from crosstok.distill.readings.cover_target import BLOCK, CoverTarget, Taught
-from crosstok.distill.readings.distributions import DistributionLoss
 from crosstok.distill.readings.divergences import ForwardKL, ReverseKL
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, starts, token_counts, touch
+from crosstok.distill.tokenizers.spellings import spellings
+from crosstok.distill.tokenizers.token_cover import Cover
 from crosstok.distill.tokenizers.tokenbytes import first_differences
 from crosstok.errors import UserError
 

@@ -23,9 +23,10 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.losses.uld import sorted_distance
 from crosstok.distill.readings.batch import AlignedBatch, Side
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, chunk_starts, starts, touch
 from crosstok.distill.readings.vocabularies import shared_ids, without

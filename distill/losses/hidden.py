@@ -20,8 +20,9 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
-from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import touch
 from crosstok.errors import UserError

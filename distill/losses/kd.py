@@ -16,9 +16,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.losses.distribution_loss import DistributionLoss
+from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.distributions import DistributionLoss
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading, others
 from crosstok.distill.readings.positions import one_to_one, predictions, touch
 from crosstok.distill.tokenizers.tokenbytes import first_differences

@@ -9,15 +9,15 @@ divisor of each is known.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from crosstok.distill.readings.batch import AlignedBatch
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.registry import Method
-from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Ratio = tuple[float, float]
 """A figure to report, as numerator and denominator, so that it too can be added up before it is divided."""
@@ -32,28 +32,6 @@ class LossTerm:
     count: float
     """What the sum is an average over; 0 if nothing could be scored, and then the sum is exactly 0."""
     metrics: Mapping[str, Ratio] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Party:
-    """What a loss may know of a model before training starts."""
-
-    tokens: TokenBytes
-    valid_rows: int
-    """Number of ids that may carry probability."""
-    network: nn.Module
-
-    @property
-    def width(self) -> int:
-        """Size of the model's hidden states."""
-        network: Any = self.network
-        return int(network.get_input_embeddings().weight.shape[1])
-
-    @property
-    def depth(self) -> int:
-        """Number of the model's layers."""
-        network: Any = self.network
-        return int(network.config.get_text_config().num_hidden_layers)
 
 
 class Loss(Method, ABC):

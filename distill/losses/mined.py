@@ -23,12 +23,13 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from crosstok.distill.embeddings.initialiser import match
-from crosstok.distill.losses.loss import Loss, LossTerm, Party
+from crosstok.distill.losses.distribution_loss import kl
+from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.distributions import kl
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import one_to_one, predictions, touch
+from crosstok.distill.tokenizers.matching import match
 from crosstok.distill.tokenizers.vocabulary_map import nearest_tokens
 from crosstok.errors import UserError
 from crosstok.folders import cache_folder

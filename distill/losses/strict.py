@@ -13,9 +13,10 @@ from typing import ClassVar
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from crosstok.distill.losses.loss import LossTerm, Party
+from crosstok.distill.losses.distribution_loss import DistributionDivergence, DistributionLoss
+from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.distributions import DistributionDivergence, DistributionLoss
+from crosstok.distill.readings.model_info import Party
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import one_to_one, predictions, touch
 from crosstok.distill.readings.vocabularies import shared_ids

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstok.distill.expansion.cover import Cover, Told
 from crosstok.distill.models.fused_scoring import Order, score
 from crosstok.distill.models.output_head import Head
 from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.positions import Places
+from crosstok.distill.tokenizers.token_cover import Cover, Told
 
 BLOCK = 1 << 23  # logits of one model held at a time
 

@@ -7,8 +7,8 @@ differently: of Gemma 2 and Llama 3 they find 25,632 common tokens, where there 
 import torch
 from torch import Tensor
 
-from crosstok.distill.embeddings.initialiser import match
-from crosstok.distill.losses.loss import Party
+from crosstok.distill.readings.model_info import Party
+from crosstok.distill.tokenizers.matching import match
 
 
 def shared_ids(student: Party, teacher: Party) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,12 @@ from expanded_models import batch_of_pair, expanded_pair
 from loss_setups import batch_of, party, read, setup
 from toy_tokenizers import TEXT
 
-from crosstok.distill.expansion.cover import Cover
-from crosstok.distill.expansion.merges import spellings
 from crosstok.distill.expansion.new_rows import fasten, loosen
 from crosstok.distill.losses import LOSSES, AlignedBatch, Party
+from crosstok.distill.losses.distribution_loss import kl
 from crosstok.distill.losses.expansion_kl import merged
-from crosstok.distill.readings.distributions import kl
+from crosstok.distill.tokenizers.spellings import spellings
+from crosstok.distill.tokenizers.token_cover import Cover
 from crosstok.errors import UserError
 
 TEXTS = (TEXT[:160], "The sun was up", TEXT[400:480])

@@ -9,13 +9,13 @@ import pytest
 import torch
 from toy_tokenizers import TEXT, toy_tokenizer
 
-from crosstok.distill.expansion.merges import spellings
 from crosstok.distill.expansion.selection import expand_tokenizer
 from crosstok.distill.expansion.tokens_spec import TokensSpec
 from crosstok.distill.expansion.uptake import uptake
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
