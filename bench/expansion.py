@@ -30,9 +30,9 @@ from typing import Any
 import torch
 
 from crosstok.corpora import load_texts
-from crosstok.distill.expansion.new_rows import loosen
+from crosstok.distill.expansion.new_rows import train_new_rows
 from crosstok.distill.expansion.uptake import uptake
-from crosstok.distill.losses import LOSSES, Party, Reader
+from crosstok.distill.losses import LOSSES, ModelInfo, Reader
 from crosstok.distill.models import checkpoints
 from crosstok.distill.recipes import check_student, make_student
 from crosstok.distill.training.windows import Encoder, collate
@@ -136,12 +136,12 @@ def cost(way: str, source: str, folder: Path) -> dict[str, float]:
     network: Any = student.model
     encoders = [Encoder(one.tokenbytes, one.bos_id) for one in (teacher, student)]
     batch = collate([(text, *(one.encode_many([text])[0] for one in encoders)) for text in texts("stdlib")[:2]])  # type: ignore[misc]  # plain text
-    parties = [Party(one.tokenbytes, one.valid_rows, one.model) for one in (teacher, student)]
-    readers = [Reader.of(party.tokens, party.valid_rows) for party in parties]
+    models = [ModelInfo(one.tokenbytes, one.valid_rows, one.model) for one in (teacher, student)]
+    readers = [Reader.of(model.tokens, model.valid_rows) for model in models]
     loss = LOSSES.create("kl")
-    loss.prepare(parties[1], parties[0])
+    loss.prepare(models[1], models[0])
     if way == "new_rows":
-        rows = loosen(network, int(student.provenance["expansion"]["first"]))
+        rows = train_new_rows(network, int(student.provenance["expansion"]["first"]))
     else:
         network.requires_grad_(way == "full")
         rows = list(network.parameters())
@@ -150,12 +150,12 @@ def cost(way: str, source: str, folder: Path) -> dict[str, float]:
     def step() -> None:
         if optimizer is None:
             with torch.no_grad():
-                parties[0].network(**batch.teacher.inputs)
+                models[0].network(**batch.teacher.inputs)
             inputs = network.get_input_embeddings()(batch.student.ids).detach().requires_grad_()
             network(inputs_embeds=inputs, labels=batch.student.ids).loss.backward()
             return
         with torch.no_grad():
-            taught = readers[0].read(parties[0].network, batch.teacher, loss.of_teacher)
+            taught = readers[0].read(models[0].network, batch.teacher, loss.of_teacher)
         loss(batch, readers[1].read(network, batch.student, loss.of_student), taught).sum.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

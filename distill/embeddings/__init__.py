@@ -3,7 +3,7 @@
 An initialiser of another package registers itself under the entry point group ``crosstok.embeddings``.
 """
 
-from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows, Scene
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows, SourceModel
 from crosstok.distill.registry import Registry
 from crosstok.distill.tokenizers.matching import Origin, match
 
@@ -24,4 +24,4 @@ INITIALISERS: Registry[Initialiser] = Registry(
     },
 )
 
-__all__ = ["INITIALISERS", "Initialiser", "Kind", "Origin", "Rows", "Scene", "match"]
+__all__ = ["INITIALISERS", "Initialiser", "Kind", "Origin", "Rows", "SourceModel", "match"]

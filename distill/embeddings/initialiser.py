@@ -40,7 +40,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SourceModel:
     """What an initialiser may use beyond the rows, if it asks for text: the source itself, still unchanged."""
 
     model: PreTrainedModel
@@ -70,7 +70,7 @@ class Initialiser(Method, ABC):
     def refine(
         self,
         rows: "Rows",
-        scene: Scene,  # noqa: ARG002  (for those that read text)
+        source_model: SourceModel,  # noqa: ARG002  (for those that read text)
         source: TokenBytes,  # noqa: ARG002
         target: TokenBytes,  # noqa: ARG002
     ) -> "Rows":

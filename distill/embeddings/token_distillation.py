@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crosstok.distill.embeddings.fvt import FVT
-from crosstok.distill.embeddings.initialiser import Kind, Rows, Scene
+from crosstok.distill.embeddings.initialiser import Kind, Rows, SourceModel
 from crosstok.distill.models.output_head import Head, head_of
 from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
@@ -68,14 +68,14 @@ class TokenDistillation(FVT):
         """The corpus."""
         return self.corpus
 
-    def refine(self, rows: Rows, scene: Scene, source: TokenBytes, target: TokenBytes) -> Rows:
+    def refine(self, rows: Rows, source_model: SourceModel, source: TokenBytes, target: TokenBytes) -> Rows:
         """Return ``rows`` with those of new tokens that occur in the text fitted; hours for a large vocabulary."""
         new = {token for token, origin in enumerate(rows.origins) if origin in {"mean", "bytes", "fallback"}}
-        found = self._snippets(scene, source, target, new - set(target.special_ids))
+        found = self._snippets(source_model, source, target, new - set(target.special_ids))
         if not found:
             return rows
         places = {token: place for place, token in enumerate(sorted({snippet.token for snippet in found}))}
-        fitted = _Fit(self, scene, rows, places)
+        fitted = _Fit(self, source_model, rows, places)
         before = fitted.error(found[: 4 * self.batch])
         for step, snippets in enumerate(self._batches(found)):
             fitted.step(snippets, rate=1 - step / self.steps)
@@ -93,7 +93,9 @@ class TokenDistillation(FVT):
         for step in range(self.steps):
             yield [snippets[place % len(snippets)] for place in range(step * self.batch, (step + 1) * self.batch)]
 
-    def _snippets(self, scene: Scene, source: TokenBytes, target: TokenBytes, wanted: set[int]) -> list[_Snippet]:
+    def _snippets(
+        self, source_model: SourceModel, source: TokenBytes, target: TokenBytes, wanted: set[int]
+    ) -> list[_Snippet]:
         """Return what the steps go through: shuffled occurrences, all first ones of a token before all second ones.
 
         So a budget that is too small for all occurrences is still spent on as many tokens as it can reach.
@@ -101,8 +103,8 @@ class TokenDistillation(FVT):
         found: list[list[_Snippet]] = [[] for _ in range(self.per_token)]
         counts: Counter[int] = Counter()
         generator = np.random.default_rng(self.seed)
-        for place in generator.permutation(len(scene.texts.documents)):
-            text = scene.texts.documents[place].text
+        for place in generator.permutation(len(source_model.texts.documents)):
+            text = source_model.texts.documents[place].text
             old, new = source.try_encode_many([text])[0], target.try_encode_many([text])[0]
             if not isinstance(old, Encoding) or not isinstance(new, Encoding):
                 continue
@@ -124,17 +126,19 @@ class TokenDistillation(FVT):
 class _Fit:
     """The rows that learn, and the frozen model that they learn from."""
 
-    def __init__(self, options: TokenDistillation, scene: Scene, rows: Rows, places: dict[int, int]) -> None:
-        self.options, self.model, self.places = options, scene.model, places
-        self.front = [] if scene.bos_id is None else [scene.bos_id]
-        self.embed: Any = scene.model.get_input_embeddings()
+    def __init__(
+        self, options: TokenDistillation, source_model: SourceModel, rows: Rows, places: dict[int, int]
+    ) -> None:
+        self.options, self.model, self.places = options, source_model.model, places
+        self.front = [] if source_model.bos_id is None else [source_model.bos_id]
+        self.embed: Any = source_model.model.get_input_embeddings()
         self.scale = getattr(self.embed, "embed_scale", 1.0)
-        head = head_of(scene.model) if "output" in rows.matrices else None
+        head = head_of(source_model.model) if "output" in rows.matrices else None
         self.head: Head | None = head
         tokens = torch.tensor(sorted(places))
         kinds: tuple[Kind, ...] = ("input",) if head is None else ("input", "output")
         self.learned: dict[Kind, nn.Parameter] = {
-            kind: nn.Parameter(rows.matrices[kind][tokens].float().to(scene.model.device)) for kind in kinds
+            kind: nn.Parameter(rows.matrices[kind][tokens].float().to(source_model.model.device)) for kind in kinds
         }
         self.optimizer = torch.optim.Adam(list(self.learned.values()), lr=options.lr)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows, Scene
+from crosstok.distill.embeddings.initialiser import Initialiser, Kind, Rows, SourceModel
 from crosstok.distill.models.weights import is_tied
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
@@ -62,13 +62,13 @@ def transplant(
     specials: Mapping[int, int],
     *,
     multiple: int = 1,
-    scene: Scene | None = None,
+    source_model: SourceModel | None = None,
 ) -> Rows:
     """Give ``model`` the vocabulary of ``target`` in place and return the new rows with their origins.
 
     ``specials`` maps target ids to source ids (see :func:`special_rows`). ``multiple`` pads the matrices with zero rows
-    to a multiple of itself; readers mask them. ``scene`` is for an initialiser that reads text. Raises UserError for a
-    model that has per-token parameters besides its two matrices.
+    to a multiple of itself; readers mask them. ``source_model`` is for an initialiser that reads text. Raises
+    UserError for a model that has per-token parameters besides its two matrices.
     """
     tied = is_tied(model)
     matrices = _matrices(model, tied=tied)
@@ -76,8 +76,8 @@ def transplant(
         identity = initialiser.rows(matrices, source, target, specials)
         return Rows(matrices, identity.origins)
     rows = initialiser.rows(matrices, source, target, specials)
-    if scene is not None:
-        rows = initialiser.refine(rows, scene, source, target)
+    if source_model is not None:
+        rows = initialiser.refine(rows, source_model, source, target)
     log.info("initialised %d rows: %s", target.size, rows.counts())
     padded = {kind: _pad(matrix, multiple) for kind, matrix in rows.matrices.items()}
     inputs, outputs = _layers(model)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from crosstok.distill.tokenizers.chat import Message
-from crosstok.distill.tokenizers.special_tokens import wear_specials
+from crosstok.distill.tokenizers.special_tokens import adopt_specials
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
@@ -38,9 +38,9 @@ def ensemble_tokenizer(first: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
     wearer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=backend, bos_token=BEGIN, eos_token=END, pad_token=PAD, chat_template=_TEMPLATE
     )
-    worn = wear_specials(first, wearer).tokenizer
-    worn.model_max_length = first.model_max_length
-    return worn
+    adopted = adopt_specials(first, wearer).tokenizer
+    adopted.model_max_length = first.model_max_length
+    return adopted
 
 
 @dataclass(frozen=True, slots=True)

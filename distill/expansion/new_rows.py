@@ -30,10 +30,10 @@ from crosstok.distill.models.output_head import NEW_ROWS
 _HOOK = "new_rows_hook"
 
 
-def loosen(model: Any, first: int) -> list[nn.Parameter]:
+def train_new_rows(model: Any, first: int) -> list[nn.Parameter]:
     """Freeze ``model`` in place but for the rows from ``first`` on; return them: one matrix if they are tied, else two.
 
-    Undo it with :func:`fasten`. Raises ValueError if the input layer does something to its rows that is not known.
+    Undo it with :func:`restore`. Raises ValueError if the input layer does something to its rows that is not known.
     """
     for parameter in model.parameters():
         parameter.requires_grad = False
@@ -46,15 +46,15 @@ def loosen(model: Any, first: int) -> list[nn.Parameter]:
     return list(rows.values())
 
 
-def loosened(model: Any) -> list[nn.Parameter]:
+def trained_rows(model: Any) -> list[nn.Parameter]:
     """Return the rows that learn alone, none if the model was not loosened."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     found = [getattr(layer, NEW_ROWS) for layer in layers if hasattr(layer, NEW_ROWS)]
     return list({id(rows): rows for rows in found}.values())
 
 
-def fasten(model: Any) -> None:
-    """Take back what :func:`loosen` did to the modules; the rows stay as they were learnt, and nothing is trainable."""
+def restore(model: Any) -> None:
+    """Remove what :func:`train_new_rows` added; the rows keep their learnt values, and no parameter is trainable."""
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if hasattr(layer, NEW_ROWS):
             getattr(layer, _HOOK).remove()

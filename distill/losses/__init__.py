@@ -5,7 +5,7 @@ A loss of another package registers itself under the entry point group ``crossto
 
 from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch, Side
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reader, Reading
 from crosstok.distill.registry import Registry
 
@@ -28,4 +28,4 @@ LOSSES: Registry[Loss] = Registry(
     },
 )
 
-__all__ = ["LOSSES", "AlignedBatch", "Loss", "LossTerm", "Outputs", "Party", "Reader", "Reading", "Side"]
+__all__ = ["LOSSES", "AlignedBatch", "Loss", "LossTerm", "ModelInfo", "Outputs", "Reader", "Reading", "Side"]

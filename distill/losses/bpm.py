@@ -26,7 +26,7 @@ from torch import Tensor
 
 from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch, Side
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, predictions, starts, touch
 from crosstok.distill.readings.vocabularies import shared_ids
@@ -51,7 +51,7 @@ class BPM(Loss):
         """The logits, and the actual tokens' log-probabilities for tokens that span several of the teacher's."""
         return frozenset({"logits", "gold"})
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Make the map of tokens: O(bytes of the teacher's vocabulary)."""
         self._classes = prefix_map(student, teacher)
 
@@ -76,7 +76,7 @@ class BPM(Loss):
         return LossTerm(_kl_with_residual(target, ours, reachable).sum() + touch(student), float(len(places)))
 
 
-def prefix_map(student: Party, teacher: Party) -> Tensor:
+def prefix_map(student: ModelInfo, teacher: ModelInfo) -> Tensor:
     """Return for each teacher id the student id whose mass it counts towards, ``student.valid_rows`` for none."""
     classes = torch.full((teacher.valid_rows,), student.valid_rows, dtype=torch.int64)
     for token, data in enumerate(teacher.tokens.table[: teacher.valid_rows]):

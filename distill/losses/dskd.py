@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from crosstok.distill.losses.distribution_loss import DistributionLoss, kl
 from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import touch
 
@@ -70,7 +70,7 @@ class DSKD(DistributionLoss):
         """Peak rate of the projections."""
         return self.lr
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Draw the projections."""
         self._projections = nn.ModuleDict(
             {

@@ -35,7 +35,7 @@ from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.blocks import by_blocks
 from crosstok.distill.readings.cover_target import BLOCK, CoverTarget, Taught
 from crosstok.distill.readings.divergences import ForwardKL, ReverseKL
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, starts, token_counts, touch
 from crosstok.distill.tokenizers.spellings import spellings
@@ -77,7 +77,7 @@ class ExpansionKL(DistributionLoss):
         """The same."""
         return frozenset({"hidden"})
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Read the spellings of the new tokens.
 
         Raises UserError unless the student's vocabulary is the teacher's and merges of it behind, and for a model whose
@@ -92,7 +92,7 @@ class ExpansionKL(DistributionLoss):
                     hint="Make it with `crosstok expand`; between other vocabularies take alm, bpm or strict.",
                 )
         spelt = spellings(student.tokens, first)
-        heads = [head_of(party.network) for party in (student, teacher)]
+        heads = [head_of(model.network) for model in (student, teacher)]
         if heads[0] is None or heads[1] is None:
             raise UserError(
                 f"The loss kl does not know how {type(teacher.network).__name__} makes its logits.",

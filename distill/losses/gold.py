@@ -26,7 +26,7 @@ from torch import Tensor
 from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.losses.uld import sorted_distance
 from crosstok.distill.readings.batch import AlignedBatch, Side
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, chunk_starts, starts, touch
 from crosstok.distill.readings.vocabularies import shared_ids, without
@@ -61,7 +61,7 @@ class GOLD(Loss):
         """Logits and log-probabilities of the actual tokens."""
         return frozenset({"logits", "gold"})
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Find the shared tokens."""
         self._shared = shared_ids(student, teacher)
         self._share = len(self._shared[0]) / teacher.valid_rows

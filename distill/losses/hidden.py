@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import touch
 from crosstok.errors import UserError
@@ -65,7 +65,7 @@ class Hidden(Loss):
         """Peak rate of the projections."""
         return self.lr
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Pair the layers and make the projections if any are needed. Raises UserError for layers that do not exist."""
         self._pairs = self.pairs(student.depth, teacher.depth)
         if student.width != teacher.width:

@@ -19,7 +19,7 @@ from torch import Tensor
 from crosstok.distill.losses.distribution_loss import DistributionLoss
 from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading, others
 from crosstok.distill.readings.positions import one_to_one, predictions, touch
 from crosstok.distill.tokenizers.tokenbytes import first_differences
@@ -55,7 +55,7 @@ class KD(DistributionLoss):
         """The number of tokens told apart."""
         return self.top or 0
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Raise UserError unless every id means the same to both models."""
         if self.top is not None and self.top >= teacher.valid_rows:
             raise UserError(

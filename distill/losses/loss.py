@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.registry import Method
 
@@ -58,7 +58,7 @@ class Loss(Method, ABC):
         """How many of the teacher's likeliest tokens the readings ``top`` and ``rest`` have to tell apart."""
         return 0
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Get ready for these two models: called once, before the first step.
 
         Vocabularies are compared and maps between them made here. Raises UserError for a pair that the loss is not for.

@@ -26,7 +26,7 @@ from torch import Tensor
 from crosstok.distill.losses.distribution_loss import kl
 from crosstok.distill.losses.loss import Loss, LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import one_to_one, predictions, touch
 from crosstok.distill.tokenizers.matching import match
@@ -59,7 +59,7 @@ class MinED(Loss):
         """The logits."""
         return frozenset({"logits"})
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Make the map, or read it from the cache."""
         self._map = nearest_map(student, teacher)
 
@@ -90,7 +90,7 @@ def _tokens(batch: AlignedBatch) -> Tensor:
     return batch.student.predicted & (batch.student.lengths > 0)
 
 
-def nearest_map(student: Party, teacher: Party) -> Tensor:
+def nearest_map(student: ModelInfo, teacher: ModelInfo) -> Tensor:
     """Return for each student id the teacher id that it maps to, ``[valid_rows]`` int64; -1 for none."""
     names = {name: token for token, name in teacher.tokens.specials.items()}
     specials = {token: names[name] for token, name in student.tokens.specials.items() if name in names}

@@ -16,7 +16,7 @@ from torch import Tensor
 from crosstok.distill.losses.distribution_loss import DistributionDivergence, DistributionLoss
 from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.readings.batch import AlignedBatch
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import one_to_one, predictions, touch
 from crosstok.distill.readings.vocabularies import shared_ids
@@ -45,7 +45,7 @@ class Strict(DistributionLoss):
         """The logits."""
         return frozenset({"logits"})
 
-    def prepare(self, student: Party, teacher: Party) -> None:
+    def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Find the shared tokens. Raises UserError where there are fewer than two."""
         self._shared = shared_ids(student, teacher)
         if len(self._shared[0]) < 2:

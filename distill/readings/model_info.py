@@ -9,7 +9,7 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 
 @dataclass(frozen=True)
-class Party:
+class ModelInfo:
     """What a loss may know of a model before training starts."""
 
     tokens: TokenBytes

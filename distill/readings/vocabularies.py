@@ -7,11 +7,11 @@ differently: of Gemma 2 and Llama 3 they find 25,632 common tokens, where there 
 import torch
 from torch import Tensor
 
-from crosstok.distill.readings.model_info import Party
+from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.tokenizers.matching import match
 
 
-def shared_ids(student: Party, teacher: Party) -> tuple[Tensor, Tensor]:
+def shared_ids(student: ModelInfo, teacher: ModelInfo) -> tuple[Tensor, Tensor]:
     """Return student ids and teacher ids, ``[k]`` int64 each, that are paired one to one, by rising student id."""
     names = {name: token for token, name in teacher.tokens.specials.items()}
     specials = {token: names[name] for token, name in student.tokens.specials.items() if name in names}

@@ -18,7 +18,7 @@ from crosstok.distill.expansion.uptake import uptake
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.models.weights import input_weight, is_tied
-from crosstok.distill.recipes.student import Choice, Made, StudentSpec, Workshop
+from crosstok.distill.recipes.student import BuildContext, BuiltStudent, Choice, StudentSpec
 
 
 class DistilSpec(StudentSpec):
@@ -41,14 +41,14 @@ class DistilSpec(StudentSpec):
         """The teacher and the losses."""
         return f"taught by {self.teacher.rpartition('/')[2]}, {'+'.join(self.loss_names)}"
 
-    def build(self, source: Checkpoint, workshop: Workshop) -> Made:
+    def build(self, source: Checkpoint, context: BuildContext) -> BuiltStudent:
         """Train the source in place against the teacher."""
         teacher = checkpoints.load(self.teacher)
-        measured = workshop.train(source, teacher, self.losses(), self)
+        measured = context.train(source, teacher, self.losses(), self)
         expansion = source.provenance.get("expansion", {})  # an expanded student stays one
-        if expansion and (held_out := workshop.held_out(self.corpus)):
+        if expansion and (held_out := context.held_out(self.corpus)):
             measured["new_tokens"] = uptake(source, expansion["first"], held_out)
-        return Made(source, _record(source, teacher) | {"metrics": measured, "expansion": expansion})
+        return BuiltStudent(source, _record(source, teacher) | {"metrics": measured, "expansion": expansion})
 
 
 def _record(student: Checkpoint, teacher: Checkpoint) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crosstok.corpora import load_texts
-from crosstok.distill.embeddings import INITIALISERS, Rows, Scene
+from crosstok.distill.embeddings import INITIALISERS, Rows, SourceModel
 from crosstok.distill.embeddings.transplant import transplant
 from crosstok.distill.expansion.cached import FILE, expansion_of
 from crosstok.distill.expansion.selection import Expansion, strings
@@ -34,7 +34,7 @@ from crosstok.distill.models.byte_ngrams import ByteNgramForCausalLM
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.models.lora import share
 from crosstok.distill.models.weights import is_tied
-from crosstok.distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
+from crosstok.distill.recipes.student import BuildContext, BuiltStudent, Choice, StudentSpec, name_of
 from crosstok.errors import UserError
 from crosstok.fingerprint import file_sha256
 
@@ -93,21 +93,21 @@ class ExpandSpec(StudentSpec):
             found[self.tokens.list] = file_sha256(Path(self.tokens.list))
         return found
 
-    def build(self, source: Checkpoint, workshop: Workshop) -> Made:
+    def build(self, source: Checkpoint, context: BuildContext) -> BuiltStudent:
         """Add the tokens, then train against the model as it was."""
         losses = self.losses() if self.steps else []
-        expansion = expansion_of(source.tokenizer, source.tokenbytes, self.tokens, workshop.data)
-        student, rows = self._initialise(source, expansion, workshop, copied=any(loss.of_teacher for loss in losses))
+        expansion = expansion_of(source.tokenizer, source.tokenbytes, self.tokens, context.data)
+        student, rows = self._initialise(source, expansion, context, copied=any(loss.of_teacher for loss in losses))
         new_from = expansion.first if self.train == "new_rows" else None
-        measured = workshop.train(student, source, losses, self, new_from=new_from)
+        measured = context.train(student, source, losses, self, new_from=new_from)
         content = {"first": expansion.first, "report": expansion.report, "table": expansion.table}
-        if held_out := workshop.held_out(self.corpus):
+        if held_out := context.held_out(self.corpus):
             measured["new_tokens"] = uptake(student, expansion.first, held_out)
-        (workshop.folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        return Made(student, self._record(source, student, expansion, rows) | {"metrics": measured}, (FILE,))
+        (context.folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        return BuiltStudent(student, self._record(source, student, expansion, rows) | {"metrics": measured}, (FILE,))
 
     def _initialise(
-        self, source: Checkpoint, expansion: Expansion, workshop: Workshop, *, copied: bool
+        self, source: Checkpoint, expansion: Expansion, context: BuildContext, *, copied: bool
     ) -> tuple[Checkpoint, Rows]:
         """Return the untrained student and where its rows came from; ``copied`` leaves the source's model as it is."""
         if isinstance(source.model, ByteNgramForCausalLM):
@@ -116,12 +116,12 @@ class ExpandSpec(StudentSpec):
         if copied:  # where only rows, adapters or embeddings learn, all other tensors are held once
             model = copy.deepcopy(model) if self.train == "full" else share(model)
         initialiser = INITIALISERS.create(self.init)
-        scene = None
+        source_model = None
         if initialiser.text_source is not None:
-            scene = Scene(model, source.bos_id, load_texts(initialiser.text_source, "train", workshop.data))
+            source_model = SourceModel(model, source.bos_id, load_texts(initialiser.text_source, "train", context.data))
         old = source.tokenbytes
         kept = {token: token for token, data in enumerate(old.table) if not data}  # specials, and ids without a use
-        rows = transplant(model, initialiser, old, expansion.tokens, kept, scene=scene)
+        rows = transplant(model, initialiser, old, expansion.tokens, kept, source_model=source_model)
         student = dataclasses.replace(source, model=model, tokenizer=expansion.tokenizer, tokenbytes=expansion.tokens)
         return student, rows
 

@@ -47,7 +47,7 @@ _DEFAULT_STEPS = 200
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltStudent:
     """A student in memory, and the fields of its ``Provenance`` that its recipe decides."""
 
     checkpoint: Checkpoint
@@ -57,7 +57,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BuildContext:
     """Where a student is made: its working folder, the text that it reads, the device."""
 
     folder: Path
@@ -176,7 +176,7 @@ class StudentSpec(TrainingSpec):
         return {name: code for name in self.loss_names if (code := LOSSES.code(name))}
 
     @abstractmethod
-    def build(self, source: Checkpoint, workshop: Workshop) -> Made:
+    def build(self, source: Checkpoint, context: BuildContext) -> BuiltStudent:
         """Make the student from ``source``, which may be changed in place, and train it."""
 
 
@@ -207,7 +207,7 @@ def make_student(
             f"{spec.source} is an ensemble, which has no weights of its own to change.",
             hint="Take its members, one by one.",
         )
-    made = spec.build(source, Workshop(work, texts, data, device, progress, source.tokenbytes))
+    made = spec.build(source, BuildContext(work, texts, data, device, progress, source.tokenbytes))
     if (work / LOG).exists():
         plot_log(work / LOG, work / "training.svg", f"{source.source} → {spec.label}")
     record = made.record | {

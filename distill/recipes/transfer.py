@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from crosstok.corpora import load_texts
-from crosstok.distill.embeddings import INITIALISERS, Rows, Scene
+from crosstok.distill.embeddings import INITIALISERS, Rows, SourceModel
 from crosstok.distill.embeddings.transplant import special_ids, special_rows, transplant
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.byte_ngrams import ByteNgramForCausalLM, NgramTable, with_ngrams
@@ -19,10 +19,10 @@ from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.models.lora import share
 from crosstok.distill.models.tying import tie, untie
 from crosstok.distill.models.weights import input_weight, is_tied
-from crosstok.distill.recipes.student import Choice, Made, StudentSpec, Workshop, name_of
+from crosstok.distill.recipes.student import BuildContext, BuiltStudent, Choice, StudentSpec, name_of
 from crosstok.distill.sources.tokenizers import load_tokenizer
 from crosstok.distill.tokenizers.roles import Roles
-from crosstok.distill.tokenizers.special_tokens import wear_specials
+from crosstok.distill.tokenizers.special_tokens import adopt_specials
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
@@ -77,13 +77,13 @@ class TransferSpec(StudentSpec):
             found[donor] = checkpoints.identify(donor)
         return found
 
-    def build(self, source: Checkpoint, workshop: Workshop) -> Made:
+    def build(self, source: Checkpoint, context: BuildContext) -> BuiltStudent:
         """Replace the vocabulary, then train against the model as it was."""
         losses = self.losses() if self.steps else []
         needs_teacher = any(loss.of_teacher for loss in losses)
-        student, rows = initialise(source, self, workshop, copied=needs_teacher)
-        measured = workshop.train(student, source, losses, self)
-        return Made(student, self._record(source, student, rows) | {"metrics": measured})
+        student, rows = initialise(source, self, context, copied=needs_teacher)
+        measured = context.train(student, source, losses, self)
+        return BuiltStudent(student, self._record(source, student, rows) | {"metrics": measured})
 
     def _record(self, source: Checkpoint, student: Checkpoint, rows: Rows) -> dict[str, Any]:
         ngrams = len(student.model.ngrams.hashes) if isinstance(student.model, ByteNgramForCausalLM) else None
@@ -101,12 +101,14 @@ class TransferSpec(StudentSpec):
         }
 
 
-def initialise(source: Checkpoint, spec: TransferSpec, workshop: Workshop, *, copied: bool) -> tuple[Checkpoint, Rows]:
+def initialise(
+    source: Checkpoint, spec: TransferSpec, context: BuildContext, *, copied: bool
+) -> tuple[Checkpoint, Rows]:
     """Return the untrained student and where its rows came from; ``copied`` leaves the source's model as it is."""
-    tokenizer = load_tokenizer(spec.tokenizer, workshop.data)
+    tokenizer = load_tokenizer(spec.tokenizer, context.data)
     if spec.specials == "keep":
-        worn = wear_specials(tokenizer, source.tokenizer)
-        tokenizer, specials = worn.tokenizer, {here: there for there, here in worn.specials.items()}
+        adopted = adopt_specials(tokenizer, source.tokenizer)
+        tokenizer, specials = adopted.tokenizer, {here: there for there, here in adopted.specials.items()}
     tokens, roles = TokenBytes.from_tokenizer(tokenizer), Roles.from_tokenizer(tokenizer)
     if spec.specials == "replace":
         specials = special_rows(source.tokenbytes, tokens, source.roles.as_dict(), roles.as_dict())
@@ -122,10 +124,10 @@ def initialise(source: Checkpoint, spec: TransferSpec, workshop: Workshop, *, co
     if spec.embeddings == "untie":
         untie(model)
     initialiser = INITIALISERS.create(spec.init)
-    scene = None
+    source_model = None
     if initialiser.text_source is not None:
-        scene = Scene(model, source.bos_id, load_texts(initialiser.text_source, "train", workshop.data))
-    rows = transplant(model, initialiser, source.tokenbytes, tokens, specials, scene=scene)
+        source_model = SourceModel(model, source.bos_id, load_texts(initialiser.text_source, "train", context.data))
+    rows = transplant(model, initialiser, source.tokenbytes, tokens, specials, source_model=source_model)
     if spec.embeddings == "tie":
         tie(model)
     special_ids(model, specials)

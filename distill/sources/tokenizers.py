@@ -9,7 +9,7 @@
 | ``train:bpe:CORPUS:SIZE`` | byte-level BPE of SIZE ordinary tokens, trained on a text source |
 
 A student normally wears the special tokens of its source model
-(:func:`crosstok.distill.tokenizers.special_tokens.wear_specials`), so the tokenizers made here bring only three of
+(:func:`crosstok.distill.tokenizers.special_tokens.adopt_specials`), so the tokenizers made here bring only three of
 their own, behind the ordinary ones.
 """
 

@@ -25,7 +25,7 @@ _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Worn:
+class AdoptedSpecials:
     """A tokenizer that wears another one's special tokens."""
 
     tokenizer: PreTrainedTokenizerFast
@@ -33,7 +33,7 @@ class Worn:
     """Source id -> id in ``tokenizer``, for every special token of the source."""
 
 
-def wear_specials(target: PreTrainedTokenizerFast, source: PreTrainedTokenizerFast) -> Worn:
+def adopt_specials(target: PreTrainedTokenizerFast, source: PreTrainedTokenizerFast) -> AdoptedSpecials:
     """Return ``target`` with the special tokens, chat template and BOS policy of ``source``; neither is changed."""
     old = TokenizerFile.parse(target.backend_tokenizer.to_str(), target.all_special_tokens)
     wanted = _special_entries(source)
@@ -52,7 +52,7 @@ def wear_specials(target: PreTrainedTokenizerFast, source: PreTrainedTokenizerFa
         model_max_length=source.model_max_length,
         clean_up_tokenization_spaces=False,
     )
-    return Worn(tokenizer, {int(entry["id"]): places[name] for name, entry in wanted.items()})
+    return AdoptedSpecials(tokenizer, {int(entry["id"]): places[name] for name, entry in wanted.items()})
 
 
 def _special_entries(source: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:

@@ -27,8 +27,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from crosstok.distill.expansion.new_rows import fasten, loosen, loosened
-from crosstok.distill.losses import AlignedBatch, Loss, LossTerm, Outputs, Party, Reader, Reading
+from crosstok.distill.expansion.new_rows import restore, train_new_rows, trained_rows
+from crosstok.distill.losses import AlignedBatch, Loss, LossTerm, ModelInfo, Outputs, Reader, Reading
 from crosstok.distill.models.lora import adapter_weights, attach, embedding_matrices, merge
 from crosstok.distill.training.balance import balance, gradients, last_layer
 from crosstok.distill.training.log import append_log, cut_log
@@ -131,7 +131,7 @@ class _Run:
         if spec.train == "new_rows":
             if new_from is None:
                 raise ValueError("train is new_rows, but nobody says which rows are new")
-            loosen(self.student, new_from)
+            train_new_rows(self.student, new_from)
         if spec.gradient_checkpointing:
             _checkpoint_activations(self.student, on=True)
         self._prepare(student, teacher)
@@ -179,8 +179,8 @@ class _Run:
                     hint="Leave pack out.",
                 )
             loss.prepare(
-                Party(self.windows.student.tokens, student.reader.valid_rows, student.network),
-                Party(self.windows.teacher.tokens, teacher.reader.valid_rows, teacher.network),
+                ModelInfo(self.windows.student.tokens, student.reader.valid_rows, student.network),
+                ModelInfo(self.windows.teacher.tokens, teacher.reader.valid_rows, teacher.network),
             )
             if loss.learned is not None:
                 self.accelerator.register_for_checkpointing(loss.learned.to(self.device).train())
@@ -408,7 +408,7 @@ class _Run:
         if self.spec.train == "lora":
             merge(self.student)
         if self.spec.train == "new_rows":
-            fasten(self.student)
+            restore(self.student)
 
 
 def _states(folder: Path) -> dict[int, Path]:
@@ -422,7 +422,7 @@ def _union(needs: Iterator[frozenset[Reading]] | Any) -> frozenset[Reading]:
 def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
     """Return the optimizer's groups: embeddings (input and output) and, if they are trained, all other parameters."""
     if spec.train == "new_rows":
-        return [{"params": loosened(student), "peak": spec.embedding_lr or spec.lr}]
+        return [{"params": trained_rows(student), "peak": spec.embedding_lr or spec.lr}]
     embeddings = embedding_matrices(student)
     known = {id(matrix) for matrix in embeddings}
     others = [parameter for parameter in student.parameters() if id(parameter) not in known]

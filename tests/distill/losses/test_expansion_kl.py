@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from expanded_models import batch_of_pair, expanded_pair
-from loss_setups import batch_of, party, read, setup
+from loss_setups import batch_of, model_info, read, setup
 from toy_tokenizers import TEXT
 
-from crosstok.distill.expansion.new_rows import fasten, loosen
-from crosstok.distill.losses import LOSSES, AlignedBatch, Party
+from crosstok.distill.expansion.new_rows import restore, train_new_rows
+from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo
 from crosstok.distill.losses.distribution_loss import kl
 from crosstok.distill.losses.expansion_kl import merged
 from crosstok.distill.tokenizers.spellings import spellings
@@ -71,7 +71,7 @@ def test_merged_logits_are_log_sum_exps_however_far_apart() -> None:
 
 @pytest.mark.parametrize("target", ["classes", "cover"])
 def test_without_new_tokens_it_is_the_ordinary_divergence(target: str) -> None:
-    student, teacher = party("bpe", 1), party("bpe", 0)
+    student, teacher = model_info("bpe", 1), model_info("bpe", 0)
     batch = batch_of("bpe", "bpe", TEXTS)
     ordinary = setup("kd", student, teacher).term(batch)
     ours = setup({"name": "kl", "target": target}, student, teacher).term(batch)
@@ -81,14 +81,14 @@ def test_without_new_tokens_it_is_the_ordinary_divergence(target: str) -> None:
     assert float(same.sum) == pytest.approx(0, abs=1e-4)
 
 
-def distributions(teacher: Party, student: Party, batch: AlignedBatch) -> list[torch.Tensor]:
+def distributions(teacher: ModelInfo, student: ModelInfo, batch: AlignedBatch) -> list[torch.Tensor]:
     """Return the next-token probabilities of both models, ``[b, n, V]`` each."""
     with torch.no_grad():
         sides: Any = ((teacher, batch.teacher), (student, batch.student))
-        return [party.network(input_ids=side.ids).logits.double().softmax(-1) for party, side in sides]
+        return [model.network(input_ids=side.ids).logits.double().softmax(-1) for model, side in sides]
 
 
-def positions(teacher: Party, student: Party, batch: AlignedBatch) -> Iterator[tuple[int, int, int, list[int]]]:
+def positions(teacher: ModelInfo, student: ModelInfo, batch: AlignedBatch) -> Iterator[tuple[int, int, int, list[int]]]:
     """Yield row, place on either side and the old ids of every student token but the first of a row."""
     first = teacher.tokens.size
     spelt = dict(enumerate(spellings(student.tokens, first), first))
@@ -103,7 +103,7 @@ def positions(teacher: Party, student: Party, batch: AlignedBatch) -> Iterator[t
             place += len(pieces)
 
 
-def by_hand(teacher: Party, student: Party, batch: AlignedBatch) -> tuple[float, float, int]:
+def by_hand(teacher: ModelInfo, student: ModelInfo, batch: AlignedBatch) -> tuple[float, float, int]:
     """Return the two terms and the number of positions, token by token and in probabilities."""
     theirs, ours = distributions(teacher, student, batch)
     first = teacher.tokens.size
@@ -123,7 +123,7 @@ def by_hand(teacher: Party, student: Party, batch: AlignedBatch) -> tuple[float,
     return classes, chunks, count
 
 
-def shaken(student: Party) -> None:
+def shaken(student: ModelInfo) -> None:
     """Move the student away from its teacher."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_rows_that_learn_alone_get_the_gradient_that_they_get_among_all(shape: s
         teacher, student = expanded_pair(shape=shape, tied=tied)
         network: Any = student.network
         first = teacher.tokens.size
-        rows = loosen(network, first) if alone else []
+        rows = train_new_rows(network, first) if alone else []
         batch = batch_of_pair(teacher, student, TEXTS)
         if loss == "kd_logits":
             output = read(student, batch.student, {"logits"})
@@ -253,7 +253,7 @@ def test_rows_that_learn_alone_get_the_gradient_that_they_get_among_all(shape: s
         if alone:
             assert all(weight.grad is None for name, weight in network.named_parameters() if "new_rows" not in name)
             gradients.append([row.grad for row in rows])
-            fasten(network)
+            restore(network)
             assert not any("new_rows" in name for name, _ in network.named_parameters())
         else:
             gradients.append([weight.grad[first:] for weight in dict.fromkeys(weights)])
@@ -264,7 +264,7 @@ def test_rows_that_learn_alone_get_the_gradient_that_they_get_among_all(shape: s
 
 
 def test_a_vocabulary_that_does_not_continue_the_teachers_is_refused() -> None:
-    student, teacher = party("byte", 0), party("bpe", 0)
+    student, teacher = model_info("byte", 0), model_info("bpe", 0)
     with pytest.raises(UserError, match=r"continues the teacher's; id 0 is .*crosstok expand"):
         setup("kl", student, teacher)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_setups import TEXTS, batch_of, party, read, setup
+from loss_setups import TEXTS, batch_of, model_info, read, setup
 
 from crosstok.distill.losses import LOSSES
 from crosstok.distill.losses.hidden import Hidden
@@ -30,9 +30,9 @@ def test_every_layer_of_the_student_meets_the_one_at_its_relative_depth(
 
 def test_the_last_pair_alone_is_the_loss_of_the_last_states() -> None:
     batch = batch_of("bpe", "byte", TEXTS)
-    parties = party("byte", 1), party("bpe", 0)
-    plain = setup("hidden", *parties).term(batch)
-    named = setup({"name": "hidden", "layers": [[2, 2]]}, *parties).term(batch)
+    models = model_info("byte", 1), model_info("bpe", 0)
+    plain = setup("hidden", *models).term(batch)
+    named = setup({"name": "hidden", "layers": [[2, 2]]}, *models).term(batch)
     assert torch.equal(named.sum, plain.sum)
     assert named.count == plain.count
 
@@ -40,15 +40,15 @@ def test_the_last_pair_alone_is_the_loss_of_the_last_states() -> None:
 @pytest.mark.parametrize("fused", [True, False])
 def test_several_pairs_are_averaged_and_earlier_layers_get_a_gradient(fused: bool) -> None:
     batch = batch_of("bpe", "byte", TEXTS)
-    parties = party("byte", 1), party("bpe", 0)
+    models = model_info("byte", 1), model_info("bpe", 0)
     single = [
-        float(setup({"name": "hidden", "layers": [pair]}, *parties).term(batch).sum.detach())
+        float(setup({"name": "hidden", "layers": [pair]}, *models).term(batch).sum.detach())
         for pair in ([1, 2], [2, 1])
     ]
-    together = setup({"name": "hidden", "layers": [[1, 2], [2, 1]]}, *parties).term(batch)
+    together = setup({"name": "hidden", "layers": [[1, 2], [2, 1]]}, *models).term(batch)
     assert float(together.sum.detach()) == pytest.approx(sum(single) / 2, rel=1e-5)
-    first: Any = parties[0].network
-    setup({"name": "hidden", "layers": [[1, 2]]}, *parties).term(batch).sum.backward()
+    first: Any = models[0].network
+    setup({"name": "hidden", "layers": [[1, 2]]}, *models).term(batch).sum.backward()
     assert float(first.model.layers[0].mlp.up_proj.weight.grad.norm()) > 0
     assert first.model.layers[1].mlp.up_proj.weight.grad is None or not bool(
         first.model.layers[1].mlp.up_proj.weight.grad.any()
@@ -56,14 +56,14 @@ def test_several_pairs_are_averaged_and_earlier_layers_get_a_gradient(fused: boo
 
 
 def test_every_pair_has_a_projection_of_its_own_where_widths_differ() -> None:
-    ready = setup({"name": "hidden", "layers": "all"}, party("byte", 1), party("bpe", 0, width=48))
+    ready = setup({"name": "hidden", "layers": "all"}, model_info("byte", 1), model_info("bpe", 0, width=48))
     assert ready.loss.learned is not None
     assert [tuple(weight.shape) for weight in ready.loss.learned.parameters()] == [(48, 32), (48, 32)]
     assert ready.term(batch_of("bpe", "byte", TEXTS)).count > 0
 
 
 def test_layers_are_read_alike_from_states_and_beside_logits() -> None:
-    model = party("bpe", 0)
+    model = model_info("bpe", 0)
     side = batch_of("bpe", "bpe", TEXTS[:1]).student
     alone, beside = read(model, side, {"layers", "hidden"}), read(model, side, {"layers", "hidden", "logits"})
     assert alone.layers.shape == (1, side.ids.shape[1], 2, 32)
@@ -75,4 +75,4 @@ def test_layers_are_read_alike_from_states_and_beside_logits() -> None:
 def test_layers_that_do_not_exist_are_refused(layers: Any) -> None:
     loss = LOSSES.create({"name": "hidden", "layers": layers})
     with pytest.raises(UserError, match="the student has 2, the teacher 2"):
-        loss.prepare(party("byte", 1), party("bpe", 0))
+        loss.prepare(model_info("byte", 1), model_info("bpe", 0))

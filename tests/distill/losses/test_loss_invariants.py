@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loss_setups import TEXTS, batch_of, party, read, setup
+from loss_setups import TEXTS, batch_of, model_info, read, setup
 from tiny_training import first_gradient, losses
 from toy_tokenizers import toy_tokenizer
 
-from crosstok.distill.losses import LOSSES, AlignedBatch, Outputs, Party, Side
+from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Outputs, Side
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.loop import TrainingSpec
 from crosstok.distill.training.windows import collate
@@ -47,7 +47,7 @@ def test_every_loss_is_covered_here_and_found_by_its_own_name() -> None:
 @pytest.mark.parametrize("tokenizer", ["bpe", "spm"])
 @pytest.mark.parametrize("choice", ZERO_AT_MATCH, ids=name_of)
 def test_the_same_model_and_tokenizer_give_zero_loss_and_zero_gradient(choice: Any, tokenizer: str) -> None:
-    model = party(tokenizer, 0)
+    model = model_info(tokenizer, 0)
     term = setup(choice, model, model).term(batch_of(tokenizer, tokenizer, TEXTS))
     term.sum.backward()
     assert term.count > 0
@@ -60,8 +60,8 @@ def test_the_same_model_and_tokenizer_give_zero_loss_and_zero_gradient(choice: A
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 @pytest.mark.parametrize("choice", ACROSS, ids=name_of)
 def test_different_models_give_a_loss_with_a_finite_gradient(choice: Any, pair: tuple[str, str]) -> None:
-    student = party(pair[1], 1)
-    term = setup(choice, student, party(pair[0], 0)).term(batch_of(*pair, TEXTS))
+    student = model_info(pair[1], 1)
+    term = setup(choice, student, model_info(pair[0], 0)).term(batch_of(*pair, TEXTS))
     term.sum.backward()
     gradient = torch.cat([weight.grad.flatten() for weight in student.network.parameters() if weight.grad is not None])
     assert float(term.sum.detach()) / term.count > 1e-3
@@ -69,7 +69,7 @@ def test_different_models_give_a_loss_with_a_finite_gradient(choice: Any, pair: 
     assert float(gradient.norm()) > 1e-4
 
 
-def permuted(model: Party, order: torch.Tensor) -> Party:
+def permuted(model: ModelInfo, order: torch.Tensor) -> ModelInfo:
     """Return the model with its tokens renamed: id i becomes order[i], in the tokenizer and in the rows."""
     tokens = model.tokens
     table: list[bytes | None] = [None] * tokens.size
@@ -87,17 +87,17 @@ def permuted(model: Party, order: torch.Tensor) -> Party:
     weight = network.get_input_embeddings().weight
     with torch.no_grad():
         weight[order] = weight.clone()
-    return Party(renamed, model.valid_rows, network)
+    return ModelInfo(renamed, model.valid_rows, network)
 
 
 @pytest.mark.parametrize("choice", ACROSS, ids=name_of)
 def test_renaming_the_ids_of_one_side_changes_nothing(choice: Any) -> None:
     batch = batch_of("bpe", "spm", TEXTS)
-    teacher, student = party("bpe", 0), party("spm", 1)
+    teacher, student = model_info("bpe", 0), model_info("spm", 1)
     before = setup(choice, student, teacher).term(batch)
     order = torch.from_numpy(np.random.default_rng(0).permutation(student.valid_rows))
     renamed = dataclasses.replace(batch, student=dataclasses.replace(batch.student, ids=order[batch.student.ids]))
-    after = setup(choice, permuted(party("spm", 1), order), teacher).term(renamed)
+    after = setup(choice, permuted(model_info("spm", 1), order), teacher).term(renamed)
     assert float(after.sum.detach()) == pytest.approx(float(before.sum.detach()), rel=1e-4)
     assert after.count == before.count
 
@@ -107,22 +107,22 @@ def test_padded_vocabulary_rows_change_nothing(choice: Any) -> None:
     batch = batch_of("bpe", "byte", TEXTS)
     found = []
     for extra in (0, 40):
-        parties = []
+        models = []
         for name, seed in (("byte", 1), ("bpe", 0)):
-            plain = party(name, seed)
-            padded = party(name, seed, rows=plain.valid_rows + extra)
+            plain = model_info(name, seed)
+            padded = model_info(name, seed, rows=plain.valid_rows + extra)
             with torch.no_grad():
                 for key, weight in padded.network.named_parameters():
                     own = dict(plain.network.named_parameters())[key]
                     weight[: len(own)], weight[len(own) :] = own, 5.0  # rows that would take most of the mass
-            parties.append(Party(plain.tokens, plain.valid_rows, padded.network))
-        found.append(float(setup(choice, *parties).term(batch).sum.detach()))
+            models.append(ModelInfo(plain.tokens, plain.valid_rows, padded.network))
+        found.append(float(setup(choice, *models).term(batch).sum.detach()))
     assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("choice", ACROSS, ids=name_of)
 def test_a_sample_has_the_same_loss_alone_and_in_a_batch_of_mixed_lengths(choice: Any) -> None:
-    ready = setup(choice, party("byte", 1), party("spm", 0))
+    ready = setup(choice, model_info("byte", 1), model_info("spm", 0))
     whole = ready.term(batch_of("spm", "byte", TEXTS))
     alone = [ready.term(batch_of("spm", "byte", [text])) for text in TEXTS]
     assert whole.count == sum(term.count for term in alone) > 0
@@ -135,7 +135,7 @@ def leaves(outputs: Outputs) -> Outputs:
 
 @pytest.mark.parametrize("choice", ACROSS, ids=name_of)
 def test_masked_prompt_tokens_and_the_teacher_get_no_gradient(choice: Any) -> None:
-    ready = setup(choice, party("byte", 1), party("bpe", 0))
+    ready = setup(choice, model_info("byte", 1), model_info("bpe", 0))
     batch = batch_of("bpe", "byte", TEXTS)
 
     def masked(side: Side) -> Side:
@@ -166,8 +166,8 @@ def test_masked_prompt_tokens_and_the_teacher_get_no_gradient(choice: Any) -> No
 
 @pytest.mark.parametrize("choice", [*ACROSS, "kd"], ids=name_of)
 def test_nothing_to_score_is_exactly_zero_with_a_gradient_path(choice: Any) -> None:
-    student = party("bpe", 1)
-    ready = setup(choice, student, party("bpe", 0))
+    student = model_info("bpe", 1)
+    ready = setup(choice, student, model_info("bpe", 0))
     term = ready.term(collate([]))
     term.sum.backward()
     assert (float(term.sum.detach()), term.count) == (0.0, 0.0)
@@ -186,7 +186,7 @@ def test_a_step_does_not_depend_on_how_its_batch_is_cut(tmp_path: Path, choice: 
 
 def test_the_hidden_reading_is_what_the_output_head_reads() -> None:
     for shape in ("llama", "gpt2", "gemma3"):
-        model = party("bpe", 0, shape=shape, rows=TokenBytes.from_tokenizer(toy_tokenizer("bpe")).size + 8)
+        model = model_info("bpe", 0, shape=shape, rows=TokenBytes.from_tokenizer(toy_tokenizer("bpe")).size + 8)
         side = batch_of("bpe", "bpe", TEXTS[:1]).student
         found = read(model, side, {"logits", "hidden", "head", "embedded"})
         assert found.head.shape == (model.valid_rows, 32)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_setups import TEXTS, batch_of, party
+from loss_setups import TEXTS, batch_of, model_info
 from toy_tokenizers import toy_tokenizer
 
 from crosstok.distill.losses import LOSSES, LossTerm, Outputs, Reader
@@ -18,7 +18,7 @@ BATCH = batch_of("bpe", "bpe", TEXTS)
 
 
 def term(choice: Any, *, seed: int = 1, keep: int | None = None) -> LossTerm:
-    student, teacher = party("bpe", seed), party("bpe", 0)
+    student, teacher = model_info("bpe", seed), model_info("bpe", 0)
     loss = LOSSES.create(choice)
     loss.prepare(student, teacher)
     reader = Reader.of(teacher.tokens, teacher.valid_rows)
@@ -43,7 +43,9 @@ def test_the_rest_has_digits_where_the_model_is_sure() -> None:
 
 def test_merging_classes_bounds_the_divergence_from_below_and_more_classes_come_closer() -> None:
     whole = float(term("kd").sum.detach())
-    parts = [float(term({"name": "kd", "top": top}).sum.detach()) for top in (1, 8, 64, party("bpe", 0).valid_rows - 1)]
+    parts = [
+        float(term({"name": "kd", "top": top}).sum.detach()) for top in (1, 8, 64, model_info("bpe", 0).valid_rows - 1)
+    ]
     assert parts == sorted(parts)
     assert parts[0] < 0.9 * whole
     assert parts[-1] == pytest.approx(whole, rel=1e-4)
@@ -64,7 +66,7 @@ def test_a_teacher_that_tells_more_apart_than_a_loss_asks_for_gives_the_same() -
 
 
 def test_top_is_read_alike_from_states_and_from_logits() -> None:
-    model = party("bpe", 0, rows=party("bpe", 0).valid_rows + 7)
+    model = model_info("bpe", 0, rows=model_info("bpe", 0).valid_rows + 7)
     found = []
     for fused in (True, False):
         reader = dataclasses.replace(Reader.of(model.tokens, model.valid_rows), top=6, fused=fused)
@@ -79,7 +81,7 @@ def test_top_is_read_alike_from_states_and_from_logits() -> None:
 
 def test_more_classes_than_tokens_and_a_temperature_are_refused() -> None:
     with pytest.raises(UserError, match="cannot tell 9999 of"):
-        LOSSES.create({"name": "kd", "top": 9999}).prepare(party("bpe", 1), party("bpe", 0))
+        LOSSES.create({"name": "kd", "top": 9999}).prepare(model_info("bpe", 1), model_info("bpe", 0))
     with pytest.raises(UserError, match="top needs temperature 1"):
         LOSSES.create({"name": "kd", "top": 4, "temperature": 2.0})
     assert len(toy_tokenizer("bpe")) < 9999

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from loss_setups import TEXTS, batch_of, party, setup
+from loss_setups import TEXTS, batch_of, model_info, setup
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crosstok.distill.losses import Party, Reader
+from crosstok.distill.losses import ModelInfo, Reader
 from crosstok.distill.models import fused_scoring
 from crosstok.distill.models.fused_scoring import Order, score
 from crosstok.distill.models.output_head import Head, head_of
@@ -32,7 +32,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     return few
 
 
-def reader(model: Party, **options: Any) -> Reader:
+def reader(model: ModelInfo, **options: Any) -> Reader:
     return dataclasses.replace(Reader.of(model.tokens, model.valid_rows), **options)
 
 
@@ -50,10 +50,10 @@ def test_fused_scores_and_gradients_are_the_dense_ones(
     small_blocks: None, kept: bool, shape: Any, tied: bool, change: dict[str, float]
 ) -> None:
     batch = batch_of("bpe", "bpe", TEXTS).student
-    size = party("bpe", 0).valid_rows
+    size = model_info("bpe", 0).valid_rows
     found = []
     for fused in (True, False):
-        model = party("bpe", 0, shape=shape, tied=tied, rows=size + 9)  # with padded rows, which must not count
+        model = model_info("bpe", 0, shape=shape, tied=tied, rows=size + 9)  # with padded rows, which must not count
         for name, value in change.items():
             setattr(model.network.config, name, value)
         outputs = reader(model, fused=fused).read(model.network, batch, NEEDS)
@@ -131,7 +131,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_tensor_of_tokens_by_vocabulary_exists_in_either_direction(small_blocks: None, kept: bool) -> None:
-    model = party("bpe", 0)
+    model = model_info("bpe", 0)
     batch = batch_of("bpe", "bpe", TEXTS).student
     whole = batch.ids.numel() * model.valid_rows
     sizes = []
@@ -150,7 +150,7 @@ def test_under_autocast_products_are_bf16_and_scores_fp32_as_in_the_dense_form(s
     batch = batch_of("bpe", "bpe", TEXTS).student
     found = []
     for fused in (True, False):
-        model = party("bpe", 0)
+        model = model_info("bpe", 0)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = reader(model, fused=fused).read(model.network, batch, NEEDS)
         assert outputs.gold.dtype == outputs.boundary.dtype == torch.float32
@@ -180,7 +180,7 @@ class Odd(nn.Module):
 
 
 def test_a_model_with_logits_of_its_own_is_read_densely_and_this_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    model = party("bpe", 0)
+    model = model_info("bpe", 0)
     odd = Odd(model.network)
     batch = batch_of("bpe", "bpe", TEXTS[:1]).student
     with caplog.at_level("INFO"):
@@ -193,7 +193,7 @@ def test_a_model_with_logits_of_its_own_is_read_densely_and_this_is_logged(caplo
 
 
 def test_looking_at_a_head_draws_no_random_numbers() -> None:
-    model = party("bpe", 5)
+    model = model_info("bpe", 5)
     state = torch.random.get_rng_state()
     assert head_of(model.network) is not None
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -202,7 +202,7 @@ def test_looking_at_a_head_draws_no_random_numbers() -> None:
 @pytest.mark.parametrize("choice", ["sft", {"name": "alm", "tau": 5}], ids=["sft", "alm"])
 def test_losses_are_the_same_from_states_and_from_logits(choice: Any) -> None:
     batch = batch_of("spm", "bpe", TEXTS)
-    ready = setup(choice, party("bpe", 1), party("spm", 0))
+    ready = setup(choice, model_info("bpe", 1), model_info("spm", 0))
     found = []
     for fused in (True, False):
         sides = [
@@ -220,7 +220,7 @@ def test_losses_are_the_same_from_states_and_from_logits(choice: Any) -> None:
 def test_the_gradient_of_an_output_matrix_comes_after_those_of_the_layers_where_tokens_are_few(
     small_blocks: None, kept: bool
 ) -> None:
-    model, batch = party("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
+    model, batch = model_info("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
     layer, made = next(weight for name, weight in model.network.named_parameters() if ".layers.0." in name), []
     layer.register_post_accumulate_grad_hook(lambda _: made.append("layer"))
     real = fused_scoring._ToHead.add
@@ -238,7 +238,7 @@ def test_the_gradient_of_an_output_matrix_comes_after_those_of_the_layers_where_
 
 
 def test_logits_that_are_kept_are_not_computed_again(small_blocks: None, kept: bool) -> None:
-    model, batch = party("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
+    model, batch = model_info("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
     chosen = reader(model)
     chosen.read(model.network, batch, NEEDS)  # the probe of the head is done once
     products = 0
@@ -257,7 +257,7 @@ def test_logits_that_are_kept_are_not_computed_again(small_blocks: None, kept: b
 
 
 def test_tied_embeddings_get_one_dense_gradient_even_if_the_scores_are_not_used(kept: bool) -> None:
-    model, batch = party("bpe", 0, tied=True), batch_of("bpe", "bpe", TEXTS).student
+    model, batch = model_info("bpe", 0, tied=True), batch_of("bpe", "bpe", TEXTS).student
     embeddings: Any = model.network.get_input_embeddings()
     found = []
     for needs in ({"gold", "hidden"}, {"logits", "hidden"}):
@@ -271,7 +271,7 @@ def test_tied_embeddings_get_one_dense_gradient_even_if_the_scores_are_not_used(
 
 
 def test_tied_embeddings_are_themselves_again_after_a_pass_that_fails(kept: bool) -> None:
-    model, batch = party("bpe", 0, tied=True), batch_of("bpe", "bpe", TEXTS).student
+    model, batch = model_info("bpe", 0, tied=True), batch_of("bpe", "bpe", TEXTS).student
     layer: Any = model.network.get_input_embeddings()
     names = [name for name, _ in model.network.named_parameters()]
     reader(model).read(model.network, batch, NEEDS)  # the probe of the head is done once
@@ -283,7 +283,7 @@ def test_tied_embeddings_are_themselves_again_after_a_pass_that_fails(kept: bool
 
 
 def test_a_second_pass_through_the_same_graph_gives_the_same_gradients(small_blocks: None, kept: bool) -> None:
-    model, batch = party("bpe", 0), batch_of("bpe", "bpe", TEXTS).student
+    model, batch = model_info("bpe", 0), batch_of("bpe", "bpe", TEXTS).student
     weights = list(model.network.parameters())
     real = batch.attention.bool()
     outputs = reader(model).read(model.network, batch, NEEDS)

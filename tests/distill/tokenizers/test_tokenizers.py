@@ -24,7 +24,7 @@ from crosstok.distill.sources.tokenizers import (
     train_bpe,
 )
 from crosstok.distill.tokenizers.roles import Roles
-from crosstok.distill.tokenizers.special_tokens import wear_specials
+from crosstok.distill.tokenizers.special_tokens import adopt_specials
 from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 from crosstok.errors import UserError
 
@@ -209,17 +209,17 @@ def test_a_tokenizer_that_wears_specials_keeps_its_text_and_reads_the_same_from_
 ) -> None:
     target, source = toy_tokenizer(name), chat_model_tokenizer(adds_bos=adds_bos)
     before = target.backend_tokenizer.to_str()
-    worn = wear_specials(target, source)
+    adopted = adopt_specials(target, source)
     texts = fuzz(1000)
-    old, new = TokenBytes.from_tokenizer(target), TokenBytes.from_tokenizer(worn.tokenizer)
+    old, new = TokenBytes.from_tokenizer(target), TokenBytes.from_tokenizer(adopted.tokenizer)
     assert content_ids(new, texts) == content_ids(old, texts)
     assert [new.table[index] for index, data in enumerate(old.table) if data is not None] == [
         data for data in old.table if data is not None
     ]
-    worn.tokenizer.save_pretrained(tmp_path)
+    adopted.tokenizer.save_pretrained(tmp_path)
     for again in (read_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
         assert TokenBytes.from_tokenizer(again).fingerprint == new.fingerprint
-        assert again(texts)["input_ids"] == worn.tokenizer(texts)["input_ids"]
+        assert again(texts)["input_ids"] == adopted.tokenizer(texts)["input_ids"]
         assert again.chat_template == CHAT
     assert target.backend_tokenizer.to_str() == before
 
@@ -228,39 +228,39 @@ def test_a_tokenizer_that_wears_specials_keeps_its_text_and_reads_the_same_from_
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_special_tokens_roles_and_templates_are_the_sources(name: str, *, adds_bos: bool) -> None:
     source = chat_model_tokenizer(adds_bos=adds_bos)
-    worn = wear_specials(toy_tokenizer(name), source)
-    assert set(worn.specials) == set(TokenBytes.from_tokenizer(source).specials)
-    for old, new in worn.specials.items():
-        assert source.convert_ids_to_tokens(old) == worn.tokenizer.convert_ids_to_tokens(new)
+    adopted = adopt_specials(toy_tokenizer(name), source)
+    assert set(adopted.specials) == set(TokenBytes.from_tokenizer(source).specials)
+    for old, new in adopted.specials.items():
+        assert source.convert_ids_to_tokens(old) == adopted.tokenizer.convert_ids_to_tokens(new)
     roles = Roles.from_tokenizer(source).as_dict()
-    new_roles = Roles.from_tokenizer(worn.tokenizer).as_dict()
-    assert new_roles == {role: worn.specials[index] for role, index in roles.items()}
-    first = worn.tokenizer("text")["input_ids"][0]
-    assert (first == worn.tokenizer.bos_token_id) == adds_bos
+    new_roles = Roles.from_tokenizer(adopted.tokenizer).as_dict()
+    assert new_roles == {role: adopted.specials[index] for role, index in roles.items()}
+    first = adopted.tokenizer("text")["input_ids"][0]
+    assert (first == adopted.tokenizer.bos_token_id) == adds_bos
     messages = [{"role": "user", "content": "two words"}]
-    rendered = worn.tokenizer.apply_chat_template(
+    rendered = adopted.tokenizer.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=False
     )
-    assert rendered[0] == worn.tokenizer.get_vocab()["<|start|>"]
-    assert worn.specials[source.get_vocab()["<|sep|>"]] in rendered
+    assert rendered[0] == adopted.tokenizer.get_vocab()["<|start|>"]
+    assert adopted.specials[source.get_vocab()["<|sep|>"]] in rendered
     # The piece for unknown characters stays where the model of the target needs it; nothing else of the target does.
-    assert set(TokenBytes.from_tokenizer(worn.tokenizer).specials.values()) - {"<unk>"} <= set(source.get_vocab())
+    assert set(TokenBytes.from_tokenizer(adopted.tokenizer).specials.values()) - {"<unk>"} <= set(source.get_vocab())
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_wearing_ones_own_specials_changes_nothing(name: str) -> None:
     tokenizer = toy_tokenizer(name)
-    worn = wear_specials(tokenizer, tokenizer)
-    assert TokenBytes.from_tokenizer(worn.tokenizer).fingerprint == TokenBytes.from_tokenizer(tokenizer).fingerprint
-    assert all(old == new for old, new in worn.specials.items())
-    assert worn.tokenizer(fuzz(50))["input_ids"] == tokenizer(fuzz(50))["input_ids"]
+    adopted = adopt_specials(tokenizer, tokenizer)
+    assert TokenBytes.from_tokenizer(adopted.tokenizer).fingerprint == TokenBytes.from_tokenizer(tokenizer).fingerprint
+    assert all(old == new for old, new in adopted.specials.items())
+    assert adopted.tokenizer(fuzz(50))["input_ids"] == tokenizer(fuzz(50))["input_ids"]
 
 
 def test_a_special_that_the_target_has_as_text_becomes_special() -> None:
     target = BUILDERS["bpe"]()
     target.add_tokens([AddedToken("<tool>"), AddedToken("<br>")])
-    worn = wear_specials(target, chat_model_tokenizer(adds_bos=False))
-    tokens = TokenBytes.from_tokenizer(worn.tokenizer)
+    adopted = adopt_specials(target, chat_model_tokenizer(adds_bos=False))
+    tokens = TokenBytes.from_tokenizer(adopted.tokenizer)
     assert tokens.specials[400] == "<tool>"
     assert tokens.table[401] == b"<br>"
 
@@ -269,18 +269,18 @@ def test_a_special_that_the_target_has_as_text_becomes_special() -> None:
 @pytest.mark.parametrize("pair", [("smollm2", "gemma3"), ("gemma3", "smollm2"), ("smollm2", "deepseek")], ids="-".join)
 def test_real_tokenizers_exchange_their_specials(pair: tuple[str, str], tmp_path: Path) -> None:
     source, target = map(real_tokenizer, pair)
-    worn = wear_specials(target, source)
-    worn.tokenizer.save_pretrained(tmp_path)
+    adopted = adopt_specials(target, source)
+    adopted.tokenizer.save_pretrained(tmp_path)
     family = "gemma3_text" if pair[0] == "gemma3" else "llama"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     again = AutoTokenizer.from_pretrained(tmp_path)
     texts = fuzz(1000)
-    assert again(texts)["input_ids"] == worn.tokenizer(texts)["input_ids"]
+    assert again(texts)["input_ids"] == adopted.tokenizer(texts)["input_ids"]
     tokens = TokenBytes.from_tokenizer(again)
     assert content_ids(tokens, texts) == content_ids(real_tokens(pair[1]), texts)
     assert set(real_tokens(pair[0]).specials.values()) <= set(tokens.specials.values())
     first = source("text")["input_ids"][0]
-    assert again("text")["input_ids"][0] == worn.specials.get(first, again("text")["input_ids"][0])
+    assert again("text")["input_ids"][0] == adopted.specials.get(first, again("text")["input_ids"][0])
 
 
 @pytest.mark.real

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_setups import party, setup
+from loss_setups import model_info, setup
 from toy_tokenizers import toy_tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -123,7 +123,7 @@ def test_losses_take_conversations_as_they_take_text(choice: str) -> None:
     sides = encoders()
     rows = [side.plain.tokens.size for side in sides]
     teacher, student = (
-        type(party("bpe", 0))(side.plain.tokens, size, party(name, seed, rows=size).network)
+        type(model_info("bpe", 0))(side.plain.tokens, size, model_info(name, seed, rows=size).network)
         for side, size, name, seed in zip(sides, rows, ("bpe", "byte"), (0, 1), strict=True)
     )
     term = setup(choice, student, teacher).term(batch)

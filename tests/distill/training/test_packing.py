@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_setups import party, read, setup
+from loss_setups import model_info, read, setup
 from tiny_training import STUDENT, TEACHER, first_gradient, losses, model, windows
 from toy_tokenizers import TEXT
 
@@ -60,7 +60,7 @@ def test_no_chunk_and_no_merged_group_crosses_two_windows() -> None:
     assert len(together.student.ids) < len(separate.student.ids)
     assert int(together.scored.sum()) == int(separate.scored.sum())
     for gamma in (0.0, 0.5, 1.0):
-        ready = setup({"name": "alm", "gamma": gamma}, party(STUDENT, 1), party(TEACHER, 0))
+        ready = setup({"name": "alm", "gamma": gamma}, model_info(STUDENT, 1), model_info(TEACHER, 0))
         with torch.no_grad():
             taught = [read(ready.teacher, batch.teacher, {"gold", "boundary"}) for batch in (separate, together)]
         counts = [ready.loss.count(batch, found) for batch, found in zip((separate, together), taught, strict=True)]
@@ -97,7 +97,7 @@ def test_a_packed_window_is_read_as_if_it_were_alone(shape: Any, fused: bool) ->
 
 @pytest.mark.parametrize("choice", PACKING, ids=name_of)
 def test_a_packed_batch_has_the_loss_of_separate_windows(choice: Any) -> None:
-    ready = setup(choice, party(STUDENT, 1), party(TEACHER, 0))
+    ready = setup(choice, model_info(STUDENT, 1), model_info(TEACHER, 0))
     found = [ready.term(batch) for batch in both()]
     assert found[0].count == found[1].count > 0
     assert float(found[1].sum.detach()) == pytest.approx(float(found[0].sum.detach()), rel=1e-4)
