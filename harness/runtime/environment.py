@@ -101,7 +101,7 @@ def _data(chosen: Path | None) -> Finding:
 
 
 def _sandboxes() -> list[Finding]:
-    import sandbox  # noqa: PLC0415  (probing starts processes; only doctor pays for it)
+    from crosstok import sandbox  # noqa: PLC0415  (probing starts processes; only doctor pays for it)
 
     return [
         Finding(
