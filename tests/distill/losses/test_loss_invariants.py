@@ -40,7 +40,9 @@ def name_of(choice: Any) -> str:
 def test_every_loss_is_covered_here_and_found_by_its_own_name() -> None:
     covered = {choice if isinstance(choice, str) else choice["name"] for choice in ACROSS}
     others = {"sft", "kd", "kl"}  # of one model, of one tokenizer, of one that was expanded: tested by themselves
-    assert covered | others == {name for name in LOSSES.names() if LOSSES.find(name).__module__.startswith("crosstok.distill.")}
+    assert covered | others == {
+        name for name in LOSSES.names() if LOSSES.find(name).__module__.startswith("crosstok.distill.")
+    }
     assert all(LOSSES.find(name).name == name for name in covered)
 
 
