@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
-from crosstok.harness.cli.results import DataOption
+from crosstok.harness.cli.options import DataOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(inspect)
 
 
 def inspect(

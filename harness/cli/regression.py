@@ -4,12 +4,12 @@ Exit codes are those of the gate: 0 ok, 1 regression, 2 usage, 3 something is no
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosstok.errors import UserError
-from crosstok.harness.cli.results import DEFAULT_STORE, DataOption, StoreOption
+from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption, pair
 
 if TYPE_CHECKING:
     from crosstok.harness.jobs.watch import Judged
@@ -109,9 +109,10 @@ def regress(
     from crosstok.results.store.store import Store
     from crosstok.results.tables.frame import comparison_frame, render
 
+    options = dict(pair(text) for text in option or ())
     with Store(store) as opened:
         trial = try_method(
-            read_suite(suite), opened, method, options=_options(option), like=like, against=against,
+            read_suite(suite), opened, method, options=options, like=like, against=against,
             rules=_rules(fail_if, rules), console=Console(stderr=True), data=data_folder(data_dir),
         )  # fmt: skip
         typer.echo(render(comparison_frame(opened, trial.outcome.run_id)))
@@ -123,13 +124,3 @@ def _rules(texts: list[str] | None, path: Path | None) -> "tuple[Rule, ...]":
     from crosstok.results.gate import Rule, read_rules
 
     return (*(read_rules(path) if path else ()), *(Rule.parse(text) for text in texts or ()))
-
-
-def _options(texts: list[str] | None) -> dict[str, Any]:
-    import yaml
-
-    pairs = [text.partition("=") for text in texts or []]
-    for key, sign, _ in pairs:
-        if not sign:
-            raise UserError(f"{key!r} is not an option.", hint="Write key=value.")
-    return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}

@@ -4,7 +4,12 @@ from typing import Annotated
 
 import typer
 
-from crosstok.harness.cli.results import DEFAULT_STORE, DataOption, StoreOption
+from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(rescore)
 
 
 def rescore(

@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosstok.errors import UserError, unknown_name
+from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption
 
 if TYPE_CHECKING:
     from crosstok.results.compare.contrast import Side
     from crosstok.results.store.records import Run
     from crosstok.results.store.store import Store
 
-DEFAULT_STORE = "runs/crosstok.db"
-StoreOption = Annotated[
-    str, typer.Option("--store", envvar="CROSSTOK_STORE", help="Where results are kept: a file, or a database URL.")
-]
-DataOption = Annotated[
-    Path | None, typer.Option("--data-dir", envvar="CROSSTOK_DATA", help="Folder of benchmark data and texts.")
-]
 FormatOption = Annotated[str, typer.Option("--format", "-f", help="md, csv, latex, html or json.")]
 
 

