@@ -20,8 +20,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from crosstok.results.store.checksum import seal
-from crosstok.results.store.database import SAMPLES, SCORES, SEALS, VERDICTS
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Task
+from crosstok.results.store.sql import SAMPLES, SCORES, SEALS, VERDICTS
 from crosstok.results.store.store import Store
 
 MODELS = 20

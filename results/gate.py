@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from crosstok.errors import UserError, unknown_name
-from crosstok.results.compare.contrast import Contrast, Side, contrast, told
+from crosstok.results.compare.contrast import Contrast, Side, contrast
+from crosstok.results.tables.contrast_table import told
 from crosstok.results.tables.formats import render_layout
 from crosstok.results.tables.table import Block, Entry, Layout
 

@@ -28,15 +28,9 @@ ROOMS = {
 }  # fmt: skip
 """Rooms of a package from the top floor down: a file imports its own room and those below."""
 TO_UNTIE = {
-    "results.compare.contrast imports results.tables.findings",
-    "results.compare.contrast imports results.tables.table",
-    "results.compare.seeds imports results.tables.findings",
-    "results.compare.seeds imports results.tables.table",
 }
 """Arrows that still point upward."""
 TO_UNTIE_CIRCLES = (
-    ["results.store.cell_summaries", "results.store.database", "results.store.migrations"],
-    ["results.compare.comparison", "results.compare.oracles"],
     ["harness.lm_eval.measure", "harness.lm_eval.task"],
 )
 """Circles that are still there."""

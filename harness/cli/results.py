@@ -41,10 +41,11 @@ def table(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Print the table of a run, from the store alone."""
-    from crosstok.results.compare.seeds import method_frame, method_layout, method_rows
+    from crosstok.results.compare.seeds import method_rows
     from crosstok.results.store.store import Store
     from crosstok.results.tables.formats import render_layout
     from crosstok.results.tables.frame import comparison_frame, records_json, render
+    from crosstok.results.tables.seeds_table import method_frame, method_layout
 
     _check_format(output)
     with Store(store, read_only=True) as opened:
@@ -72,10 +73,11 @@ def compare(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Compare models with a baseline, the first one named, on the documents that both answered."""
-    from crosstok.results.compare.contrast import contrast, contrast_frame, contrast_layout, side
+    from crosstok.results.compare.contrast import contrast, side
     from crosstok.results.compare.flips import flips as changed
     from crosstok.results.compare.flips import flips_text
     from crosstok.results.store.store import Store
+    from crosstok.results.tables.contrast_table import contrast_frame, contrast_layout
     from crosstok.results.tables.formats import render_layout
     from crosstok.results.tables.frame import records_json
 

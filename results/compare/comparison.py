@@ -12,91 +12,17 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
-from crosstok.errors import unknown_name
 from crosstok.results.compare import statistics
+from crosstok.results.compare.answers import Answers, Headline, answers_of
 from crosstok.results.compare.comparability import Measurement, mismatch
 from crosstok.results.compare.oracles import Oracle, oracles
-from crosstok.results.compare.statistics import Difference, Effect, Estimate, Floats
-from crosstok.results.store.aggregates import DocumentScores, VerdictFacts
+from crosstok.results.compare.statistics import SIGNIFICANT, Difference, Estimate
+from crosstok.results.store.aggregates import VerdictFacts
 from crosstok.results.store.records import Cell, Progress, Run, Task
 from crosstok.results.store.store import Store
 
 ALL_PAIRS = 8
-SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """The metric that a task is known by."""
-
-    name: str
-    unit: str
-    higher_is_better: bool
-
-    @classmethod
-    def of(cls, task: Task, name: str | None = None) -> "Headline":
-        """Return the first metric of ``task``, or the one called ``name``.
-
-        Raises:
-            UserError: the task has no such metric.
-
-        """
-        found = {metric["name"]: metric for metric in task.metrics}
-        if name is not None and name not in found:
-            raise unknown_name(f"metric of {task.name}", name, found)
-        chosen = found[name] if name else task.metrics[0]
-        return cls(chosen["name"], chosen["unit"], chosen["higher_is_better"])
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """One model's scores on one task, by document; all arrays have shape [n] and are ordered by document."""
-
-    documents: npt.NDArray[np.object_]
-    value: Floats
-    weight: Floats
-    single: bool
-    """Whether each document has one sample that passed or did not."""
-    totals: Floats | None = None
-    """The two sums under resampling [RESAMPLES, 2], where all models of the task share them."""
-
-    def estimate(self, headline: Headline) -> Estimate:
-        """Return the metric with its interval."""
-        if headline.unit != "fraction":
-            return statistics.ratio(self.value, self.weight, totals=self.totals)
-        if self.single:
-            return statistics.fraction(self.value)
-        found = statistics.ratio(self.value, self.weight, totals=self.totals)
-        if found.low < found.high:
-            return found
-        # All documents score alike, and resampling them says nothing: be as careful as with one sample of each.
-        low, high = statistics.wilson(found.value * found.n, found.n)
-        return replace(found, low=float(low), high=float(high), method="Wilson")
-
-    def effect(self, other: "Answers") -> Effect:
-        """Return the difference from self as a quotient, on the documents that both have."""
-        _, mine, theirs = np.intersect1d(self.documents, other.documents, assume_unique=True, return_indices=True)
-        if self.single and other.single:
-            return statistics.matched_odds(self.value[mine], other.value[theirs])
-        return statistics.relative_change(
-            (self.value[mine], self.weight[mine]), (other.value[theirs], other.weight[theirs])
-        )
-
-    def difference(self, other: "Answers") -> Difference:
-        """Return other minus self on the documents that both have."""
-        totals = None
-        if self.documents is other.documents or np.array_equal(self.documents, other.documents):
-            mine = theirs = np.arange(len(self.documents))
-            if self.totals is not None and other.totals is not None:
-                totals = np.hstack([self.totals, other.totals])
-        else:
-            _, mine, theirs = np.intersect1d(self.documents, other.documents, assume_unique=True, return_indices=True)
-        if self.single and other.single:
-            return statistics.paired_fractions(self.value[mine], other.value[theirs])
-        first, second = (self.value[mine], self.weight[mine]), (other.value[theirs], other.weight[theirs])
-        return statistics.paired_ratios(first, second, totals=totals)
 
 
 @dataclass(frozen=True)
@@ -225,13 +151,6 @@ def _corrected(comparison: Comparison) -> Comparison:
         for task in comparison.tasks
     ]
     return replace(comparison, tasks=tuple(tasks), comparisons=len(every))
-
-
-def answers_of(scores: DocumentScores) -> Answers:
-    """Return stored scores as arrays."""
-    value, weight = scores.value, scores.weight
-    passed = ((value == 0) | (value == 1)) & (weight == 1) & (scores.scores == 1)
-    return Answers(scores.document, value, weight, bool(passed.all()))
 
 
 def _resampled_together(known: dict[str, Answers]) -> dict[str, Answers]:

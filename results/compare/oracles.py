@@ -9,15 +9,12 @@ of it. It can still beat this oracle, because a mixture can say what no member s
 import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crosstok.results.compare.answers import Answers, Headline
 from crosstok.results.compare.statistics import Estimate
 from crosstok.results.store.records import Run
-
-if TYPE_CHECKING:
-    from crosstok.results.compare.comparison import Answers, Headline
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +25,7 @@ class Oracle:
     estimate: Estimate
 
 
-def oracles(
-    run: Run, headline: "Headline", known: "Mapping[str, Answers]", unlike: Mapping[str, str]
-) -> dict[str, Oracle]:
+def oracles(run: Run, headline: Headline, known: Mapping[str, Answers], unlike: Mapping[str, str]) -> dict[str, Oracle]:
     """Return the oracle of each ensemble all of whose members were measured alike, by the ensemble's name.
 
     ``known`` are the models' answers to one task and ``unlike`` those that cannot be compared; only documents that all
@@ -62,7 +57,7 @@ def members_of(run: Run, name: str, known: Container[str]) -> tuple[str, ...]:
     return tuple(seeded[member] if seeded[member] in known else member for member in named)
 
 
-def _better(first: "Answers", second: "Answers", *, higher: bool) -> "Answers":
+def _better(first: Answers, second: Answers, *, higher: bool) -> Answers:
     _, mine, theirs = np.intersect1d(first.documents, second.documents, assume_unique=True, return_indices=True)
     ours = first.value[mine] * second.weight[theirs], second.value[theirs] * first.weight[mine]
     take_first = ours[0] >= ours[1] if higher else ours[0] <= ours[1]

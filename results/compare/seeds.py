@@ -10,23 +10,17 @@ is Student's t with the degrees of freedom of Welch and Satterthwaite, since thr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
 from crosstok.results.compare import statistics
+from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.comparability import mismatch
-from crosstok.results.compare.comparison import SIGNIFICANT, Headline
 from crosstok.results.compare.contrast import Side, sides
-from crosstok.results.compare.statistics import LEVEL, Difference, Estimate, Floats
+from crosstok.results.compare.statistics import LEVEL, SIGNIFICANT, Difference, Estimate, Floats
 from crosstok.results.store.records import Run
 from crosstok.results.store.store import Store
-from crosstok.results.tables.findings import amount, unit, with_interval
-from crosstok.results.tables.table import Block, Entry, Layout
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHOD = "bootstrap over seeds and documents"
 
@@ -222,74 +216,3 @@ def _against(baseline: tuple[list[str], Repeats], other: tuple[list[str], Repeat
         place = [of[name] for name in common]
         cut.append(Repeats(repeats.value[:, place], repeats.weight[:, place]))
     return difference(cut[0], cut[1])
-
-
-def method_frame(rows: Sequence[MethodRow]) -> "pd.DataFrame":
-    """Return one row per method and task: method, task, metric, unit, seeds, value, low, high, spread (standard
-    deviation over seeds), n, difference, difference_low, difference_high, p, standing and problems.
-    """  # noqa: D205  (the columns are one list)
-    import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
-
-    return pd.DataFrame(
-        {
-            "method": row.method,
-            "task": row.task,
-            "metric": row.headline.name,
-            "unit": row.headline.unit,
-            "seeds": len(row.seeds),
-            "value": row.estimate.value,
-            "low": row.estimate.low,
-            "high": row.estimate.high,
-            "spread": float(np.std(row.by_seed, ddof=1)) if len(row.by_seed) > 1 else None,
-            "n": row.estimate.n,
-            "difference": row.difference.value if row.difference else None,
-            "difference_low": row.difference.low if row.difference else None,
-            "difference_high": row.difference.high if row.difference else None,
-            "p": row.difference.p if row.difference else None,
-            "standing": row.standing,
-            "problems": row.problems,
-        }
-        for row in rows
-    )
-
-
-def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
-    """Return the methods as a table for people, a block per task."""
-    blocks = []
-    for task in dict.fromkeys(row.task for row in rows):
-        of_task = [row for row in rows if row.task == task]
-        body = [
-            [
-                Entry(row.method),
-                Entry(_interval(row), best=row.standing == "best", tied=row.standing == "not told from best"),
-                Entry(", ".join(amount(row.headline, value) for value in row.by_seed)),
-                Entry(with_interval(row.headline, row.difference) if row.difference else "-"),
-                Entry(f"{row.difference.p:.2g}" if row.difference else "-"),
-                Entry(_outcome(row)),
-            ]
-            for row in of_task
-        ]
-        headline = of_task[0].headline
-        metric = f"{headline.name}, %" if headline.unit == "fraction" else headline.unit
-        header = ["method", metric, "each seed", f"difference, {unit(headline)}", "p", "outcome"]
-        blocks.append(Block(f"{task} (n={of_task[0].estimate.n})", header, body, frozenset({2, 5})))
-    notes = [
-        "Bold: best of its task; ≈: not told from the best.",
-        f"Intervals: {METHOD}, 95 %; differences from the first method, p corrected for the table (Holm).",
-    ]
-    notes += [f"{row.task}, {row.method}: {row.problems}." for row in rows if row.problems]
-    return Layout(f"{run.id}: methods over seeds, {run.status}", blocks, [], notes)
-
-
-def _interval(row: MethodRow) -> str:
-    value, low, high = (amount(row.headline, x) for x in (row.estimate.value, row.estimate.low, row.estimate.high))
-    return f"{value} [{low}, {high}]"
-
-
-def _outcome(row: MethodRow) -> str:
-    found = row.difference
-    if found is None:
-        return "-"
-    if found.p >= SIGNIFICANT:
-        return f"not told apart (misses below {amount(row.headline, found.detectable)})"
-    return "better" if (found.value > 0) == row.headline.higher_is_better else "worse"

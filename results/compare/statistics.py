@@ -26,6 +26,8 @@ from scipy import special
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
+SIGNIFICANT = 0.05
+"""A difference is significant where its corrected p value is below this."""
 POWER = 0.8
 RESAMPLES = 2000
 SEED = 20250301

@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crosstok.results.compare.comparison import Comparison, Headline, TaskComparison, is_complete
+from crosstok.results.compare.answers import Headline
+from crosstok.results.compare.comparison import Comparison, TaskComparison, is_complete
 from crosstok.results.compare.statistics import Difference, Estimate
 
 METHOD = "squares of the tasks' intervals"

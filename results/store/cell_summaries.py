@@ -22,8 +22,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from crosstok.results.store.aggregates import DocumentScores, Names, SampleFacts, VerdictFacts, sum_by_document
-from crosstok.results.store.database import CELLS, SAMPLES, SCORES, TALLIES, TALLY_FACTS, VERDICTS
 from crosstok.results.store.facts import sum_facts
+from crosstok.results.store.sql import CELLS, SAMPLES, SCORES, TALLIES, TALLY_FACTS, VERDICTS
 
 _AT_ONCE = 1000
 

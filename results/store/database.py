@@ -1,125 +1,30 @@
-"""The tables of the store, how a store is opened, and what its failures mean in plain words.
-
-Each table is one record class of ``crosstok.results.store.records``, column for field, under its natural key: writing a
-thing twice changes one row and never makes a second one. The key (cell, document, index) clusters what belongs
-together, so that reading one cell touches one range of pages however large the store is.
+"""Connections to a store: opening it, transactions, and errors of the driver as one clear line.
 
 SQLite runs in WAL mode: readers never wait for the writer, a second writer waits, and a process that is killed leaves
 a file that opens again with every committed call in it. Write transactions begin as ``IMMEDIATE``, because SQLite
-refuses at once, without waiting, a transaction that read first and then finds that somebody else has written.
+refuses at once, without waiting, a transaction that read first and then finds that another process has written.
 """
 
 import json
 import os
 import sqlite3
 import time
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from crosstok.errors import UserError
-from crosstok.results.store import records as schema
+from crosstok.results.store.records import SCHEMA_VERSION
+from crosstok.results.store.sql import ADDED_IN, METADATA, STORE_SCHEMA
 
 BUSY_SECONDS = 60
 """How long a writer waits for another one before it gives up."""
 
 _LOCK = 0x63726F7373746F6B  # of PostgreSQL, while tables are made or changed
-
-METADATA = sa.MetaData()
-STORE_SCHEMA = sa.Table("store_schema", METADATA, sa.Column("version", sa.Integer, primary_key=True))
-
-# Ordered by code points everywhere, as SQLite and Python do, so that a table is the same out of either database.
-_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-_COLUMN_TYPES: dict[type, type[sa.types.TypeEngine[Any]]] = {
-    bool: sa.Boolean,
-    int: sa.BigInteger,
-    float: sa.Double,
-    dict: sa.JSON,
-    list: sa.JSON,
-}
-
-
-def _column_type(annotation: Any) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
-    """Return the column type of a field; whatever is no number and no structure is kept as text (times as ISO 8601)."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(kind for kind in get_args(annotation) if kind is not types.NoneType)
-    return _COLUMN_TYPES.get(get_origin(annotation) or annotation, _TEXT)
-
-
-def _table(name: str, record: type[schema.Record], *key: str) -> sa.Table:
-    columns: list[sa.Column[Any]] = []
-    for field, info in record.model_fields.items():
-        nullable = types.NoneType in get_args(info.annotation)
-        columns.append(sa.Column(field, _column_type(info.annotation), primary_key=field in key, nullable=nullable))
-    return sa.Table(name, METADATA, *columns, sqlite_with_rowid=name == "samples")
-
-
-RUNS = _table("runs", schema.Run, "id")
-MODELS = _table("models", schema.Model, "fingerprint")
-TASKS = _table("tasks", schema.Task, "fingerprint")
-CELLS = _table("cells", schema.Cell, "fingerprint")
-SAMPLES = _table("samples", schema.Sample, "cell", "document", "index")
-VERDICTS = _table("verdicts", schema.Verdict, "cell", "document", "index")
-SCORES = _table("scores", schema.Score, "cell", "metric", "document", "index")
-SEALS = sa.Table(
-    "seals",
-    METADATA,
-    *(sa.Column(key, SAMPLES.c[key].type, primary_key=True) for key in ("cell", "document", "index")),
-    sa.Column("sha256", sa.Text, nullable=False),
-    comment="The hash of each sample as it was stored.",
-)
-RUN_MODELS = sa.Table(
-    "run_models",
-    METADATA,
-    sa.Column("run", _TEXT, primary_key=True),
-    sa.Column("name", _TEXT, primary_key=True),
-    sa.Column("model", _TEXT, nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
-    comment="The names that a run gives to models, in the order in which it came to them.",
-)
-RUN_CELLS = sa.Table(
-    "run_cells",
-    METADATA,
-    sa.Column("run", _TEXT, primary_key=True),
-    sa.Column("name", _TEXT, primary_key=True),
-    sa.Column("cell", _TEXT, primary_key=True),
-    sa.Column("position", sa.Integer, nullable=False),
-    comment="The cells of a run, each under the name of its model.",
-)
-TALLIES = sa.Table(
-    "tallies",
-    METADATA,
-    sa.Column("cell", _TEXT, primary_key=True),
-    sa.Column("metric", _TEXT, primary_key=True),
-    *(sa.Column(name, sa.LargeBinary, nullable=False) for name in ("documents", "value", "weight", "scores")),
-    comment="The scores of a finished cell in columns, made of its rows; see crosstok.results.store.cell_summaries.",
-)
-TALLY_FACTS = sa.Table(
-    "tally_facts",
-    METADATA,
-    sa.Column("cell", _TEXT, primary_key=True),
-    sa.Column("samples", sa.JSON, nullable=False),
-    sa.Column("verdicts", sa.JSON, nullable=False),
-    comment="Sums over the samples and verdicts of a finished cell.",
-)
-# Sums over the samples of a cell read this index alone and never the texts.
-sa.Index(
-    "samples_facts",
-    *(
-        SAMPLES.c[name]
-        for name in ("cell", "stop_reason", "bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")
-    ),
-)
-_SINCE = {("models", "compute"): 3, ("cells", "spent"): 4}
-"""The schema version that brought a column, where it was not the first."""
-TALLIED_SINCE = 5
-"""The schema version from which on tallies have all that a table reads; those of an older store are not looked at."""
-sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
 
 
 class Database:
@@ -142,7 +47,7 @@ class Database:
 
     def columns(self, table: sa.Table) -> list[sa.Column[Any]]:
         """Return the columns that a table has in this store, which may be an older one that is only read."""
-        return [one for one in table.columns if _SINCE.get((table.name, one.name), 1) <= self.version]
+        return [one for one in table.columns if ADDED_IN.get((table.name, one.name), 1) <= self.version]
 
     def _open(self) -> None:
         with self.read() as connection:
@@ -154,21 +59,21 @@ class Database:
                 self._alone(connection)
                 version = self._version(connection)  # another process may have made the tables by now
                 if version is None:
-                    version = schema.SCHEMA_VERSION
+                    version = SCHEMA_VERSION
                     METADATA.create_all(connection)
                     connection.execute(sa.insert(STORE_SCHEMA), {"version": version})
-        if version > schema.SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise UserError(
-                f"{self.name} has schema version {version}; this crosstok reads up to {schema.SCHEMA_VERSION}.",
+                f"{self.name} has schema version {version}; this crosstok reads up to {SCHEMA_VERSION}.",
                 hint="Upgrade crosstok.",
             )
-        if version < schema.SCHEMA_VERSION and not self.read_only:
+        if version < SCHEMA_VERSION and not self.read_only:
             from crosstok.results.store.migrations import migrate  # noqa: PLC0415  (alembic is loaded for old stores alone)
 
             with self.write() as connection:
                 self._alone(connection)
                 migrate(connection, self._version(connection) or version)
-            version = schema.SCHEMA_VERSION
+            version = SCHEMA_VERSION
         self.version = version
 
     def _alone(self, connection: sa.Connection) -> None:

@@ -23,7 +23,9 @@ from crosstok.results.store.cell_summaries import (
     tallied_scores,
 )
 from crosstok.results.store.checksum import seal
-from crosstok.results.store.database import (
+from crosstok.results.store.database import Database
+from crosstok.results.store.records import Progress, Sample
+from crosstok.results.store.sql import (
     CELLS,
     MODELS,
     RUN_CELLS,
@@ -36,9 +38,7 @@ from crosstok.results.store.database import (
     TALLY_FACTS,
     TASKS,
     VERDICTS,
-    Database,
 )
-from crosstok.results.store.records import Progress, Sample
 from crosstok.results.store.store import Store
 
 LISTED = 3

@@ -13,8 +13,8 @@ from alembic.operations import Operations
 
 from crosstok.results.store.cell_summaries import tally
 from crosstok.results.store.checksum import seal
-from crosstok.results.store.database import CELLS, MODELS, SAMPLES, SEALS, STORE_SCHEMA, TALLIES, TALLY_FACTS
 from crosstok.results.store.records import SCHEMA_VERSION, Sample
+from crosstok.results.store.sql import CELLS, MODELS, SAMPLES, SEALS, STORE_SCHEMA, TALLIES, TALLY_FACTS
 
 _AT_ONCE = 1000
 

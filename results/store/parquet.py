@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from crosstok.errors import UserError
 from crosstok.results.store.cell_summaries import tally
-from crosstok.results.store.database import CELLS, METADATA, STORE_SCHEMA, TALLIES, TALLY_FACTS
 from crosstok.results.store.records import SCHEMA_VERSION
+from crosstok.results.store.sql import CELLS, METADATA, STORE_SCHEMA, TALLIES, TALLY_FACTS
 from crosstok.results.store.store import Store, upsert_rows
 
 _AT_ONCE = 5000

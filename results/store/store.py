@@ -29,7 +29,9 @@ from crosstok.results.store.cell_summaries import (
     tally,
 )
 from crosstok.results.store.checksum import seal
-from crosstok.results.store.database import (
+from crosstok.results.store.database import Database
+from crosstok.results.store.records import Cell, Model, Progress, Record, Run, Sample, Score, Task, Verdict, now
+from crosstok.results.store.sql import (
     CELLS,
     MODELS,
     RUN_CELLS,
@@ -43,9 +45,7 @@ from crosstok.results.store.database import (
     TALLY_FACTS,
     TASKS,
     VERDICTS,
-    Database,
 )
-from crosstok.results.store.records import Cell, Model, Progress, Record, Run, Sample, Score, Task, Verdict, now
 
 R = TypeVar("R", bound=Record)
 

@@ -2,16 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from crosstok.results.compare.comparison import (
-    ALL_PAIRS,
-    SIGNIFICANT,
-    Comparison,
-    Headline,
-    TaskComparison,
-    unmeasured_models,
-)
-from crosstok.results.compare.statistics import Difference
+from crosstok.results.compare.comparison import ALL_PAIRS, Comparison, TaskComparison, unmeasured_models
+from crosstok.results.compare.statistics import SIGNIFICANT, Difference
 from crosstok.results.store.records import Cell, Progress
+from crosstok.results.tables.number_format import amount, unit, with_interval
 
 _NAMED = 5  # documents listed in a note
 
@@ -85,22 +79,6 @@ def _blindness(task: TaskComparison, differences: dict[str, Difference]) -> str:
         return f"{size} is too few to show any difference"
     seen = " to ".join(dict.fromkeys(amount(task.headline, limit) for limit in (min(limits), max(limits))))
     return f"a true difference below {seen} {unit(task.headline)} is likely to be missed at {size}"
-
-
-def unit(headline: Headline) -> str:
-    """Return the unit of differences: percentage points for fractions."""
-    return "points" if headline.unit == "fraction" else headline.unit
-
-
-def amount(headline: Headline, value: float, sign: str = "") -> str:
-    """Return a difference as a figure in :func:`unit`."""
-    return f"{100 * value:{sign}.1f}" if headline.unit == "fraction" else f"{value:{sign}.4f}"
-
-
-def with_interval(headline: Headline, difference: Difference) -> str:
-    """Return a difference and its interval with signs."""
-    value, low, high = (amount(headline, figure, "+") for figure in (difference.value, difference.low, difference.high))
-    return f"{value} [{low}, {high}]"
 
 
 def _listed(names: list[str]) -> str:

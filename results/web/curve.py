@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosstok.errors import UserError
-from crosstok.results.compare.comparison import Headline
+from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.contrast import Side
 from crosstok.results.compare.statistics import Estimate
-from crosstok.results.tables.findings import amount
+from crosstok.results.tables.number_format import amount
 from crosstok.results.web.page import visible
 
 

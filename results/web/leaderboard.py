@@ -21,7 +21,7 @@ from crosstok.fingerprint import fingerprint
 from crosstok.results.compare.task_means import Mean
 from crosstok.results.store.store import Store
 from crosstok.results.tables.costs import VIEW_BYTES
-from crosstok.results.tables.findings import amount, unit, with_interval
+from crosstok.results.tables.number_format import amount, unit, with_interval
 from crosstok.results.web import plots
 from crosstok.results.web.answers import write_answers
 from crosstok.results.web.leaderboard_data import Board, Column, Entrant, Place, board

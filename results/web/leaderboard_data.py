@@ -15,10 +15,11 @@ import numpy as np
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.results.compare import statistics
+from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.comparability import mismatch
-from crosstok.results.compare.comparison import SIGNIFICANT, Headline, is_complete
+from crosstok.results.compare.comparison import is_complete
 from crosstok.results.compare.contrast import Contrast, Side, contrast, sides
-from crosstok.results.compare.statistics import Difference, Estimate
+from crosstok.results.compare.statistics import SIGNIFICANT, Difference, Estimate
 from crosstok.results.compare.task_means import Mean, groups, mean_of
 from crosstok.results.store.records import Cell, Model, Run, Task
 from crosstok.results.store.store import Store

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from crosstok.results.compare.comparison import SIGNIFICANT, Headline
-from crosstok.results.compare.statistics import Difference, Estimate
+from crosstok.results.compare.answers import Headline
+from crosstok.results.compare.statistics import SIGNIFICANT, Difference, Estimate
 from crosstok.results.web.labels import Mark, place
 from crosstok.results.web.svg import BEST, COLOURS, DOT, INK, as_svg, page_figure
 

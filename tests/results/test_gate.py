@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from crosstok.errors import UserError
-from crosstok.results.compare.contrast import Contrast, contrast, contrast_frame, contrast_layout, side, sides
+from crosstok.results.compare.contrast import Contrast, contrast, side, sides
 from crosstok.results.compare.flips import flips
 from crosstok.results.gate import GateReport, Rule, gate
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
 from crosstok.results.store.store import Store
+from crosstok.results.tables.contrast_table import contrast_frame, contrast_layout
 from crosstok.results.tables.formats import WIDTH, render_layout
 
 PASS = [{"name": "pass@1", "unit": "fraction", "higher_is_better": True}]

@@ -8,11 +8,12 @@ import pytest
 
 from crosstok.results.compare.comparability import Measurement, mismatch, mixed_versions
 from crosstok.results.compare.comparison import compare
-from crosstok.results.compare.seeds import method_layout, method_rows
+from crosstok.results.compare.seeds import method_rows
 from crosstok.results.store.aggregates import VerdictFacts
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task
 from crosstok.results.store.store import Store
 from crosstok.results.tables.frame import comparison_frame, render
+from crosstok.results.tables.seeds_table import method_layout
 
 OPTIONS = {"max_bytes": 512, "fewshot": 0, "limit": 40}
 SOURCE = {"kind": "file", "location": "a.jsonl", "revision": "", "sha256": "1" * 8}

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosstok.results.compare.comparison import Answers, Headline, compare
+from crosstok.results.compare.answers import Answers, Headline
+from crosstok.results.compare.comparison import compare
 from crosstok.results.compare.oracles import oracles
 from crosstok.results.store.records import Progress, Run
 from crosstok.results.store.store import Store

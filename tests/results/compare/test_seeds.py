@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosstok.results.compare.seeds import Repeats, difference, estimate, method_frame, method_layout, method_rows
+from crosstok.results.compare.seeds import Repeats, difference, estimate, method_rows
 from crosstok.results.compare.statistics import detectable_shift, paired_ratios, ratio
 from crosstok.results.store.records import Cell, Model, Progress, Run, Score, Task
 from crosstok.results.store.store import Store
+from crosstok.results.tables.seeds_table import method_frame, method_layout
 
 
 def simulated(generator: np.random.Generator, seeds: int, documents: int, *, of_seed: float, noise: float) -> Repeats:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosstok.results.compare.comparison import Headline, compare
+from crosstok.results.compare.answers import Headline
+from crosstok.results.compare.comparison import compare
 from crosstok.results.compare.statistics import Difference, Estimate, ratio
 from crosstok.results.compare.task_means import groups, mean_of, means
 from crosstok.results.store.records import Run

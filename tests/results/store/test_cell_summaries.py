@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstok.results.store.aggregates import DocumentScores, sum_by_document
-from crosstok.results.store.database import TALLIES, TALLY_FACTS
 from crosstok.results.store.records import Cell, Progress, Run, Sample, Score, Verdict
+from crosstok.results.store.sql import TALLIES, TALLY_FACTS
 from crosstok.results.store.store import Store
 from crosstok.results.tables.frame import comparison_frame
 

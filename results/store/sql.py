@@ -1,0 +1,104 @@
+"""Tables of the store: one per record class of ``crosstok.results.store.records``, and those that link them.
+
+Each table has a column per field of its record, under the record's natural key: writing a record twice changes one row
+and never adds a second one. The key (cell, document, index) clusters the rows of a cell, so reading one cell touches
+one range of pages however large the store is.
+"""
+
+import types
+from typing import Any, Union, get_args, get_origin
+
+import sqlalchemy as sa
+
+from crosstok.results.store import records
+
+METADATA = sa.MetaData()
+STORE_SCHEMA = sa.Table("store_schema", METADATA, sa.Column("version", sa.Integer, primary_key=True))
+
+# Ordered by code points everywhere, as SQLite and Python do, so that a table is the same out of either database.
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+_COLUMN_TYPES: dict[type, type[sa.types.TypeEngine[Any]]] = {
+    bool: sa.Boolean,
+    int: sa.BigInteger,
+    float: sa.Double,
+    dict: sa.JSON,
+    list: sa.JSON,
+}
+
+
+def _column_type(annotation: Any) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
+    """Return the column type of a field; whatever is no number and no structure is kept as text (times as ISO 8601)."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(kind for kind in get_args(annotation) if kind is not types.NoneType)
+    return _COLUMN_TYPES.get(get_origin(annotation) or annotation, _TEXT)
+
+
+def _table(name: str, record: type[records.Record], *key: str) -> sa.Table:
+    columns: list[sa.Column[Any]] = []
+    for field, info in record.model_fields.items():
+        nullable = types.NoneType in get_args(info.annotation)
+        columns.append(sa.Column(field, _column_type(info.annotation), primary_key=field in key, nullable=nullable))
+    return sa.Table(name, METADATA, *columns, sqlite_with_rowid=name == "samples")
+
+
+RUNS = _table("runs", records.Run, "id")
+MODELS = _table("models", records.Model, "fingerprint")
+TASKS = _table("tasks", records.Task, "fingerprint")
+CELLS = _table("cells", records.Cell, "fingerprint")
+SAMPLES = _table("samples", records.Sample, "cell", "document", "index")
+VERDICTS = _table("verdicts", records.Verdict, "cell", "document", "index")
+SCORES = _table("scores", records.Score, "cell", "metric", "document", "index")
+SEALS = sa.Table(
+    "seals",
+    METADATA,
+    *(sa.Column(key, SAMPLES.c[key].type, primary_key=True) for key in ("cell", "document", "index")),
+    sa.Column("sha256", sa.Text, nullable=False),
+    comment="The hash of each sample as it was stored.",
+)
+RUN_MODELS = sa.Table(
+    "run_models",
+    METADATA,
+    sa.Column("run", _TEXT, primary_key=True),
+    sa.Column("name", _TEXT, primary_key=True),
+    sa.Column("model", _TEXT, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    comment="The names that a run gives to models, in the order in which it came to them.",
+)
+RUN_CELLS = sa.Table(
+    "run_cells",
+    METADATA,
+    sa.Column("run", _TEXT, primary_key=True),
+    sa.Column("name", _TEXT, primary_key=True),
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    comment="The cells of a run, each under the name of its model.",
+)
+TALLIES = sa.Table(
+    "tallies",
+    METADATA,
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("metric", _TEXT, primary_key=True),
+    *(sa.Column(name, sa.LargeBinary, nullable=False) for name in ("documents", "value", "weight", "scores")),
+    comment="The scores of a finished cell in columns, made of its rows; see crosstok.results.store.cell_summaries.",
+)
+TALLY_FACTS = sa.Table(
+    "tally_facts",
+    METADATA,
+    sa.Column("cell", _TEXT, primary_key=True),
+    sa.Column("samples", sa.JSON, nullable=False),
+    sa.Column("verdicts", sa.JSON, nullable=False),
+    comment="Sums over the samples and verdicts of a finished cell.",
+)
+# Sums over the samples of a cell read this index alone and never the texts.
+sa.Index(
+    "samples_facts",
+    *(
+        SAMPLES.c[name]
+        for name in ("cell", "stop_reason", "bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")
+    ),
+)
+ADDED_IN = {("models", "compute"): 3, ("cells", "spent"): 4}
+"""The schema version that added a column, where it was not the first."""
+TALLIED_SINCE = 5
+"""The schema version from which on tallies have all that a table reads; those of an older store are not looked at."""
+sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
