@@ -27,12 +27,9 @@ ROOMS = {
     ),
 }  # fmt: skip
 """Rooms of a package from the top floor down: a file imports its own room and those below."""
-TO_UNTIE = {
-}
+TO_UNTIE = {}
 """Arrows that still point upward."""
-TO_UNTIE_CIRCLES = (
-    ["harness.lm_eval.measure", "harness.lm_eval.task"],
-)
+TO_UNTIE_CIRCLES = (["harness.lm_eval.measure", "harness.lm_eval.task"],)
 """Circles that are still there."""
 NO_TORCH = (FLOOR, "results", "sandbox", "tasks")
 VAGUE = {"utils", "util", "helpers", "common", "misc", "manager"}
