@@ -1,14 +1,15 @@
-"""What the reference solutions need on this host: time, number of calls, and whether the tests can be split.
+"""Calibration of limits: CPU time, number of calls and mode that each reference solution needs on this host.
 
-A limit that is generous on one machine is a false failure on another, so limits are multiples of what the reference
-takes here. A reference that fails here would only count against models, so its task is excluded, by name.
+A fixed limit that is generous on one machine causes false failures on another, so limits are multiples of what the
+reference solution takes here. A task whose reference fails here would only count against models; it is excluded, and
+reported by name.
 
-The limit is CPU time of the program and of all processes that it starts. Unlike wall time it does not grow with what
-else the machine does: beside four busy loops on two cores, references that take 50 ms or more took 0.87 to 0.99 times
-what they took without them. That is why it can be short, and a looping program cheap. Of the 1,302 references of
-HumanEval, MBPP and HumanEvalPack half take 5 ms or less and all but three less than 30 ms, process and referee
-included. The slowest of HumanEval takes 0.16 s, and one of MBPP 2.5 s, which earns it 12.6 s. The minimum of one second
-is thus two hundred times the usual reference: room for a candidate that goes about it in a much slower way.
+The limit is on CPU time, of the program and of every process that it starts. Unlike wall time, it does not depend on
+the load of the machine: next to four busy loops on two cores, references that take 50 ms or more took 0.87 to 0.99
+times their undisturbed CPU time. The limit can therefore be short, and infinite loops are cheap. Of the 1,302
+references of HumanEval, MBPP and HumanEvalPack half take 5 ms or less, and all but three less than 30 ms, candidate and
+referee together. The slowest of HumanEval takes 0.16 s; one of MBPP takes 2.5 s and gets a limit of 12.6 s. The minimum
+of one second is thus two hundred times the median reference, which leaves room for much slower algorithms.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,50 +25,51 @@ if TYPE_CHECKING:
 FACTOR = 5.0
 MINIMUM_S = 1.0
 _WALL_PER_CPU = 4.0
-"""Wall time is the backstop of CPU time: programs share their cores with others."""
+"""Wall limit as a multiple of the CPU limit; generous, because programs share their cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What one task's reference took, and what its candidates are given for it."""
+    """Cost of one task's reference solution, and the limits derived for its candidates."""
 
     id: str
     mode: Mode
     cpu_s: float
-    """Of the reference."""
+    """CPU seconds of the reference."""
     limit_s: float
-    """CPU seconds that a candidate is given."""
+    """CPU limit of a candidate, in seconds."""
     expected_calls: int | None
-    """None where two runs of the reference made different numbers of calls."""
+    """Number of calls; None if two runs of the reference made different numbers of calls."""
 
     def apply(self, program: Program) -> Program:
-        """Return a candidate's program under this requirement."""
+        """Return ``program`` with this mode, these limits and this number of calls."""
         limits = replace(program.limits, cpu_s=self.limit_s, wall_s=_WALL_PER_CPU * self.limit_s)
         return replace(program, mode=self.mode, limits=limits, expected_calls=self.expected_calls)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The requirements of a benchmark on this host, to be stored with its results."""
+    """Requirements of a benchmark on this host; stored with its results."""
 
     factor: float
     minimum_s: float
     requirements: Mapping[str, Requirement]
     excluded: Mapping[str, str]
-    """Tasks whose reference fails here, and why."""
+    """Tasks whose reference fails on this host, with the reason."""
 
     @property
     def guarded(self) -> list[str]:
-        """Tasks that cannot be split; their verdicts must not be mixed silently with the others."""
+        """Tasks that only pass in guarded mode; their verdicts are reported separately."""
         return [name for name, found in self.requirements.items() if found.mode is Mode.GUARDED]
 
 
 def calibrate(
     pool: Pool, references: Iterable[Program], *, factor: float = FACTOR, minimum_s: float = MINIMUM_S
 ) -> Calibration:
-    """Run every reference twice and derive mode, time limit and number of calls.
+    """Run every reference twice and derive its mode, CPU limit and number of calls.
 
-    A reference that does not pass split is tried guarded. The limit is max(``minimum_s``, ``factor`` x CPU time).
+    A reference that fails in split mode is tried in guarded mode. The limit is max(``minimum_s``, ``factor`` x CPU
+    time), in seconds.
     """
     programs = {program.id: program for program in references}
     requirements: dict[str, Requirement] = {}

@@ -1,9 +1,9 @@
-"""Memory and process counts over all that a worker runs, where this user may make control groups.
+"""Control groups (cgroups) that bound the memory and the number of all processes of a worker together.
 
-Limits of one process do not add up to a limit of a program: forks multiply address space, and memory files are in
-nobody's. A control group counts every page. Version 1 hierarchies are used by root; version 2 where the folder of this
-process's own group is delegated to this user (as a systemd user session or ``systemd-run --user --scope`` does) or
-belongs to root. Where neither is possible, the backend does not promise ``memory-total``.
+Limits per process do not add up to a limit per program: each fork gets its own address space, and memory files (memfd,
+tmpfs) belong to no process. A control group counts every page. Version 1 hierarchies require root. Version 2 requires
+root, or a group that is delegated to this user, as in a systemd user session or under ``systemd-run --user --scope``.
+Where neither is available, the backend does not guarantee ``memory-total``.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _counter = itertools.count()
 
 
 class ControlGroup:
-    """A group of this process's making; everything that its members start is a member too."""
+    """A control group created by this process; child processes of its members are members too."""
 
     def __init__(self, folders: dict[str, Path], *, unified: bool) -> None:
         self._folders = folders
@@ -26,7 +26,10 @@ class ControlGroup:
         self._processes = 0
 
     def limit(self, memory_bytes: int, processes: int) -> None:
-        """Bound the members' memory together, tmpfs and memory files included, and their number."""
+        """Bound the total memory of the members in bytes, tmpfs and memory files included, and their number.
+
+        Raises OSError if the kernel does not apply the limit.
+        """
         if processes != self._processes:
             _write(self._folders["pids"] / "pids.max", processes)
             self._processes = processes
@@ -40,19 +43,19 @@ class ControlGroup:
         else:
             order = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
             for name in order if memory_bytes < self._limit or not self._limit else reversed(order):
-                with contextlib.suppress(OSError):  # no swap accounting, or the order was the wrong one
+                with contextlib.suppress(OSError):  # no swap accounting, or the other order is required
                     _write(memory / name, memory_bytes)
             if int((memory / order[0]).read_text()) > memory_bytes + (1 << 20):
-                raise OSError(f"the memory limit of {memory} does not take")
+                raise OSError(f"the kernel did not apply the memory limit of {memory}")
         self._limit = memory_bytes
 
     def add(self, pid: int) -> None:
-        """Put a process into the group."""
+        """Move a process into the group."""
         for folder in set(self._folders.values()):
             _write(folder / "cgroup.procs", pid)
 
     def remove(self) -> None:
-        """Remove the group, whose members must have ended."""
+        """Remove the group; all members must have ended."""
         for folder in set(self._folders.values()):
             for _ in range(100):
                 try:
@@ -60,12 +63,12 @@ class ControlGroup:
                     break
                 except FileNotFoundError:
                     break
-                except OSError:  # the last member is not quite gone
+                except OSError:  # the last member is still exiting
                     time.sleep(0.02)
 
 
 def create(mounts: Path = MOUNTS) -> ControlGroup | None:
-    """Make a group, or return None where this user may not."""
+    """Create a group, or return None if this user may not."""
     name = f"crosstok-{os.getpid()}-{next(_counter)}"
     for version in (_create_v1, _create_v2):
         with contextlib.suppress(OSError):
@@ -92,31 +95,31 @@ def _create_v1(mounts: Path, name: str) -> ControlGroup:
 
 def _create_v2(mounts: Path, name: str) -> ControlGroup:
     own = mounts / _own_path("").lstrip("/")
-    # A group with members may not hand controllers to groups below it, so ours is made beside this process's own,
-    # in the nearest group above that hands them on and that this user may write to.
+    # A cgroup v2 with members cannot delegate controllers to its children. Create the new group as a sibling instead:
+    # in the nearest ancestor that delegates both controllers and that this user may write to.
     for parent in [own, *own.parents]:
         if parent == mounts.parent:
             break
         with contextlib.suppress(OSError):
-            handed = (parent / "cgroup.subtree_control").read_text().split()
-            if {"memory", "pids"} <= set(handed):
+            delegated = (parent / "cgroup.subtree_control").read_text().split()
+            if {"memory", "pids"} <= set(delegated):
                 folder = parent / name
                 _sweep(parent)
                 folder.mkdir()
                 return ControlGroup({"memory": folder, "pids": folder}, unified=True)
-    raise FileNotFoundError("no group that hands on memory and pids")
+    raise FileNotFoundError("no writable group delegates memory and pids")
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the empty groups of harnesses that were killed before they could."""
+    """Remove empty groups left by processes that were killed before they could remove them."""
     for folder in parent.glob("crosstok-*-*"):
         if not Path(f"/proc/{folder.name.split('-')[1]}").exists():
-            with contextlib.suppress(OSError):  # its last members are still dying
+            with contextlib.suppress(OSError):  # its last members are still exiting
                 folder.rmdir()
 
 
 def _own_path(controller: str) -> str:
-    """Return this process's path in the hierarchy of ``controller``; the empty name stands for version 2."""
+    """Return this process's path in the hierarchy of ``controller``; an empty name selects version 2."""
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(",") or (not controller and not names):

@@ -1,8 +1,8 @@
-"""``crosstok sandbox check``: judge the programs of a JSON-lines file.
+"""Implementation of ``crosstok sandbox check``: verdicts for the programs of a JSON Lines file.
 
-Each line is ``{"id", "candidate", "tests", "entry_point"}`` with, if wanted, ``"setup"``, ``"mode"``, ``"packages"``
-and ``"limits"``. The file is read once to check its form, so that a mistake in line 5,000 is told before anything runs,
-and once more while the programs run, so that its size does not matter.
+Each line is an object with the keys ``id``, ``candidate``, ``tests`` and ``entry_point``, and optionally ``setup``,
+``mode``, ``packages`` and ``limits``. The file is read twice: once to validate it, so that an error in line 5,000 is
+reported before anything runs, and once while the programs run, so that it need not fit into memory.
 """
 
 import importlib.util
@@ -21,17 +21,17 @@ from crosstok.sandbox.verdict import Status, Verdict
 
 _TEXTS = ("candidate", "tests", "entry_point")
 _KNOWN = ("id", *_TEXTS, "setup", "mode", "packages", "limits")
-_MOST = {"processes": 1 << 16, "files": 1 << 16, "cpu_s": 1e6, "wall_s": 1e6}
-"""The largest limits that mean anything; of bytes there may be 2^48."""
+_MAXIMA = {"processes": 1 << 16, "files": 1 << 16, "cpu_s": 1e6, "wall_s": 1e6}
+"""Largest accepted limits; 2^48 for those in bytes."""
 
 
 def check(
     path: Path, out: TextIO, pool: Pool, progress: Callable[[int, int], None] = lambda _done, _of: None
 ) -> dict[Status, int]:
-    """Judge every program of ``path``, write one line for each to ``out`` in input order, and count the verdicts.
+    """Run every program of ``path``, write one line each to ``out`` in input order, and return counts by status.
 
-    ``progress`` is told with each verdict how many there are now, and of how many. Raises UserError, naming the line,
-    where the file is not what it should be.
+    ``progress`` is called after each verdict with the number of verdicts and the total. Raises UserError for an invalid
+    file, naming the line.
     """
     total = sum(1 for _ in read_programs(path))
     names: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def check(
 
 
 def read_programs(path: Path) -> Iterator[tuple[Any, Program]]:
-    """Yield the id and the program of every line; the program's own id is the line's place in the file."""
+    """Yield the id and the program of every line; ``Program.id`` is the position in the file instead."""
     try:
         with path.open("rb") as lines:
             number = 0
@@ -73,14 +73,14 @@ def _program(line: bytes, number: int, where: str) -> tuple[Any, Program]:
     texts = {key: row.get(key, "") for key in (*_TEXTS, "setup")}
     for key, value in texts.items():
         if not isinstance(value, str):
-            raise UserError(f"{where}: {key!r} is not text.")
+            raise UserError(f"{where}: {key!r} must be a string.")
     packages = row.get("packages", [])
     if not isinstance(packages, list) or not all(isinstance(package, str) for package in packages):
-        raise UserError(f"{where}: 'packages' is not a list of names.")
+        raise UserError(f"{where}: 'packages' must be a list of names.")
     for package in packages:
         if not _installed(package):
             raise UserError(
-                f"{where}: the package {package!r} is not installed.", hint="pip install it, or leave the line out."
+                f"{where}: the package {package!r} is not installed.", hint="Install it with pip, or remove the line."
             )
     if row.get("mode", "split") not in list(Mode):
         raise unknown_name(f"mode in {where}", str(row["mode"]), [mode.value for mode in Mode])
@@ -117,17 +117,17 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
 
 def _limits(wanted: Any, where: str) -> Limits:
     if not isinstance(wanted, dict):
-        raise UserError(f"{where}: 'limits' is not a JSON object.")
+        raise UserError(f"{where}: 'limits' must be a JSON object.")
     known = [field.name for field in fields(Limits)]
     for key, value in wanted.items():
         if key not in known:
             raise unknown_name(f"limit in {where}", key, known)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
-            raise UserError(f"{where}: the limit {key!r} is not a positive number.")
-        if value > _MOST.get(key, 1 << 48):
-            raise UserError(f"{where}: the limit {key!r} is more than {_MOST.get(key, 1 << 48):.0f}.")
+            raise UserError(f"{where}: the limit {key!r} must be a positive number.")
+        if value > _MAXIMA.get(key, 1 << 48):
+            raise UserError(f"{where}: the limit {key!r} must be at most {_MAXIMA.get(key, 1 << 48):.0f}.")
         if not key.endswith("_s") and not isinstance(value, int):
-            raise UserError(f"{where}: the limit {key!r} is not a whole number.")
+            raise UserError(f"{where}: the limit {key!r} must be an integer.")
     return Limits(**wanted)
 
 

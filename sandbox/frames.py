@@ -1,4 +1,4 @@
-"""The frames between a pool and its workers: four bytes of length, then JSON."""
+"""Frames between a pool and its workers: a length of four bytes (little-endian), then JSON."""
 
 import json
 import struct
@@ -10,21 +10,21 @@ from crosstok.sandbox.worker.channel import FRAME_LIMIT
 
 _LENGTH = struct.Struct("<I")
 _LIMIT = 1 << 24
-"""Bytes of one frame from a worker: far more than a verdict with the ends of two outputs."""
+"""Maximum bytes of a frame from a worker; a verdict with the tails of two output streams is far smaller."""
 
 
 class OversizedError(ValueError):
-    """A program that does not fit into a frame; the message says by how much."""
+    """The program does not fit into a frame; the message gives its size and the limit."""
 
 
 def frame(message: Any) -> bytes:
-    """Return one frame."""
+    """Return ``message`` as one frame."""
     text = json.dumps(message, separators=(",", ":")).encode("ascii")
     return _LENGTH.pack(len(text)) + text
 
 
 def program_frames(program: Program) -> bytes:
-    """Return the two frames of a program: what the worker reads, and what only the referee reads.
+    """Return the two frames of a program: limits for the worker, and the rest for the referee alone.
 
     Raises OversizedError.
     """
@@ -39,12 +39,12 @@ def program_frames(program: Program) -> bytes:
     }
     text = frame(body)
     if len(text) > FRAME_LIMIT:
-        raise OversizedError(f"candidate and tests take {len(text)} bytes as JSON; the limit is {FRAME_LIMIT}")
+        raise OversizedError(f"candidate and tests take {len(text)} bytes as JSON, above the limit of {FRAME_LIMIT}")
     return frame(header) + text
 
 
 def take_frames(buffer: bytearray) -> list[dict[str, Any]]:
-    """Remove the whole frames from a buffer and return their messages; raises ValueError where they are not frames."""
+    """Remove complete frames from ``buffer`` and return their messages. Raises ValueError for an invalid frame."""
     messages = []
     while len(buffer) >= 4:
         (length,) = _LENGTH.unpack_from(buffer)

@@ -1,9 +1,9 @@
-"""Where the packages of a program lie on this machine.
+"""File locations of the packages that a program declares.
 
-A program declares names that it imports. What it must see for them is all that their distributions installed and all
-that these require in turn: shared libraries of a wheel lie in a folder named after the distribution (``pillow.libs``
-beside ``PIL``), and some packages ask for their own version while they are imported. pip wrote all of it down, so
-nobody has to keep lists of dependencies.
+A program declares import names. Importing them may need everything that their distributions installed, and everything
+those require in turn: the shared libraries of a wheel lie in a folder named after the distribution (``pillow.libs``
+beside ``PIL``), and some packages read their own version from their metadata on import. The records that pip wrote
+answer all of this, so no list of dependencies has to be maintained.
 """
 
 import importlib.util
@@ -16,16 +16,16 @@ from crosstok.errors import UserError
 
 
 def package_paths(packages: Sequence[str]) -> list[str]:
-    """Return the folders and files that must be visible so that ``packages`` can be imported.
+    """Return the folders and files that must be visible to import ``packages``.
 
-    Raises UserError where one is not installed.
+    Raises UserError for a package that is not installed.
     """
     paths: dict[str, None] = {}
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is None:
             raise UserError(
-                f"The package {package!r}, which a program needs, is not installed.", hint="pip install it."
+                f"The package {package!r}, which a program declares, is not installed.", hint="Install it with pip."
             )
         own = [Path(place) for place in spec.submodule_search_locations or ([spec.origin] if spec.origin else [])]
         found = [*own, *(path for one in distributions([package]) for path in _installed(one))]
@@ -34,7 +34,7 @@ def package_paths(packages: Sequence[str]) -> list[str]:
 
 
 def distributions(packages: Sequence[str]) -> list[Distribution]:
-    """Return the distributions that installed ``packages``, and those that they require, without extras of theirs."""
+    """Return the distributions that provide ``packages``, and their requirements, recursively."""
     waiting = [(name, frozenset[str]()) for package in packages for name in _owners().get(package, ())]
     found: dict[str, Distribution] = {}
     seen = set(waiting)
@@ -42,7 +42,7 @@ def distributions(packages: Sequence[str]) -> list[Distribution]:
         name, extras = waiting.pop(0)
         try:
             one = distribution(name)
-        except PackageNotFoundError:  # required, and yet uninstalled: importing what needs it will say so
+        except PackageNotFoundError:  # a missing requirement: the import that needs it will fail with a clear message
             continue
         found.setdefault(one.metadata["Name"], one)
         new = [need for need in _required(one, extras) if need not in seen]
@@ -66,6 +66,6 @@ def _required(one: Distribution, extras: frozenset[str]) -> Iterator[tuple[str, 
 
 
 def _installed(one: Distribution) -> list[Path]:
-    """Return what a distribution has put beside the packages of others, its own metadata included."""
+    """Return the top-level folders and files of a distribution, its metadata included."""
     tops = dict.fromkeys(file.parts[0] for file in one.files or () if file.parts[0] not in ("..", "__pycache__"))
     return [Path(str(one.locate_file(top))) for top in tops]

@@ -1,15 +1,15 @@
-"""What goes into the sandbox: a program and the limits that it runs under."""
+"""Program to run in the sandbox, and its resource limits."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """How candidate and tests are kept apart.
+    """Separation of candidate and tests.
 
-    ``SPLIT``: candidate and tests in two processes, calls cross as data; the verdict cannot be forged.
-    ``GUARDED``: both in one process, for tests that patch or subclass the candidate's objects; forgeable in principle,
-    so such verdicts are marked and never mixed silently with the others.
+    ``SPLIT``: two processes that exchange arguments and results as data; the verdict cannot be forged.
+    ``GUARDED``: one process, for tests that patch or subclass the candidate's objects. A candidate can forge such a
+    verdict, so guarded verdicts are marked and reported separately.
     """
 
     SPLIT = "split"
@@ -18,7 +18,10 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds for one program. CPU time decides; wall time is the backstop for a program that sleeps."""
+    """Resource limits of one program, in seconds, bytes and counts.
+
+    CPU time is the deciding limit; wall time only ends programs that sleep.
+    """
 
     cpu_s: float = 10.0
     wall_s: float = 30.0
@@ -32,11 +35,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One candidate solution with the tests that judge it.
+    """A candidate solution together with its tests.
 
-    ``tests`` either defines HumanEval's ``check(candidate)`` or is a list of plain asserts that call ``entry_point`` by
-    its name. ``setup`` is trusted code that both sides need before anything else (imports and helper functions of the
-    prompt); it never holds expected values.
+    ``tests`` either defines ``check(candidate)``, as in HumanEval, or consists of plain asserts that call
+    ``entry_point`` by name. ``setup`` is trusted code that runs first in both processes (imports and helper functions
+    of the prompt); it must not contain expected values.
     """
 
     id: str
@@ -46,8 +49,8 @@ class Program:
     setup: str = ""
     mode: Mode = Mode.SPLIT
     expected_calls: int | None = None
-    """Calls that the reference solution receives; where known, a pass needs exactly as many."""
+    """Number of calls that the reference solution receives; if set, a pass requires exactly as many."""
     packages: tuple[str, ...] = ()
-    """Installed packages that candidate and tests may import besides the standard library, such as ``numpy``; they are
-    imported beforehand. Only these are visible: an installed benchmark would show its solutions."""
+    """Installed packages besides the standard library that candidate and tests may import, such as ``numpy``. They are
+    imported in advance. No other package is visible, because an installed benchmark would expose its solutions."""
     limits: Limits = field(default_factory=Limits)

@@ -1,8 +1,8 @@
-"""Programs that become known one by one, while others run.
+"""Queue that feeds programs to a pool while other programs run.
 
-A plain iterable is asked for the next program when a worker is free, and a pool that waits in it sees nothing else. A
-source that has to wait for its programs (a model that writes them) puts them into an inlet instead: the pool watches it
-together with its workers, so that verdicts are handed out and hung workers noticed while nothing new comes.
+The pool asks a plain iterable for the next program when a worker is free, and is blocked until the iterable answers. A
+producer that is slow, such as a model that generates programs, puts them into a queue instead: the pool waits on the
+queue and on its workers together, so it still yields verdicts and detects hung workers while no new program arrives.
 """
 
 import os
@@ -13,89 +13,89 @@ from collections.abc import Iterable
 from crosstok.sandbox.program import Program
 
 
-class Inlet:
-    """A queue of programs from any thread to the one that runs the pool.
+class ProgramQueue:
+    """Thread-safe queue of programs; one pool consumes it, once.
 
-    It has no bound, since programs are small and slow to make; a source that is quick and endless is better an
-    iterable, from which programs are taken only when a worker is free.
+    The queue is unbounded, because programs are small and slow to produce. For a fast or infinite producer pass an
+    iterable to the pool, which takes a program only when a worker is free.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Program] = deque()
         self._lock = threading.Lock()
-        self._bell: tuple[int, int] | None = None
+        self._wakeup: tuple[int, int] | None = None
         self._closed = False
         self._left = False
 
     def put(self, program: Program) -> None:
-        """Add a program. Raises RuntimeError where the inlet is closed, or the pool that ran on it has stopped."""
+        """Add a program. Raises RuntimeError if the queue is closed or the pool has stopped consuming it."""
         with self._lock:
             if self._closed or self._left:
-                raise RuntimeError("the inlet is closed" if self._closed else "the pool judges no more programs")
+                raise RuntimeError("the queue is closed" if self._closed else "the pool no longer consumes this queue")
             self._waiting.append(program)
-            self._ring()
+            self._wake()
 
     def close(self) -> None:
-        """Say that there will be no more programs; those that wait are still judged."""
+        """Declare that no more programs will come; those already queued still run."""
         with self._lock:
             self._closed = True
-            self._ring()
+            self._wake()
 
-    def _ring(self) -> None:
-        if self._bell is not None:
+    def _wake(self) -> None:
+        if self._wakeup is not None:
             try:
-                os.write(self._bell[1], b"\0")
+                os.write(self._wakeup[1], b"\0")
             except BlockingIOError:
-                return  # it is ringing already
+                return  # the pipe is full: the pool is notified already
 
-    # --- the pool's side ------------------------------------------------------------------------------------------
+    # --- used by the pool ---------------------------------------------------------------------------------------
 
     def attach(self) -> int:
-        """Return a descriptor that is readable when something has come."""
+        """Return a descriptor that becomes readable when the queue changes. Raises RuntimeError on a second call."""
         with self._lock:
-            if self._bell is not None or self._left:
-                raise RuntimeError("an inlet leads to one pool, once")
-            self._bell = os.pipe()
-            for descriptor in self._bell:
+            if self._wakeup is not None or self._left:
+                raise RuntimeError("a program queue feeds one pool, once")
+            self._wakeup = os.pipe()
+            for descriptor in self._wakeup:
                 os.set_blocking(descriptor, False)
-            self._ring()
-            return self._bell[0]
+            self._wake()
+            return self._wakeup[0]
 
-    def hear(self) -> None:
-        """Take note of what has come, until the descriptor is readable again."""
-        if self._bell is not None:
+    def acknowledge(self) -> None:
+        """Clear the notification, so that the descriptor becomes readable at the next change."""
+        if self._wakeup is not None:
             try:
-                os.read(self._bell[0], 4096)
+                os.read(self._wakeup[0], 4096)
             except BlockingIOError:
                 return
 
     def take(self) -> Program | None:
-        """Return the next program if there is one now."""
+        """Return the next program, or None if none is queued."""
         return self._waiting.popleft() if self._waiting else None
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is here and nothing will come."""
+        """Whether the queue is empty and closed."""
         with self._lock:
             return self._closed and not self._waiting
 
     def detach(self) -> None:
-        """Leave: nothing is taken from here any more."""
+        """Stop consuming the queue; further ``put`` calls raise."""
         with self._lock:
-            bell, self._bell, self._left = self._bell, None, True
-            for descriptor in bell or ():
+            wakeup, self._wakeup, self._left = self._wakeup, None, True
+            for descriptor in wakeup or ():
                 os.close(descriptor)
 
 
-class Drawn:
-    """A plain iterable, seen as an inlet in which the next program is always there at once."""
+class IterableSource:
+    """An iterable of programs behind the same interface as :class:`ProgramQueue`."""
 
     def __init__(self, programs: Iterable[Program]) -> None:
         self._programs = iter(programs)
         self.exhausted = False
 
     def take(self) -> Program | None:
-        """Return the next program; None, and for good, at the end."""
+        """Return the next program, or None once the iterable is exhausted."""
         program = None if self.exhausted else next(self._programs, None)
         self.exhausted = program is None
         return program

@@ -1,4 +1,4 @@
-"""A place in a pool: one worker, started when it is needed, and the program that it has."""
+"""Worker slot of a pool: one worker, started on demand, and the program assigned to it."""
 
 import selectors
 import time
@@ -9,22 +9,22 @@ from crosstok.sandbox.frames import frame, program_frames, take_frames
 from crosstok.sandbox.program import Program
 
 GRACE_S = 10.0
-"""How long a worker may overstay a program's wall limit before it counts as hung."""
-START_S = 20.0
-"""What a worker that is being started is given on top."""
+"""Seconds beyond a program's wall limit after which its worker counts as hung."""
+STARTUP_S = 20.0
+"""Additional seconds for a worker that has yet to start."""
 
 
 class Slot:
-    """One worker and the program that it has. Its descriptors are watched by the pool's selector."""
+    """One worker and its current program; the worker's descriptors are registered with the pool's selector."""
 
     def __init__(self, number: int, backend: Backend, selector: selectors.BaseSelector) -> None:
         self.number = number
         self.worker: Worker | None = None
         self.program: Program | None = None
         self.tries = 0
-        """How often the program was given to a worker, this time included."""
-        self.idles = False
-        """Whether the program uses no core for the time being."""
+        """Number of times the program was assigned to a worker, this time included."""
+        self.idle = False
+        """Whether the program currently uses no CPU time."""
         self.deadline = 0.0
         self.packages: tuple[str, ...] = ()
         self._backend = backend
@@ -34,13 +34,13 @@ class Slot:
         self._unsent = memoryview(b"")
         self._received = bytearray()
 
-    def give(self, program: Program, tries: int) -> None:
-        """Have the worker judge a program; start one where there is none.
+    def assign(self, program: Program, tries: int) -> None:
+        """Send a program to the worker, starting one if necessary.
 
-        Raises OSError where none can be had, OversizedError where the program is too long to be sent.
+        Raises OSError if no worker can be started, OversizedError if the program exceeds the frame limit.
         """
         frames = program_frames(program)
-        self.program, self.tries, self.idles = program, tries, False
+        self.program, self.tries, self.idle = program, tries, False
         message = b""
         if self.worker is not None and self.packages != program.packages:
             self.stop_worker()
@@ -49,12 +49,12 @@ class Slot:
         if self.worker is not None:
             self.worker.limit(program.limits)
         self._unsent = memoryview(message + frames)
-        start_s = 0 if self._ready else START_S
+        start_s = 0 if self._ready else STARTUP_S
         self.deadline = time.monotonic() + program.limits.wall_s + GRACE_S + start_s
         self.send()
 
     def _start(self, packages: tuple[str, ...]) -> bytes:
-        """Start a worker and return the frame that configures it."""
+        """Start a worker and return its configuration frame."""
         worker = self.worker = self._backend.start(self.number, packages)
         self.packages = packages
         self._ready, self._note = False, ""
@@ -63,12 +63,12 @@ class Slot:
         return frame(worker.config)
 
     def stop(self) -> None:
-        """End the worker and forget the program."""
+        """End the worker and drop the program."""
         self.program = None
         self.stop_worker()
 
     def stop_worker(self) -> None:
-        """End the worker, if there is one."""
+        """End the worker, if one is running."""
         worker, self.worker, self._ready = self.worker, None, False
         if worker is None:
             return
@@ -78,7 +78,7 @@ class Slot:
         worker.close()
 
     def send(self) -> None:
-        """Write as much as the pipe takes, and ask to be woken for the rest."""
+        """Write as much as the pipe accepts and register for write events if data remains."""
         worker = self.worker
         if worker is None:
             return
@@ -90,12 +90,12 @@ class Slot:
                 self._selector.register(worker.programs, selectors.EVENT_WRITE, self)
             return
         except ConnectionError:
-            self._unsent = memoryview(b"")  # the end of the other pipe tells the rest
+            self._unsent = memoryview(b"")  # end of file on the verdict pipe reports the failure
         if worker.programs in self._selector.get_map():
             self._selector.unregister(worker.programs)
 
     def receive(self) -> tuple[dict[str, Any] | None, str]:
-        """Read what the worker wrote; return the verdict if there is one, and what is wrong with the worker."""
+        """Read from the worker; return its verdict, if complete, and a description of what is wrong with the worker."""
         worker = self.worker
         if worker is None:
             return None, ""
@@ -105,26 +105,26 @@ class Slot:
             return None, ""
         self._received += chunk
         try:
-            verdict, fault = self._read(take_frames(self._received))
-        except (ValueError, KeyError) as nonsense:
-            return None, f"the worker wrote nonsense: {nonsense}"
-        return verdict, fault or ("" if chunk or verdict else "the worker died")
+            verdict, problem = self._read(take_frames(self._received))
+        except (ValueError, KeyError) as fault:
+            return None, f"the worker wrote an invalid message: {fault}"
+        return verdict, problem or ("" if chunk or verdict else "the worker died")
 
     def _read(self, messages: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, str]:
         verdict = None
         for message in messages:
             if "status" in message:
                 if verdict is not None or self.program is None:
-                    return None, "a verdict for no program"
-                # Where the worker decided, the referee may yet have noted how its candidate went, or may not.
+                    return None, "a verdict without a program"
+                # After a verdict of the worker itself (a limit), the note of the referee may be missing: drop it.
                 note, self._note = self._note if message.pop("judged") else "", ""
                 verdict = {**message, "error": (note + message["error"]).strip()}
             elif "error" in message:
                 return None, message["error"]
-            elif "note" in message:  # from the referee: the reason of the verdict that follows
+            elif "note" in message:  # from the referee: the reason for the verdict that follows
                 self._note = str(message["note"])
-            elif "idles" in message:
-                self.idles = bool(message["idles"])
+            elif "idle" in message:
+                self.idle = bool(message["idle"])
             else:
                 self._ready = True
         return verdict, ""

@@ -1,11 +1,11 @@
-"""What comes out of the sandbox."""
+"""Verdict of the sandbox on one program."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a program ended. Only ``PASSED`` is a pass; ``SANDBOX_ERROR`` says nothing about the program."""
+    """Outcome of a program. Only ``PASSED`` is a pass; ``SANDBOX_ERROR`` says nothing about the program."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -18,21 +18,21 @@ class Status(StrEnum):
     TAMPERED = "tampered"
     """The candidate tried to write its own verdict."""
     SANDBOX_ERROR = "sandbox_error"
-    """The infrastructure failed; the run is incomplete and the program must be judged again."""
+    """The infrastructure failed; the run is incomplete and the program must run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of one program, with what it cost and how far it can be trusted."""
+    """Outcome of one program, with its cost (seconds, bytes) and the isolation it ran under."""
 
     id: str
     status: Status
     integrity: str
-    """``split``, ``guarded`` or ``none``: how candidate and tests were kept apart."""
+    """How candidate and tests were separated: ``split``, ``guarded``, or ``none`` for a sandbox error."""
     tier: str
-    """Backend and the guarantees that it gave on this host, for example ``namespaces(net,pid,mount,memory)``."""
+    """Backend and its guarantees on this host, for example ``namespaces(files,ipc,memory,net,pid)``."""
     error: str = ""
-    """One line for people: the failing assertion or the exception."""
+    """One line: the failing assertion or the exception."""
     calls: int | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0

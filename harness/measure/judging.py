@@ -1,7 +1,7 @@
 """The sandbox beside a model: programs are judged while the next answers are being generated.
 
 The pool lives in one thread of its own for the whole run, because workers are told by the kernel to end with the thread
-that started them. Answers reach it through an inlet and verdicts are stored from its thread, so that neither side ever
+that started them. Answers reach it through a queue and verdicts are stored from its thread, so that neither side ever
 waits for the other; what was waited for at the end of a cell is measured and said.
 """
 
@@ -74,7 +74,7 @@ class Judging:
         self._store = store
         self._documents = {document.id: document for document in cell.documents}
         self._samples: dict[str, Sample] = {}
-        self._programs = sandbox.Inlet()
+        self._programs = sandbox.ProgramQueue()
         known = [] if again else store.verdicts(cell.fingerprint)
         self.judged = len(known)
         self.passed = sum(verdict.status == "passed" for verdict in known)

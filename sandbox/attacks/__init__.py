@@ -1,10 +1,10 @@
-"""Programs that attack the sandbox, and what must come of each (:mod:`crosstok.sandbox.attacks.attack`)."""
+"""Attack suite: hostile programs, each with the verdicts it may get (:mod:`crosstok.sandbox.attacks.attack`)."""
 
 from crosstok.sandbox.attacks.attack import Attack
 from crosstok.sandbox.attacks.escapes import escapes
 from crosstok.sandbox.attacks.exhaustion import EXHAUSTION
 from crosstok.sandbox.attacks.forgeries import FORGERIES
-from crosstok.sandbox.attacks.host import Host, bait, descendants, traces
+from crosstok.sandbox.attacks.host import Host, decoys, descendants, traces
 from crosstok.sandbox.attacks.persistence import DETERMINISM, PERSISTENCE
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "PERSISTENCE",
     "Attack",
     "Host",
-    "bait",
+    "decoys",
     "descendants",
     "escapes",
     "traces",

@@ -1,7 +1,7 @@
-"""A hostile program, what it tries, and what must come of it.
+"""Attack: a hostile program, a description, and the verdicts it may get.
 
-Attacks are shipped with the package: the tests run them all on every backend, and so does ``crosstok sandbox demo`` on
-the machine where a sandbox is about to be trusted.
+Attacks ship with the package. The tests run all of them on every backend, and ``crosstok sandbox demo`` runs them on
+the machine on which the sandbox will be used.
 """
 
 import textwrap
@@ -11,10 +11,10 @@ from crosstok.sandbox.program import Limits, Program
 from crosstok.sandbox.verdict import Status
 
 ROOMY = Limits(cpu_s=30.0, wall_s=120.0, memory_bytes=512 << 20, tmp_bytes=32 << 20, output_bytes=4 << 20)
-"""For attacks that end by themselves or at a limit of theirs: so much time that even a machine that is ten times slower,
-or busy, comes to the verdict that they are about, and not to a timeout."""
+"""For attacks that end by themselves or at another limit: enough time that a machine ten times slower, or busy, reaches
+the expected verdict instead of a timeout."""
 OUT_OF_TIME = replace(ROOMY, cpu_s=0.5, wall_s=4.0)
-"""For attacks that only time can end: little of it, so that a run of the suite is short."""
+"""For attacks that only a timeout ends: little time, to keep the suite short."""
 
 NOT_PASSED = frozenset(Status) - {Status.PASSED, Status.SANDBOX_ERROR}
 ANY = frozenset(Status) - {Status.SANDBOX_ERROR}
@@ -28,7 +28,7 @@ def check(candidate):
 """
 _PROBE = "found = probe()\nassert found == [], found\n"
 
-# The pattern is put together from parts, so that the source of the search is not what it finds.
+# The pattern is assembled from parts, so that the search does not find its own source.
 MEMORY_SEARCH = """
 import gc, re
 pattern = re.compile(b"expected-" + b"value-[0-9a-f]{16}")
@@ -50,7 +50,7 @@ def probe():
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One hostile program. ``needs`` names guarantees without which its outcome means nothing."""
+    """A hostile program. ``needs`` names the guarantees without which its outcome is meaningless."""
 
     name: str
     what: str
@@ -67,19 +67,19 @@ class Attack:
 
 
 def forgery(name: str, what: str, candidate: str, *needs: str, limits: Limits = ROOMY) -> Attack:
-    """Return a wrong solution of the addition task that wants to be taken for a right one."""
+    """Return a wrong solution of the addition task that tries to pass."""
     return Attack(name, what, textwrap.dedent(candidate), NOT_PASSED, _ADDITION, "add", frozenset(needs), limits)
 
 
 def exhaustion(
     name: str, what: str, candidate: str, expected: frozenset[Status], *needs: str, limits: Limits = ROOMY
 ) -> Attack:
-    """Return a program that answers ``f() == 1`` while it takes what it can get of the machine."""
+    """Return a program that answers ``f() == 1`` while it exhausts a resource."""
     required = frozenset(needs or {"pid", "files"})
     return Attack(name, what, textwrap.dedent(candidate), expected, "assert f() == 1\n", "f", required, limits)
 
 
 def probe(name: str, what: str, candidate: str, *needs: str, expected: frozenset[Status] = PASSED) -> Attack:
-    """Return a program that lists what it managed to do; an empty list passes."""
+    """Return a program that lists what it achieved; an empty list passes."""
     required = frozenset(needs) if needs else frozenset({"files", "net", "pid", "ipc", "seccomp"})
     return Attack(name, what, textwrap.dedent(candidate), expected, _PROBE, "probe", required)

@@ -1,4 +1,7 @@
-"""Programs that reach for the host: files, network, other processes, the kernel. Each lists what it managed to do."""
+"""Escapes: programs that try to reach files, network, other processes or the kernel of the host.
+
+Each returns a list of what it achieved.
+"""
 
 import secrets
 
@@ -17,7 +20,7 @@ def syscall(x86, arm, *arguments):
 
 
 def escapes(host: Host) -> tuple[Attack, ...]:
-    """Return the escapes, aimed at the bait of ``host``."""
+    """Return the escapes, aimed at the decoys of ``host``."""
     return (
         probe(
             "host-files",

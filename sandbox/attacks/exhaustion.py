@@ -1,4 +1,4 @@
-"""Programs that take what they can get: time, memory by every route, processes, disk, descriptors, output."""
+"""Exhaustion attacks: programs that consume time, memory by every route, processes, disk, descriptors or output."""
 
 import textwrap
 

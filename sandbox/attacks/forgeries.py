@@ -1,4 +1,4 @@
-"""Wrong solutions that try to be judged right: by the verdict channel, the comparison, the tests, or the clock."""
+"""Forgeries: wrong solutions that try to pass through the verdict channel, comparisons, tests or the clock."""
 
 from crosstok.sandbox.attacks.attack import NOT_PASSED, OUT_OF_TIME, Attack, forgery
 

@@ -1,7 +1,7 @@
-"""Bait on the host: what a program must not reach, and the traces that it would leave.
+"""Decoys on the host that a program must not reach, and inspection of the traces that an escape would leave.
 
-A file that only this machine has, a TCP server on the loopback, an abstract Unix socket, a secret in the environment.
-Before and after an attack the host is also looked over: processes, mounts, shared memory and System V objects.
+The decoys are a file, a TCP server on the loopback interface, an abstract Unix socket, and a secret in the environment.
+Inspection before and after an attack covers processes, mounts, shared memory and System V objects.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from crosstok.sandbox.backends.namespaces import FIRST_UID
 
-SECRET = "CROSSTOK_BAIT"  # noqa: S105  (the name of an environment variable)
+SECRET = "CROSSTOK_DECOY"  # noqa: S105  (the name of an environment variable)
 
 
 @dataclass(frozen=True)
 class Host:
-    """The bait that hangs out on this machine."""
+    """The decoys on this machine."""
 
     canary: Path
     port: int
@@ -28,8 +28,8 @@ class Host:
     token: str
     listeners: tuple[socket.socket, ...]
 
-    def visitors(self) -> list[str]:
-        """Return which of the servers somebody connected to."""
+    def connections(self) -> list[str]:
+        """Return the address families of the servers that received a connection."""
         found = []
         for listener in self.listeners:
             with contextlib.suppress(BlockingIOError):
@@ -38,24 +38,24 @@ class Host:
                 found.append(str(listener.family.name))
         return found
 
-    def harm(self, before: dict[str, object]) -> list[str]:
-        """Return what of this machine is not as :func:`traces` found it ``before``, or was reached."""
-        found = [f"somebody connected to the bait's {family} server" for family in self.visitors()]
+    def changes(self, before: dict[str, object]) -> list[str]:
+        """Return descriptions of decoys that were reached, and of differences to the :func:`traces` ``before``."""
+        found = [f"the {family} decoy received a connection" for family in self.connections()]
         if self.canary.read_text(encoding="utf-8", errors="replace") != self.token:
-            found.append("the bait file was written")
+            found.append("the decoy file was written")
         return found + [f"{what} changed" for what, state in traces().items() if state != before[what]]
 
     @classmethod
-    def nowhere(cls) -> "Host":
-        """Return a host without bait, for those who want no more than the names of the escapes."""
+    def placeholder(cls) -> "Host":
+        """Return a host without decoys, for listing the names of the escapes."""
         return cls(Path("/"), 1, "x", "x", ())
 
 
 @contextlib.contextmanager
-def bait() -> Iterator[Host]:
-    """Hang out the bait, and take it in again."""
+def decoys() -> Iterator[Host]:
+    """Set up the decoys, and remove them at the end of the block."""
     token = secrets.token_hex(8)
-    with tempfile.TemporaryDirectory(prefix="crosstok-bait-") as folder, socket.socket() as tcp:
+    with tempfile.TemporaryDirectory(prefix="crosstok-decoy-") as folder, socket.socket() as tcp:
         Path(folder).chmod(0o755)
         canary = Path(folder) / "canary.txt"
         canary.write_text(token, encoding="ascii")
@@ -63,7 +63,7 @@ def bait() -> Iterator[Host]:
         tcp.bind(("127.0.0.1", 0))
         tcp.listen()
         with socket.socket(socket.AF_UNIX) as unix:
-            abstract = f"crosstok-bait-{token}"
+            abstract = f"crosstok-decoy-{token}"
             unix.bind("\0" + abstract)
             unix.listen()
             for listener in (tcp, unix):
@@ -78,25 +78,25 @@ def bait() -> Iterator[Host]:
 def traces() -> dict[str, object]:
     """Return what an escaped program would change on this host: mounts, shared memory, System V objects.
 
-    Only what it could have made is looked at, since a host has other users who come and go: shared memory and System V
-    objects of the uids that programs run under, and mounts other than those of container engines.
+    Objects of other users are ignored: only shared memory and System V objects of the uids of programs count, and
+    mounts other than those of container engines.
     """
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     return {
-        "mounts": [line for line in mounts if not _is_of_an_engine(line)],
+        "mounts": [line for line in mounts if not _belongs_to_engine(line)],
         "shared memory": sorted(path.name for path in _entries("/dev/shm") if _owner(path) in _uids()),  # noqa: S108
         "system v": {kind: _system_v(kind) for kind in ("shm", "sem", "msg")},
     }
 
 
 def _uids() -> range:
-    """Return the uids of this host that programs run under."""
+    """Return the host uids under which programs run."""
     own = os.geteuid()
     return range(FIRST_UID, FIRST_UID + 1024) if own == 0 else range(own, own + 1)
 
 
-def _is_of_an_engine(mount: str) -> bool:
-    """Tell whether a line of mountinfo is a container's root, its shared memory, or a namespace that is kept open."""
+def _belongs_to_engine(mount: str) -> bool:
+    """Return whether a line of mountinfo belongs to a container engine: a root, shared memory, or a namespace."""
     what, _, kind = mount.partition(" - ")
     point = what.split()[4]
     return kind.split()[0] in ("overlay", "nsfs") or "/containers/" in point or point.endswith("/netns")
@@ -109,12 +109,12 @@ def _entries(folder: str) -> list[Path]:
 def _owner(path: Path) -> int:
     try:
         return path.stat().st_uid
-    except FileNotFoundError:  # gone since the folder was read
+    except FileNotFoundError:  # removed since the folder was read
         return -1
 
 
 def _system_v(kind: str) -> int:
-    """Count the System V objects of one kind that belong to the uids of programs."""
+    """Return the number of System V objects of one kind that belong to the uids of programs."""
     path = Path("/proc/sysvipc") / kind
     if not path.exists():
         return 0

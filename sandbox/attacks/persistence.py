@@ -1,4 +1,4 @@
-"""Pairs of programs: the first leaves something behind, the second, in the same worker, must find nothing of it."""
+"""Persistence attacks: pairs of programs in one worker; the second must find nothing that the first left behind."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What every backend offers: a report of what it can promise here, and workers."""
+"""Interface of the isolation backends, and the start of worker processes."""
 
 import os
 import subprocess
@@ -15,14 +15,15 @@ from crosstok.sandbox.cgroups import ControlGroup
 from crosstok.sandbox.program import Limits
 
 _OWN_BYTES = 192 << 20
-"""Room in a control group for the worker and the referee beside the program."""
+"""Bytes of a control group reserved for the worker and the referee."""
 OWN_PROCESSES = 8
+"""Processes of a control group reserved for the worker and the referee."""
 FOLDER = Path(__file__).resolve().parent.parent
-"""The package's folder, in which the worker is found under the name ``worker``."""
+"""Folder from which the worker interpreter imports the package ``worker``."""
 
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",  # noqa: S108  (inside the sandbox: a tmpfs of the program's own)
+    "HOME": "/tmp",  # noqa: S108  (inside the sandbox: a tmpfs private to the program)
     "TMPDIR": "/tmp",  # noqa: S108
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
@@ -32,57 +33,60 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""All that a program finds in its environment, on every backend."""
+"""Complete environment of a program, on every backend."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """What one backend can do on this machine."""
+    """Availability and guarantees of one backend on this machine."""
 
     name: str
     available: bool
     guarantees: frozenset[str]
-    """Of ``files``, ``net``, ``pid``, ``ipc``, ``seccomp``, ``processes``, ``memory`` (of one process) and
-    ``memory-total`` (of all that a program starts or maps)."""
+    """Subset of ``files``, ``net``, ``pid``, ``ipc``, ``seccomp``, ``processes``, ``memory`` (per process) and
+    ``memory-total`` (all processes and memory files of a program); see docs/security.md."""
     missing: tuple[str, ...] = ()
-    """What this machine lacks for this backend, or for more guarantees."""
+    """What this machine lacks for this backend, or for further guarantees."""
     hint: str = ""
-    """How to get it."""
+    """How to provide it."""
 
 
 class Worker(ABC):
-    """A running worker: a stream of programs into it, a stream of verdicts out of it, and the means to end it."""
+    """A running worker: an input stream of programs, an output stream of verdicts, and the means to end it."""
 
     config: dict[str, Any]
-    """The first frame that it is sent."""
+    """Content of the first frame sent to it."""
     programs: int
-    """Descriptor to wait on for room to write."""
+    """Descriptor to poll before writing."""
     verdicts: int
-    """Descriptor to wait on for something to read."""
+    """Descriptor to poll before reading."""
 
     @abstractmethod
     def write(self, data: memoryview) -> int:
-        """Write what fits now; raises BlockingIOError where nothing does, BrokenPipeError where nobody reads."""
+        """Write what fits and return its size in bytes.
+
+        Raises BlockingIOError if nothing fits, BrokenPipeError if the worker has closed its end.
+        """
 
     @abstractmethod
     def read(self) -> bytes:
-        """Return what there is; nothing at the end of the stream. Raises BlockingIOError where there is nothing yet."""
+        """Return the available bytes, empty at the end of the stream. Raises BlockingIOError if none are available."""
 
     @abstractmethod
     def limit(self, limits: Limits) -> None:
-        """Bound what the worker's processes take together, where this machine lets us."""
+        """Bound the total memory and number of the worker's processes, if the machine allows it."""
 
     @abstractmethod
-    def last_words(self) -> str:
-        """Return the end of what the worker wrote to its error stream."""
+    def stderr_tail(self) -> str:
+        """Return the end of the worker's standard error."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the worker and everything inside it; returns when its processes are gone."""
+        """End the worker and everything it started; return once its processes are gone."""
 
 
 class WorkerProcess(Worker):
-    """A worker that is a child of this process, or a grandchild."""
+    """A worker that is a child or grandchild of this process."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", errors: IO[bytes], config: dict[str, Any], group: ControlGroup | None
@@ -107,18 +111,18 @@ class WorkerProcess(Worker):
         return os.read(self.verdicts, 1 << 20)
 
     def limit(self, limits: Limits) -> None:
-        """Set the limits of the control group, if there is one."""
+        """Set the limits of the control group, if the worker has one."""
         if self._group is not None:
             self._group.limit(total_memory(limits), limits.processes + OWN_PROCESSES)
 
     def close(self) -> None:
-        """Kill, and wait until the worker's end of the pipe is gone with it."""
+        """Kill the worker and wait until its end of the pipe is closed."""
         process = self._process
         if process.stdin is not None:
             process.stdin.close()
         process.kill()
         process.wait()
-        # The worker may be a grandchild of this process; it holds the other end of this pipe until it is gone.
+        # The worker may be a grandchild, which cannot be waited for; the pipe closes when it is gone.
         os.set_blocking(self.verdicts, True)
         while os.read(self.verdicts, 1 << 16):
             pass
@@ -128,20 +132,20 @@ class WorkerProcess(Worker):
         if self._group is not None:
             self._group.remove()
 
-    def last_words(self) -> str:
-        """Return the end of the error stream."""
+    def stderr_tail(self) -> str:
+        """Return the last 2,000 bytes of standard error."""
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 2000))
         return self._errors.read().decode("utf-8", "replace").strip()
 
 
 def total_memory(limits: Limits) -> int:
-    """Return the bytes that a worker, its referee and a program under ``limits`` may take together."""
+    """Return the bytes that a worker, its referee and a program under ``limits`` may use in total."""
     return limits.memory_bytes + limits.tmp_bytes + _OWN_BYTES
 
 
 class Backend(ABC):
-    """One way to wall workers in."""
+    """A way to isolate workers from the machine."""
 
     name: ClassVar[str]
 
@@ -166,35 +170,35 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self, slot: int, packages: Sequence[str]) -> Worker:
-        """Start worker number ``slot`` with ``packages`` imported beforehand. Raises OSError where it cannot start."""
+        """Start worker number ``slot`` with ``packages`` imported in advance. Raises OSError if it cannot start."""
 
 
 def worker_command() -> list[str]:
-    """Return the command of a worker: this interpreter and what to tell it."""
+    """Return the command line of a worker: this interpreter and its arguments."""
     return [interpreter(), *worker_arguments()]
 
 
 def interpreter() -> str:
-    """Return the path of the interpreter beside its standard library; an environment may hold a mere copy of it."""
+    """Return the path of the base interpreter; a virtual environment may only hold a copy or link."""
     executable: str = getattr(sys, "_base_executable", "") or sys.executable
     return os.path.realpath(executable)
 
 
 def worker_arguments() -> list[str]:
-    """Return what makes an interpreter a worker: no site packages, and only the worker on its path."""
+    """Return the interpreter arguments of a worker: no site packages, and only the worker package on the path."""
     start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from worker.main import main; del sys.path[0]; main()"
     return ["-s", "-S", "-P", "-B", "-c", start, str(FOLDER)]
 
 
 def worker_config(backend: str, uid: int, paths: Sequence[str], imports: Sequence[str]) -> dict[str, Any]:
-    """Return a worker's configuration: the walls around it, its uid, what it sees of packages, what it imports."""
+    """Return a worker's configuration: backend, uid, paths of visible packages, and names to import."""
     return {"backend": backend, "uid": uid, "packages": list(paths), "imports": list(imports)}
 
 
 def spawn(command: list[str], config: dict[str, Any], descriptors: Sequence[int] = ()) -> WorkerProcess:
-    """Start a worker as a child of this process, in a control group of its own where this user may make one.
+    """Start a worker as a child of this process, in its own control group if this user may create one.
 
-    Its configuration is the first frame that it is sent, so that it does nothing before it is in its group.
+    The worker does nothing before it receives its configuration, so it is inside its group by then.
     """
     errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the worker)
     try:
@@ -223,7 +227,7 @@ def spawn(command: list[str], config: dict[str, Any], descriptors: Sequence[int]
 
 
 def memory_total() -> frozenset[str]:
-    """Return the guarantee that control groups add, where they can be made."""
+    """Return the guarantee that control groups add, or an empty set if this user cannot create any."""
     group = cgroups.create()
     if group is None:
         return frozenset()

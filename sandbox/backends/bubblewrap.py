@@ -1,9 +1,9 @@
-"""bubblewrap builds the outer wall, the worker the inner ones: the outer one is then made by a program that many trust.
+"""Backend ``bubblewrap``: the outer isolation is built by bwrap, a widely audited program; the inner one by the worker.
 
-The worker still makes a user namespace of its own inside, so a policy that withholds them from everything that bwrap
-starts withholds this backend too; the report says so. The root file system is the same as that of the namespaces
-backend. Started by root, bwrap makes no user namespace but leaves the worker the two capabilities with which it takes a
-host uid that owns nothing.
+The worker still creates a user namespace inside, so a policy that denies user namespaces to everything started by bwrap
+disables this backend too; the report says so. The root file system is the same as that of the namespaces backend.
+Started by root, bwrap creates no user namespace but leaves the worker the two capabilities with which it switches to an
+unused host uid.
 """
 
 import os
@@ -20,17 +20,17 @@ from crosstok.sandbox.backends.backend import (
     worker_command,
     worker_config,
 )
-from crosstok.sandbox.backends.namespaces import host_uid, walled
+from crosstok.sandbox.backends.namespaces import host_uid, isolated_report
 from crosstok.sandbox.packages import package_paths
 from crosstok.sandbox.worker import jail
 
 
 class Bubblewrap(Backend):
-    """Workers inside bwrap."""
+    """Workers started by bwrap."""
 
     name = "bubblewrap"
 
-    hint = "The namespaces backend needs no program and gives the same guarantees."
+    hint = "Use the namespaces backend, which needs no program and gives the same guarantees."
 
     def unmet_precondition(self) -> BackendReport | None:
         """Look for bwrap on the PATH."""
@@ -43,10 +43,10 @@ class Bubblewrap(Backend):
 
     def promise(self) -> BackendReport:
         """Return the report of a fully isolating backend."""
-        return walled(self.name)
+        return isolated_report(self.name)
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
-        """Start bwrap, and the worker in it."""
+        """Start a worker inside bwrap."""
         paths = package_paths(packages)
         accounts = {path: _memory_file(text) for path, text in jail.ACCOUNTS.items()}
         try:
@@ -69,33 +69,36 @@ def _command(accounts: dict[str, int], packages: list[str]) -> list[str]:
     else:
         command += ["--unshare-user", "--uid", str(jail.INSIDE_ID), "--gid", str(jail.INSIDE_ID)]
     command += _read_only([*root.folders, str(FOLDER / "worker")])
-    command += _words("--tmpfs", root.masked)
+    command += _repeated("--tmpfs", root.masked)
     command += _read_only(root.packages, jail.visible_at)
-    command += _words("--remount-ro", root.masked)
+    command += _repeated("--remount-ro", root.masked)
     for link, target in root.links.items():
         command += ["--symlink", target, link]
     command += ["--tmpfs", "/dev", "--symlink", "/tmp/.shm", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]  # noqa: S108
     for device in jail.DEVICES:
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    # As in the namespaces backend: a whole /proc must be in sight for a new one to be mounted over it.
+    # As in the namespaces backend: the kernel mounts a new /proc only while a complete one is visible.
     command += ["--remount-ro", "/dev", "--bind", "/proc", "/proc", "--dir", "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108
     for path, number in accounts.items():
         command += ["--ro-bind-data", str(number), path]
     return [*command, "--remount-ro", "/", "--"]
 
 
-def _words(option: str, values: Sequence[str]) -> list[str]:
-    return [word for value in values for word in (option, value)]
+def _repeated(option: str, values: Sequence[str]) -> list[str]:
+    return [argument for value in values for argument in (option, value)]
 
 
 def _read_only(paths: Sequence[str], place: Callable[[str], str] = str) -> list[str]:
-    """Return the words that bind ``paths``; bwrap by itself would make the folders above them for root's eyes only."""
-    words = []
+    """Return the options that bind ``paths`` read-only.
+
+    Parent folders are created explicitly, because bwrap would create them with mode 0700.
+    """
+    options = []
     for path in paths:
         for parent in reversed(Path(place(path)).parents[:-1]):
-            words += ["--perms", "0755", "--dir", str(parent)]
-        words += ["--ro-bind", path, place(path)]
-    return words
+            options += ["--perms", "0755", "--dir", str(parent)]
+        options += ["--ro-bind", path, place(path)]
+    return options
 
 
 def _memory_file(text: str) -> int:

@@ -1,12 +1,12 @@
-"""One warm container per worker, for machines that refuse user namespaces to ordinary processes, and for macOS.
+"""Backend ``docker``: one warm container per worker, for macOS and for machines that deny user namespaces to processes.
 
-The container has no network, no capability, a read-only root and limits on memory and processes; it can gain no
-privilege. Inside it the worker builds the same inner walls around every program as on the other backends, for which it
-needs user namespaces: the engine's own filter of system calls, which refuses them, is replaced by the filter that the
-worker puts on every candidate. Nothing is ever executed into a running container; programs and verdicts travel over
-its standard input and output, which end with this process.
+The container has no network, no capabilities and no way to gain privileges; its root is read-only, and its memory and
+processes are limited. Inside, the worker isolates each program as on the other backends, for which it needs user
+namespaces. The engine's seccomp profile denies these; it is therefore disabled for the container, and the worker
+installs its own filter on every candidate. Nothing is executed in a running container: programs and verdicts travel
+over its standard input and output, which close when this process ends.
 
-Any engine that speaks Docker's API will do, rootless Docker and Podman's socket included
+Any engine with Docker's API works, including rootless Docker and Podman's socket
 (:mod:`crosstok.sandbox.backends.engine`).
 """
 
@@ -57,7 +57,7 @@ class Docker(Backend):
         self._images: dict[tuple[str, ...], image.Image] = {}
 
     def unmet_precondition(self) -> BackendReport | None:
-        """Look for a container engine that answers."""
+        """Connect to a container engine."""
         try:
             engine.connect(timeout=10).close()
         except engine.NoEngineError as fault:
@@ -69,8 +69,8 @@ class Docker(Backend):
         return BackendReport(self.name, available=True, guarantees=GUARANTEES | {"memory-total"})
 
     def start(self, slot: int, packages: Sequence[str]) -> Worker:
-        """Start a container with a worker as its only process. Raises OSError where the engine refuses."""
-        import docker  # noqa: PLC0415  (a slow import, for users of this backend only)
+        """Start a container whose only process is a worker. Raises OSError if the engine refuses."""
+        import docker  # noqa: PLC0415  (slow, and needed by this backend only)
 
         uid, wanted = FIRST_UID + slot % 1024, tuple(packages)
         with contextlib.ExitStack() as undo:
@@ -81,16 +81,16 @@ class Docker(Backend):
                     self._images[wanted] = image.ready(client, wanted)
                 chosen = self._images[wanted]
                 container = _create(client, chosen, uid)
-                undo.callback(_discard, container)
+                undo.callback(_remove, container)
                 worker = ContainerWorker(client, container, worker_config(self.name, uid, chosen.packages, wanted))
             except docker.errors.DockerException as fault:
-                raise OSError(f"the container engine refuses: {fault}") from fault
+                raise OSError(f"the container engine reported an error: {fault}") from fault
             undo.pop_all()
         return worker
 
 
 class ContainerWorker(Worker):
-    """A worker at the other end of a container's standard streams."""
+    """A worker connected through the standard streams of its container."""
 
     def __init__(self, client: "DockerClient", container: "Container", config: dict[str, Any]) -> None:
         self._client = client
@@ -105,7 +105,7 @@ class ContainerWorker(Worker):
         self._errors = bytearray()
         self._memory = total_memory(Limits())
         self.verdicts = self._socket.fileno()
-        self.programs = os.dup(self.verdicts)  # the pool waits on both
+        self.programs = os.dup(self.verdicts)  # the pool polls reading and writing separately
         container.start()
 
     def write(self, data: memoryview) -> int:
@@ -113,7 +113,7 @@ class ContainerWorker(Worker):
         return self._socket.send(data)
 
     def read(self) -> bytes:
-        """Read from the container's standard output, and keep what came from its error stream."""
+        """Return bytes of the container's standard output; keep the end of its standard error."""
         chunk = self._socket.recv(1 << 20)
         self._buffer += chunk
         out = bytearray()
@@ -133,24 +133,24 @@ class ContainerWorker(Worker):
         return bytes(out)
 
     def limit(self, limits: Limits) -> None:
-        """Set the container's limits, where they differ from those of the program before."""
+        """Set the container's memory limit if it differs from that of the previous program."""
         memory = total_memory(limits)
         if memory != self._memory:
-            import docker  # noqa: PLC0415  (loaded already: this worker came from it)
+            import docker  # noqa: PLC0415  (loaded already)
 
             self._memory = memory
             try:
                 self._container.update(mem_limit=memory, memswap_limit=memory)
             except docker.errors.DockerException as fault:
-                raise OSError(f"the container engine refuses: {fault}") from fault
+                raise OSError(f"the container engine reported an error: {fault}") from fault
 
-    def last_words(self) -> str:
-        """Return the end of the error stream."""
+    def stderr_tail(self) -> str:
+        """Return the end of standard error."""
         return self._errors.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
-        """Remove the container by force."""
-        import docker  # noqa: PLC0415  (loaded already: this worker came from it)
+        """Remove the container and wait until the engine has done so."""
+        import docker  # noqa: PLC0415  (loaded already)
 
         os.close(self.programs)
         self._attached.close()
@@ -158,24 +158,26 @@ class ContainerWorker(Worker):
         deadline = time.monotonic() + _REMOVAL_S
         try:
             while time.monotonic() < deadline:
-                _discard(self._container)
+                _remove(self._container)
                 self._container.reload()
                 time.sleep(0.05)
-            _log.warning("The engine has not removed the container %s in %.0f s.", self._container.name, _REMOVAL_S)
+            _log.warning(
+                "The container engine did not remove the container %s within %.0f s.", self._container.name, _REMOVAL_S
+            )
         except docker.errors.APIError as gone:
-            if "no such container" not in str(gone).lower():  # Podman 4 says it with status 500
+            if "no such container" not in str(gone).lower():  # Podman 4 answers with status 500
                 raise
         self._client.close()
 
 
 def _unmasked(client: "DockerClient") -> list[str]:
-    """Return the option with which Podman masks nothing of /proc; Docker refuses to know it."""
+    """Return the option with which Podman leaves /proc unmasked; Docker rejects it."""
     parts: list[dict[str, Any]] = client.version().get("Components") or []
     return ["unmask=ALL"] if any("podman" in str(part.get("Name")).lower() for part in parts) else []
 
 
 def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container":
-    from docker.types import Ulimit  # noqa: PLC0415  (as above)
+    from docker.types import Ulimit  # noqa: PLC0415  (loaded already)
 
     binds = [f"{FOLDER / 'worker'}:{FOLDER / 'worker'}:ro"]
     binds += [f"{path}:{visible_at(path)}:ro" for path in chosen.binds]
@@ -189,15 +191,16 @@ def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container
         pids_limit=Limits().processes + OWN_PROCESSES,
         ipc_mode="private",
         shm_size=1 << 20,
-        tmpfs={"/tmp": "size=1m,mode=1777"},  # noqa: S108  (covered by a fresh one for every program)
+        tmpfs={"/tmp": "size=1m,mode=1777"},  # noqa: S108  (every program mounts its own over it)
         binds=binds,
         log_config=_no_log(),
-        # Podman asks for more than a host without CAP_SYS_RESOURCE may give; the worker sets tighter ones.
+        # Podman's defaults exceed what a host without CAP_SYS_RESOURCE may grant; the worker sets tighter limits.
         ulimits=[Ulimit(name=name, soft=most, hard=most) for name, most in _ULIMITS.items()],
         auto_remove=True,
     )
-    # A new /proc may be mounted only where a whole one is in sight. The one that is meant here shows the container's
-    # processes and is covered before anything runs. (Podman does not look at these lists: see _unmasked.)
+    # The kernel mounts a new /proc only while a complete one is visible, so the container's must not be masked. It
+    # shows the container's processes, and each program mounts its own over it. (Podman ignores these lists: see
+    # _unmasked.)
     host["MaskedPaths"], host["ReadonlyPaths"] = [], []
     made = client.api.create_container(
         chosen.name,
@@ -210,18 +213,18 @@ def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container
         host_config=host,
         labels={"crosstok": "sandbox"},
     )
-    # Standard input ends with this process, and the worker with it.
+    # Standard input closes when this process ends, and then the worker ends too.
     return client.containers.get(made["Id"])
 
 
-def _discard(container: "Container") -> None:
-    import docker  # noqa: PLC0415  (as above)
+def _remove(container: "Container") -> None:
+    import docker  # noqa: PLC0415  (loaded already)
 
-    with contextlib.suppress(docker.errors.APIError):  # the engine is at it already, or was before
+    with contextlib.suppress(docker.errors.APIError):  # removal is in progress or done
         container.remove(force=True, v=True)
 
 
 def _no_log() -> Any:
-    from docker.types import LogConfig  # noqa: PLC0415  (as above)
+    from docker.types import LogConfig  # noqa: PLC0415  (loaded already)
 
     return LogConfig(type="none")

@@ -1,4 +1,4 @@
-"""Finding a container engine: Docker, rootless Docker, Docker Desktop or Podman, whichever answers on a socket here."""
+"""Discovery of a container engine: Docker, rootless Docker, Docker Desktop or Podman, through their sockets."""
 
 import importlib.util
 import os
@@ -14,28 +14,28 @@ HINT = (
     "or point DOCKER_HOST at an engine's socket."
 )
 _TIMEOUT_S = 300
-"""For one answer of the engine: making a container takes long on a machine that is short of everything."""
+"""Seconds for one answer of the engine; on a loaded machine, creating a container takes long."""
 
 
 class NoEngineError(OSError):
-    """No engine answers; the message says in one line where one was looked for."""
+    """No engine answered; the message lists the addresses that were tried."""
 
 
 def addresses() -> list[str]:
-    """Return where an engine may listen: DOCKER_HOST alone if it is set, else the usual sockets that exist here.
+    """Return the addresses to try: DOCKER_HOST alone if it is set, otherwise the usual sockets that exist.
 
-    The system's engines come before those of this user, Docker before Podman.
+    System engines come before those of the user, Docker before Podman.
     """
     if named := os.environ.get("DOCKER_HOST"):
         return [named]
-    return [f"unix://{path}" for path in _places() if os.path.exists(path)]  # noqa: PTH110  (Path.exists may raise)
+    return [f"unix://{path}" for path in _sockets() if os.path.exists(path)]  # noqa: PTH110  (Path.exists may raise)
 
 
 def connect(timeout: int = _TIMEOUT_S) -> "DockerClient":
-    """Return a client of the first engine that answers; the caller closes it. Raises NoEngineError."""
+    """Return a client of the first engine that answers; the caller must close it. Raises NoEngineError."""
     if importlib.util.find_spec("docker") is None:
         raise NoEngineError("the Python package docker is not installed (pip install docker)")
-    import docker  # noqa: PLC0415  (a slow import, for users of this backend only)
+    import docker  # noqa: PLC0415  (slow, and needed by this backend only)
 
     faults = []
     for address in addresses():
@@ -46,16 +46,16 @@ def connect(timeout: int = _TIMEOUT_S) -> "DockerClient":
             continue
         try:
             client.ping()
-        except (docker.errors.DockerException, OSError) as fault:  # OSError: what requests raises
+        except (docker.errors.DockerException, OSError) as fault:  # OSError: base class of the exceptions of requests
             client.close()
             faults.append(f"{address}: {_line(fault)}")
         else:
             return client
-    looked = "; ".join(faults) if faults else f"no socket at {', '.join(map(str, _places()))}"
+    looked = "; ".join(faults) if faults else f"no socket at {', '.join(map(str, _sockets()))}"
     raise NoEngineError(f"no container engine answers ({looked})")
 
 
-def _places() -> Sequence[Path]:
+def _sockets() -> Sequence[Path]:
     own = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     return (
         Path("/var/run/docker.sock"),

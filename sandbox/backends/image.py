@@ -1,10 +1,10 @@
-"""The container image: an interpreter, its standard library, and what the packages of programs need.
+"""Container images for the docker backend: an interpreter, its standard library, and what packages need.
 
-There are two ways to it, which end in the same: an image whose entry point is the interpreter. *Built* from the
-Dockerfile of this package, out of ``python:<version>-slim`` and with packages from the index: where the network is
-allowed (``CROSSTOK_NETWORK=1``) or the engine has the base image already. *Packed* from the Python that runs here, with
-the shared libraries that it loads: no registry is needed, and the worker runs what the harness runs. There is no shell,
-no package manager and no site-packages folder in it; packages are bound into the container, read-only.
+An image whose entry point is the interpreter is obtained in one of two ways. *Built*: from the Dockerfile of this
+package, based on ``python:<version>-slim`` and with packages from the index; used if the network is allowed
+(``CROSSTOK_NETWORK=1``) or the engine already has the base image. *Packed*: from the Python that runs here and the
+shared libraries that it loads; needs no registry, and the worker runs the same interpreter as the harness. A packed
+image has no shell, no package manager and no site-packages; packages are bind-mounted into the container, read-only.
 """
 
 import io
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 REPOSITORY = "crosstok-sandbox"
 BASE = f"python:{platform.python_version()}-slim"
-_LEFT_OUT = {
+_EXCLUDED = {
     "site-packages",
     "dist-packages",
     "test",
@@ -49,38 +49,38 @@ _LEFT_OUT = {
 
 
 class Image(NamedTuple):
-    """An image that the engine has."""
+    """An image present in the engine."""
 
     name: str
     packages: list[str]
-    """Paths of the packages inside of it."""
+    """Paths of the packages inside the container."""
     binds: list[str]
-    """Those of them that lie on the host, at the same paths."""
+    """Those of them to be bind-mounted from the host, at the same paths."""
 
 
 def ready(client: "DockerClient", packages: Sequence[str]) -> Image:
-    """Return an image for programs that declare ``packages``, made now where the engine does not have it.
+    """Return an image for programs that declare ``packages``, creating it if the engine does not have it.
 
-    Where it cannot be built this interpreter is packed instead, with a warning. Raises docker.errors.DockerException
-    and OSError where that is refused too, UserError for a package that is not installed.
+    If the build fails, this interpreter is packed instead, with a warning. Raises docker.errors.DockerException or
+    OSError if packing fails too, UserError for a package that is not installed.
     """
-    import docker  # noqa: PLC0415  (loaded already: the client came from it)
+    import docker  # noqa: PLC0415  (loaded already)
 
     if _may_build(client, packages):
         try:
             return built(client, packages)
         except (docker.errors.DockerException, OSError) as fault:
             reason = str(fault).partition("\n")[0][:200]
-            _log.warning("The container image cannot be built (%s); packing this interpreter instead.", reason)
+            _log.warning("Cannot build the container image (%s); packing this interpreter instead.", reason)
     return packed(client, packages)
 
 
 def built(client: "DockerClient", packages: Sequence[str]) -> Image:
-    """Return the image that the Dockerfile describes, building it where the engine does not have it."""
+    """Return the image of the Dockerfile, building it if the engine does not have it."""
     name = _built_name(packages)
     paths = [f"/packages/{package}" for package in packages]
     if not _has(client, name):
-        _log.info("Building the container image %s out of %s", name, BASE)
+        _log.info("Building the container image %s from %s", name, BASE)
         client.images.build(
             fileobj=io.BytesIO(_context(packages)),
             custom_context=True,
@@ -93,7 +93,7 @@ def built(client: "DockerClient", packages: Sequence[str]) -> Image:
 
 
 def packed(client: "DockerClient", packages: Sequence[str]) -> Image:
-    """Return the image with this interpreter, importing it where the engine does not have it."""
+    """Return the image of this interpreter, importing it if the engine does not have it."""
     if sys.platform != "linux":
         raise OSError(
             f"the Python of this machine cannot run in a container; set CROSSTOK_NETWORK=1 to build from {BASE}"
@@ -108,25 +108,25 @@ def packed(client: "DockerClient", packages: Sequence[str]) -> Image:
 
 
 def import_archive(client: "DockerClient", archive: bytes, name: str, change: str) -> None:
-    """Give the engine an image of the files in ``archive``; ``change`` is a line of a Dockerfile."""
+    """Import a tar ``archive`` into the engine as image ``name``; ``change`` is a Dockerfile instruction."""
     repository, _, tag = name.partition(":")
-    said: str = client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=[change])
-    client.api.tag(re.findall(r"sha256:[0-9a-f]{64}", said)[-1], repository, tag)  # Podman 4 calls it "latest"
+    answer: str = client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=[change])
+    client.api.tag(re.findall(r"sha256:[0-9a-f]{64}", answer)[-1], repository, tag)  # Podman 4 calls it "latest"
 
 
 def requirements(packages: Sequence[str]) -> str:
-    """Return the lines with which pip installs ``packages``, and what they require, in the versions of this host."""
+    """Return pip requirements for ``packages`` and their dependencies, pinned to the versions of this host."""
     return "".join(sorted(f"{one.metadata['Name']}=={one.version}\n" for one in distributions(packages)))
 
 
 def _may_build(client: "DockerClient", packages: Sequence[str]) -> bool:
     if os.environ.get("CROSSTOK_NETWORK", "0") == "1" or _has(client, _built_name(packages)):
         return True
-    return not packages and _has(client, BASE)  # packages would come from the index
+    return not packages and _has(client, BASE)  # packages would need the index
 
 
 def _has(client: "DockerClient", name: str) -> bool:
-    import docker  # noqa: PLC0415  (as above)
+    import docker  # noqa: PLC0415  (loaded already)
 
     try:
         client.images.get(name)
@@ -136,15 +136,15 @@ def _has(client: "DockerClient", name: str) -> bool:
 
 
 def _built_name(packages: Sequence[str]) -> str:
-    recipe = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
-    return _name("built", {"base": BASE, "packages": requirements(packages), "recipe": recipe})
+    dockerfile = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
+    return _name("built", {"base": BASE, "packages": requirements(packages), "dockerfile": dockerfile})
 
 
 def _packed_name(paths: Sequence[str]) -> str:
-    """Return a name that changes with the interpreter, the libraries that packages load, and this recipe."""
-    recipe = Path(__file__).read_text(encoding="utf-8")
+    """Return a name that changes with the interpreter, the libraries that packages load, and this module."""
+    module = Path(__file__).read_text(encoding="utf-8")
     libraries = sorted(map(str, _libraries_of(tuple(paths))))
-    contents = {"version": sys.version, "prefix": sys.base_prefix, "libraries": libraries, "recipe": recipe}
+    contents = {"version": sys.version, "prefix": sys.base_prefix, "libraries": libraries, "module": module}
     return _name("packed", contents)
 
 
@@ -153,11 +153,11 @@ def _name(way: str, contents: Mapping[str, object]) -> str:
 
 
 def _context(packages: Sequence[str]) -> bytes:
-    """Return the build context: the Dockerfile and the pinned packages."""
+    """Return the build context: the Dockerfile and the pinned requirements, as a tar archive."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        recipe, pins = (FOLDER / "Dockerfile").read_bytes(), requirements(packages).encode()
-        for name, text in (("Dockerfile", recipe), ("requirements.txt", pins)):
+        dockerfile, pins = (FOLDER / "Dockerfile").read_bytes(), requirements(packages).encode()
+        for name, text in (("Dockerfile", dockerfile), ("requirements.txt", pins)):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(text), 0o644
             archive.addfile(entry, io.BytesIO(text))
@@ -167,7 +167,7 @@ def _context(packages: Sequence[str]) -> bytes:
 def tarball(packages: Sequence[str]) -> bytes:
     """Return the image's file system as an uncompressed tar archive.
 
-    Of ``packages`` (paths) it holds the system libraries that they load; they themselves are bound into the container.
+    It includes the system libraries that ``packages`` (paths) load, but not the packages, which are bind-mounted.
     """
     executable = Path(interpreter())
     library = Path(sysconfig.get_paths()["stdlib"]).resolve()
@@ -183,14 +183,14 @@ def tarball(packages: Sequence[str]) -> bytes:
         for path in sorted(files):
             archive.add(path, arcname=str(path), recursive=False)
         for path in sorted(library.rglob("*")):
-            if path not in files and path.is_file() and not _LEFT_OUT & set(path.relative_to(library).parts[:-1]):
+            if path not in files and path.is_file() and not _EXCLUDED & set(path.relative_to(library).parts[:-1]):
                 archive.add(path, arcname=str(path), recursive=False)
     return out.getvalue()
 
 
 @cache
 def _libraries_of(packages: tuple[str, ...]) -> frozenset[Path]:
-    """Return the system's libraries that packages load: those outside of all of them."""
+    """Return the system libraries that packages load, i.e. those outside all of them."""
     modules = [path for package in packages for path in sorted(Path(package).rglob("*.so*"))]
     modules += [Path(package) for package in packages if package.endswith(".so")]
     found = _shared_libraries(modules) if modules else set()
@@ -198,7 +198,7 @@ def _libraries_of(packages: tuple[str, ...]) -> frozenset[Path]:
 
 
 def _shared_libraries(binaries: list[Path]) -> set[Path]:
-    """Return the libraries that the loader maps for ``binaries``, under the names by which it looks for them."""
+    """Return the libraries that the dynamic loader maps for ``binaries``, under the paths it looks up."""
     output = subprocess.run(
         ["ldd", *map(str, binaries)], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     ).stdout

@@ -1,4 +1,4 @@
-"""Linux namespaces through plain system calls: no program to install, no daemon, no root needed."""
+"""Backend ``namespaces``: Linux namespaces through plain system calls; needs no program, no daemon and no root."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from crosstok.sandbox.packages import package_paths
 
 GUARANTEES = frozenset({"files", "net", "pid", "ipc", "seccomp", "processes", "memory"})
 FIRST_UID = 61440
-"""Host uids that workers of root's run under, one per worker: above the users of every distribution, below nobody."""
+"""First of the 1,024 host uids for workers started by root: above regular users of all distributions, below nobody."""
 
 
 class Namespaces(Backend):
@@ -31,25 +31,25 @@ class Namespaces(Backend):
 
     def promise(self) -> BackendReport:
         """Return the report of a fully isolating backend."""
-        return walled(self.name)
+        return isolated_report(self.name)
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
-        """Start a worker that builds its own jail."""
+        """Start a worker that isolates itself."""
         return spawn(worker_command(), worker_config(self.name, host_uid(slot), package_paths(packages), packages))
 
 
 def host_uid(slot: int) -> int:
-    """Return the host uid of a worker: this user, or one that owns nothing where this user is root."""
+    """Return the host uid of a worker: that of this user, or an unused one if this user is root."""
     return FIRST_UID + slot % 1024 if os.geteuid() == 0 else os.geteuid()
 
 
-def walled(name: str) -> BackendReport:
-    """Return the report of a backend that has the whole jail, with or without control groups around it."""
+def isolated_report(name: str) -> BackendReport:
+    """Return the report of a backend with full isolation, with or without control groups."""
     total = memory_total()
     return BackendReport(
         name,
         available=True,
         guarantees=GUARANTEES | total,
-        missing=() if total else ("memory-total: no control group may be made",),
+        missing=() if total else ("memory-total: this user cannot create control groups",),
         hint="" if total else "Run under systemd-run --user --scope -p Delegate=yes, or as root.",
     )

@@ -1,4 +1,4 @@
-"""Resource limits alone, without any wall: for the harness's own development, and only on explicit request."""
+"""Backend ``process``: resource limits without isolation; for development of the harness, on explicit request only."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from crosstok.sandbox.packages import package_paths
 
 
 class Process(Backend):
-    """Ordinary processes of the calling user: programs can read, write and connect as that user can."""
+    """Ordinary processes of the calling user; programs have all permissions of that user."""
 
     name = "process"
 
@@ -23,7 +23,7 @@ class Process(Backend):
     hint = "Never run programs of unknown origin here."
 
     def promise(self) -> BackendReport:
-        """Return the report: works wherever Python does, and guarantees next to nothing."""
+        """Return the report: available everywhere, with a memory limit per process as the only guarantee."""
         return BackendReport(
             self.name,
             available=True,
@@ -33,6 +33,6 @@ class Process(Backend):
         )
 
     def start(self, slot: int, packages: Sequence[str]) -> WorkerProcess:
-        """Start a worker without walls."""
+        """Start an unisolated worker."""
         del slot
         return spawn(worker_command(), worker_config(self.name, os.geteuid(), package_paths(packages), packages))

@@ -1,7 +1,7 @@
-"""A drop-in for the Hub's ``code_eval`` metric that runs programs in the sandbox (``sandbox/metrics/code_eval.py``).
+"""Drop-in replacement for the Hub's ``code_eval`` metric that runs programs in the sandbox.
 
-evaluate.load(str(crosstok.sandbox.metrics.CODE_EVAL))           # from a local path, with the network off
-with crosstok.sandbox.metrics.code_eval_is_sandboxed(): ...      # whoever loads "code_eval" in here gets this one
+evaluate.load(str(crosstok.sandbox.metrics.CODE_EVAL))         # from a local path, without network
+with crosstok.sandbox.metrics.code_eval_is_sandboxed(): ...    # evaluate.load("code_eval") returns this metric
 """
 
 import contextlib
@@ -14,11 +14,11 @@ CODE_EVAL = Path(__file__).with_name("code_eval.py")
 
 @contextlib.contextmanager
 def code_eval_is_sandboxed() -> Iterator[None]:
-    """Give this metric to every caller of ``evaluate.load("code_eval")``, such as lm-eval's humaneval and mbpp tasks.
+    """Make ``evaluate.load("code_eval")`` return this metric inside the block.
 
-    These load it when their task is read, and keep it.
+    lm-eval's humaneval and mbpp tasks load the metric when they are imported, and keep it.
     """
-    import evaluate  # noqa: PLC0415  (slow, and of no use to the sandbox itself)
+    import evaluate  # noqa: PLC0415  (slow, and not needed by the sandbox itself)
 
     original = evaluate.load
 

@@ -1,9 +1,9 @@
-"""The ``code_eval`` metric (functional correctness of generated code, pass@k), with every program in the sandbox.
+"""``code_eval`` metric (functional correctness of generated code, pass@k) that runs every program in the sandbox.
 
 Inputs and outputs are those of the Hub's metric of the same name: ``references`` are tests, ``predictions`` are lists
-of candidates for each test, the result is ``(pass_at_k, results)``. pass@k is the unbiased estimator of Chen et al.
-2021 (arXiv 2107.03374, section 2.1). Here a wrong candidate cannot write its own verdict, and nothing runs in the
-process of the caller; the environment variable that unlocks the original is not needed.
+of candidates per test, and the result is ``(pass_at_k, results)``. pass@k is the unbiased estimator of Chen et al. 2021
+(arXiv 2107.03374, section 2.1). Unlike the original, a candidate cannot forge its verdict and nothing runs in the
+calling process, so the environment variable that unlocks the original is not needed.
 """
 
 import ast
@@ -21,7 +21,7 @@ _RESULTS = {Status.PASSED: "passed", Status.TIMEOUT: "timed out"}
 
 
 class CodeEval(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """pass@k of candidates under tests."""
+    """pass@k of candidates, judged by tests."""
 
     def _info(self) -> Any:
         features = {
@@ -72,15 +72,15 @@ class CodeEval(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no type
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the chance that at least one of ``k`` out of ``n`` candidates, ``c`` of them right, is right."""
+    """Return the probability that at least one of ``k`` candidates drawn from ``n``, of which ``c`` pass, passes."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def program(name: str, candidate: str, tests: str, limits: Limits) -> Program:
-    """Return the program of a candidate; the metric is not told the entry point, so it is read out of the tests.
+    """Return the program of a candidate, with the entry point inferred from the tests.
 
-    It is what the tests hand to ``check``, or the first thing that they call and do not define. Tests that call nothing
-    of the candidate's run guarded.
+    The entry point is the argument of ``check``, or the first name that the tests call and do not define. Tests without
+    either run in guarded mode.
     """
     entry_point = _entry_point(tests)
     mode = Mode.SPLIT if entry_point else Mode.GUARDED
@@ -99,8 +99,8 @@ def _entry_point(tests: str) -> str | None:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             defined |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    handed = [call.args[0] for call in calls if _name(call.func) == "check" and call.args]
-    for node in [*handed, *[call.func for call in calls]]:
+    checked = [call.args[0] for call in calls if _name(call.func) == "check" and call.args]
+    for node in [*checked, *[call.func for call in calls]]:
         name = _name(node)
         if name and name not in defined and not hasattr(builtins, name):
             return name

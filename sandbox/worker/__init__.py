@@ -1,13 +1,14 @@
-"""What runs inside the sandbox: a warm interpreter, and per program a candidate process and a referee process.
+"""Worker: the part of the sandbox that runs inside the isolation.
 
-Only the standard library is imported here, and only relative imports are used: the harness loads these modules as
-``crosstok.sandbox.worker``, the worker interpreter loads the same folder under the name ``worker`` with nothing else of
-ours on its path.
+A worker is a warm interpreter that forks a candidate process per program and a referee process for the tests. This
+package imports only the standard library, and uses relative imports: the harness loads it as
+``crosstok.sandbox.worker``; the worker interpreter loads the same folder as ``worker``, with no other crosstok module
+on its path.
 
-    pool (host) --program--> worker ----fork----> referee R: tests, expected values, the verdict pipe
-                <--verdict--        `---fork----> candidate C: the candidate's code, two pipes to R, nothing else
+    pool (host) --program--> worker ----fork----> referee: tests, expected values, verdict pipe
+                <--verdict--        `---fork----> candidate: its code, two pipes to the referee, nothing else
 
-R never compiles candidate code and C never sees a test. Calls and answers cross between them as data
-(:mod:`~crosstok.sandbox.worker.codec`). The worker itself reads neither: R takes the program straight from the pool's
-pipe.
+The referee never compiles candidate code, and the candidate never sees a test. Calls and results cross between them as
+data (:mod:`~crosstok.sandbox.worker.codec`). The worker itself reads neither: the referee takes the program directly
+from the pool's pipe.
 """

@@ -1,7 +1,7 @@
-"""The candidate process: runs the candidate's code and answers calls as data.
+"""Candidate process: runs the candidate's code and answers calls with data.
 
-Nothing in here is trusted by anybody: the candidate may replace all of it. It holds two pipes, on which it is asked and
-says what its functions returned; it never sees a test, an expected value or the channel of the verdict.
+No other process trusts this one, since the candidate may replace any part of it. It holds two pipes, which carry
+requests and the results of its functions; it never sees a test, an expected value or the verdict pipe.
 """
 
 import builtins
@@ -27,23 +27,23 @@ _BUILTIN_EXCEPTIONS = {
 
 
 class TestFunction:
-    """A function of the tests, callable from here."""
+    """Proxy for a function of the tests."""
 
     def __init__(self, candidate: "Candidate", handle: int) -> None:
         self._candidate = candidate
         self.handle = handle
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Have the tests call it and return what it returned."""
+        """Have the referee call the function, and return its result."""
         return self._candidate.call_back(self.handle, arguments, named)
 
 
 class TestFunctionRaised(Exception):  # noqa: N818  (a state)
-    """A function of the tests raised; the message tells what."""
+    """A function of the tests raised; the message names the exception."""
 
 
 class _Loader:
-    """Has the source of the candidate's module, for tracebacks and inspect.getsource."""
+    """Loader that provides the source of the candidate's module to tracebacks and ``inspect.getsource``."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -54,7 +54,7 @@ class _Loader:
 
 
 class Candidate:
-    """The objects that the tests may reach, and the answers to their requests."""
+    """The candidate's module and its exported objects; serves the requests of the referee."""
 
     def __init__(self, channel: Channel, *, numpy: bool) -> None:
         self._exchange = Exchange(channel, self._serve)
@@ -66,16 +66,16 @@ class Candidate:
         self.module = types.ModuleType(MODULE)
 
     def run(self) -> None:
-        """Answer until the referee hangs up."""
+        """Serve requests until the referee closes the channel."""
         self._exchange.serve_forever()
 
     def _serve(self, verb: str, fields: list[Any]) -> list[Any]:
-        # Everything is caught: what the candidate raises, SystemExit included, is an answer.
+        # Catch everything: any exception of the candidate, SystemExit included, is an answer.
         try:
             answer = [ANSWER, *getattr(self, "_on_" + verb)(*fields)]
         except (ChannelClosed, BadFrame, OutOfTurn):
             raise
-        except BaseException as raised:  # noqa: BLE001  (the candidate may raise anything at all)
+        except BaseException as raised:  # noqa: BLE001  (the candidate may raise anything)
             answer = [RAISED, *self._exception(raised)]
         with contextlib.suppress(OSError, ValueError):  # the candidate may have closed its own output
             self._flush()
@@ -87,21 +87,21 @@ class Candidate:
         sys.modules[MODULE] = self.module
         names = vars(self.module)
         if setup:
-            exec(compile(setup, "<setup>", "exec", dont_inherit=True), names)  # noqa: S102  (its purpose)
+            exec(compile(setup, "<setup>", "exec", dont_inherit=True), names)  # noqa: S102  (the purpose of the sandbox)
             self._setup_classes = {name: thing for name, thing in names.items() if isinstance(thing, type)}
         self.module.__file__ = _FILE
         vars(self.module)["__loader__"] = _Loader(source)
-        exec(compile(source, _FILE, "exec", dont_inherit=True), names)  # noqa: S102  (its purpose)
+        exec(compile(source, _FILE, "exec", dont_inherit=True), names)  # noqa: S102  (the purpose of the sandbox)
         return []
 
     def _on_guard(self, setup: str, source: str, tests: str, entry_point: str) -> list[Data]:
-        """Run tests and candidate here; return status, error, length of the transcript, and what was suspicious."""
-        noted = guarded.watch(_FILE)
-        status, error, held = guarded.run(vars(self.module), tests, entry_point, lambda: self._on_load(setup, source))
-        return [status, error, held, list(noted)]
+        """Run tests and candidate in this process; return status, error, passed checks, and suspicious events."""
+        recorded = guarded.install_audit_hook(_FILE)
+        status, error, checks = guarded.run(vars(self.module), tests, entry_point, lambda: self._on_load(setup, source))
+        return [status, error, checks, list(recorded)]
 
-    def _on_look(self, names: list[str]) -> list[Data]:
-        """Return, per name of the candidate's module, its value, or an empty list where there is none."""
+    def _on_lookup(self, names: list[str]) -> list[Data]:
+        """Return the value of each name of the candidate's module; an empty list stands for a missing name."""
         found: list[list[Data]] = []
         for name in names:
             value = vars(self.module).get(name, self)
@@ -117,7 +117,7 @@ class Candidate:
         return [found]
 
     def _on_call(self, target: int, attribute: str, arguments: list[Data], named: dict[str, Data]) -> list[Data]:
-        """Return what the function returned, and the new contents of every argument that it changed in place."""
+        """Return the result of a call, and the new contents of every argument that it changed in place."""
         function = self._objects[target]
         if attribute:
             function = getattr(function, attribute)
@@ -148,17 +148,17 @@ class Candidate:
         return [isinstance(self._objects[target], self._objects[kind])]
 
     def _on_next(self, target: int, count: int) -> list[Data]:
-        """Return up to ``count`` items of an iterator, and whether it ended."""
+        """Return up to ``count`` items of an iterator, and whether it is exhausted."""
         items: list[Any] = []
         ended = False
         try:
             for item in islice(self._objects[target], count):
-                items.append(item)  # noqa: PERF402  (those before an exception must not be lost)
+                items.append(item)  # noqa: PERF402  (items before an exception must be kept)
             ended = len(items) < count
         except Exception:
             if not items:
                 raise
-            # What came before it first. A generator that raised has ended, so the exception is kept for the next call.
+            # Return the items before the exception first. A generator that raised has ended, so keep the exception.
             self._objects[target] = _Raising(sys.exc_info()[1])
         return [self._encode((items, ended))]
 
@@ -171,7 +171,10 @@ class Candidate:
         """Call a function of the tests."""
         encode = Encoder(self._export, numpy=self._numpy)
         kind, fields = self._exchange.ask(
-            "back", handle, [encode(item) for item in arguments], {name: encode(item) for name, item in named.items()}
+            "callback",
+            handle,
+            [encode(item) for item in arguments],
+            {name: encode(item) for name, item in named.items()},
         )
         if kind == ANSWER:
             return self._decoder()(fields[0])
@@ -215,17 +218,17 @@ class Candidate:
         kind = type(raised)
         try:
             arguments = self._encode(list(raised.args))
-        except BaseException:  # noqa: BLE001  (arguments may be anything, with any code behind them)
+        except BaseException:  # noqa: BLE001  (arguments are arbitrary objects with arbitrary code)
             arguments = None
         try:
             text = str(raised)[:500]
-        except BaseException:  # noqa: BLE001  (so may __str__)
+        except BaseException:  # noqa: BLE001  (so is __str__)
             text = ""
         return [str(kind.__name__), _builtin_base(kind), arguments, text]
 
 
 class _Raising:
-    """An iterator that has only an exception left."""
+    """Iterator whose next item is an exception."""
 
     def __init__(self, raised: BaseException | None) -> None:
         self._raised = raised
@@ -238,7 +241,7 @@ class _Raising:
 
 
 def _shallow(container: Any) -> list[Any]:
-    """Return the items of a mutable container, to tell later whether a call changed it."""
+    """Return the items of a mutable container, to detect whether a call changes it."""
     if isinstance(container, dict):
         return [part for item in container.items() for part in item]
     if isinstance(container, (list, set, deque, bytearray)):
@@ -255,7 +258,7 @@ def _builtin_base(kind: type) -> str:
 
 
 def run(channel: Channel, *, numpy: bool) -> NoReturn:
-    """Be the candidate process at this end of the conversation."""
+    """Run the candidate process on ``channel`` and exit."""
     with contextlib.suppress(ChannelClosed):
         Candidate(channel, numpy=numpy).run()
     raise SystemExit

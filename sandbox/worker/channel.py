@@ -1,6 +1,7 @@
-"""Frames of JSON over a stream: four bytes of length, then the text. Used between all parties of the sandbox.
+"""Channel of JSON frames over a byte stream: a length of four bytes (little-endian), then the text.
 
-A frame above the limit, text that is not JSON, and an end in mid-frame all raise; the reader decides what that means.
+All processes of the sandbox use it. Frames above the limit, invalid JSON and truncated frames raise; the reader decides
+how to handle them.
 """
 
 import json
@@ -9,25 +10,25 @@ import struct
 from typing import Any
 
 FRAME_LIMIT = 32 << 20
-"""Bytes of one frame. More than any answer a benchmark compares; less than what would hurt the reader."""
+"""Maximum bytes of a frame: above any answer that a benchmark compares, below what would harm the reader."""
 
 _LENGTH = struct.Struct("<I")
-# Taken here and now, so that a candidate that replaces os.write or json.dumps still answers.
+# Bound at import, so that a candidate that replaces os.write or json.dumps can still answer.
 _read, _write = os.read, os.write
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
 
 class ChannelClosed(Exception):  # noqa: N818  (a state)
-    """The other side is gone."""
+    """The peer has closed the channel."""
 
 
 class BadFrame(Exception):  # noqa: N818  (names the thing)
-    """The other side wrote something that is not a frame."""
+    """The peer wrote an invalid frame."""
 
 
 class Channel:
-    """A pair of file descriptors that carry frames. Reads ahead, so nothing else may read ``source``."""
+    """A pair of file descriptors that carry frames; buffers input, so nothing else may read ``source``."""
 
     def __init__(self, source: int, sink: int) -> None:
         self.source = source
@@ -35,11 +36,11 @@ class Channel:
         self._buffer = bytearray()
 
     def send(self, message: Any) -> None:
-        """Write one frame. Raises BadFrame where it would exceed the limit, ChannelClosed where nobody reads."""
+        """Write one frame. Raises BadFrame if it exceeds the limit, ChannelClosed if the peer is gone."""
         write_frame(self.sink, message)
 
     def receive(self) -> Any:
-        """Return the next frame's message."""
+        """Return the message of the next frame. Raises BadFrame or ChannelClosed."""
         buffer = self._buffer
         while len(buffer) < 4:
             self._fill(65536)
@@ -63,7 +64,7 @@ class Channel:
 
 
 def parse(text: bytes) -> Any:
-    """Return the JSON message of a frame; a text so deep that it cannot be read is a bad frame too."""
+    """Return the JSON message of a frame. Raises BadFrame, also for text nested too deeply to parse."""
     try:
         return _decode(text.decode())
     except (ValueError, RecursionError) as fault:
@@ -71,7 +72,7 @@ def parse(text: bytes) -> Any:
 
 
 def write_frame(sink: int, message: Any) -> None:
-    """Write one frame to a blocking descriptor."""
+    """Write one frame to a blocking descriptor. Raises BadFrame or ChannelClosed."""
     text = _encode(message).encode("ascii")
     if len(text) > FRAME_LIMIT:
         raise BadFrame(f"a frame of {len(text)} bytes")
@@ -89,7 +90,7 @@ def write_all(sink: int, data: bytes) -> None:
 
 
 def read_exactly(source: int, size: int) -> bytes:
-    """Read ``size`` bytes and not one more."""
+    """Read exactly ``size`` bytes. Raises ChannelClosed at the end of the stream."""
     parts = []
     while size:
         chunk = _read(source, min(size, 1 << 20))
@@ -101,7 +102,7 @@ def read_exactly(source: int, size: int) -> bytes:
 
 
 def read_frame(source: int) -> Any:
-    """Read one frame and not one byte more, for descriptors that another process reads afterwards."""
+    """Read one frame without reading ahead, for descriptors that another process reads afterwards."""
     (length,) = _LENGTH.unpack(read_exactly(source, 4))
     if length > FRAME_LIMIT:
         raise BadFrame(f"a frame of {length} bytes")
@@ -109,7 +110,7 @@ def read_frame(source: int) -> Any:
 
 
 def split_frames(data: bytes) -> list[Any]:
-    """Return the messages of a finished stream; a broken or cut frame ends the list."""
+    """Return the messages in ``data`` up to the first invalid or incomplete frame."""
     messages, position = [], 0
     while position + 4 <= len(data):
         (length,) = _LENGTH.unpack_from(data, position)

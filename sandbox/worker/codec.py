@@ -1,10 +1,10 @@
-"""Values as data: the only form in which anything passes between the tests and the candidate.
+"""Codec for values that cross between tests and candidate, as JSON data.
 
-An object that would compare equal to everything, or lie about its class, dies at this border, because what is rebuilt
-on the other side is a value of a plain type and nothing else. JSON carries the scalars and a tagged array carries the
-rest, so a hostile peer can reach no constructor besides the ones listed here; neither pickle nor eval is involved.
+The decoder builds values of plain types only, so an object that compares equal to everything, or lies about its class,
+cannot cross. JSON carries scalars, and tagged arrays carry the other types below. A hostile peer can reach no
+constructor besides these; neither pickle nor eval is involved.
 
-| crosses as a value | tag |
+| type | tag |
 |---|---|
 | None, bool, int below 2^63, float with nan and inf, str | none, plain JSON |
 | str with lone surrogates | ``u`` |
@@ -17,8 +17,8 @@ rest, so a hostile peer can reach no constructor besides the ones listed here; n
 | instances of classes that the trusted setup defines, as their attributes | ``X`` and the class's name |
 | numpy arrays and scalars of plain dtypes, where the program declares numpy | ``A`` |
 
-A subclass crosses as its base type (Counter as dict, namedtuple as tuple, IntEnum as int), which compares equal as
-before. Whatever is left (functions, iterators, instances) is for the ``export`` and ``resolve`` hooks of the two sides.
+An instance of a subclass crosses as its base type (Counter as dict, namedtuple as tuple, IntEnum as int), which
+compares equal. All other objects (functions, iterators, instances) go through the ``export`` and ``resolve`` hooks.
 """
 
 import builtins
@@ -37,15 +37,15 @@ _PLAIN_DTYPES = frozenset("biufcSUmM")
 
 
 class Uncodable(TypeError):  # noqa: N818  (read as "the value is uncodable")
-    """The value has no form as data."""
+    """The value cannot be represented as data."""
 
 
 class Malformed(ValueError):  # noqa: N818  (read as "the frame is malformed")
-    """The other side sent something that no honest encoder writes."""
+    """The peer sent data that the encoder never writes."""
 
 
 class Encoder:
-    """Turns one frame's values into JSON data; an alias inside the frame becomes a reference."""
+    """Encoder of the values of one frame; a container that occurs again becomes a reference."""
 
     def __init__(
         self, export: "Callable[[Any, Encoder], Data]", containers: list[Any] | None = None, *, numpy: bool = False
@@ -53,7 +53,7 @@ class Encoder:
         self._hook = export
         self._numpy = numpy
         self.containers = [] if containers is None else containers
-        """The mutable containers of the frame in the order of their numbers, those that the peer already has first."""
+        """Mutable containers of the frame in the order of their numbers; those that the peer already has come first."""
         self._numbers = {id(container): number for number, container in enumerate(self.containers)}
 
     def __call__(self, value: Any) -> Data:
@@ -71,7 +71,7 @@ class Encoder:
         return self._other(value, kind)
 
     def contents(self, value: Any) -> list[Data]:
-        """Return what is inside a mutable container, in the form that :meth:`Decoder.refill` takes."""
+        """Return the contents of a mutable container, as :meth:`Decoder.refill` expects them."""
         kind = type(value)
         if kind is dict:
             return [self(part) for item in value.items() for part in item]
@@ -82,7 +82,7 @@ class Encoder:
         return [part for key, item in vars(value).items() for part in (key, self(item))]
 
     def container(self, tag: str, value: Any) -> Data:
-        """Return a mutable container, or the reference to it where the frame already has it."""
+        """Return a mutable container, or a reference if the frame already contains it."""
         number = self._numbers.get(id(value))
         if number is not None:
             return ["&", number]
@@ -91,11 +91,11 @@ class Encoder:
         return [tag, *self.contents(value)]
 
     def instance(self, value: Any) -> Data:
-        """Return an instance of a class that the trusted setup defines, on both sides alike, as its attributes."""
+        """Return an instance of a class of the trusted setup, which both processes define, as its attributes."""
         return self.container("X" + type(value).__name__, value)
 
     def export(self, value: Any) -> Data:
-        """Return what the hook makes of a value that is not plain data."""
+        """Return the hook's representation of a value that is not plain data."""
         return self._hook(value, self)
 
     def _other(self, value: Any, kind: type) -> Data:
@@ -111,12 +111,12 @@ class Encoder:
             if data is not None:
                 return data
         for base, plain in _BASES.items():
-            if issubclass(kind, base):  # the true type: __class__ may lie
+            if issubclass(kind, base):  # type(value), because __class__ may lie
                 return self(plain(value))
         return self.export(value)
 
 
-# How an instance of a subclass becomes its base, without a method that the subclass may have replaced.
+# Conversion of an instance to its base type without calling methods that the subclass may override.
 _BASES: dict[type, Callable[[Any], Any]] = {
     int: lambda value: int.__add__(value, 0),
     float: lambda value: float.__add__(value, 0.0),
@@ -154,7 +154,7 @@ _WRITERS: dict[type, Callable[[Encoder, Any], Data]] = {
 
 
 def _text(value: str) -> Data:
-    """Return text that is not ASCII; two lone surrogates in a row would become one character in JSON."""
+    """Return non-ASCII text. Lone surrogates are tagged, since JSON would merge two of them into one character."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -163,7 +163,7 @@ def _text(value: str) -> Data:
 
 
 def _write_datetime(encode: Encoder, value: Any) -> Data | None:
-    import datetime as dt  # noqa: PLC0415  (the worker keeps its heap small: loaded only where such a value exists)
+    import datetime as dt  # noqa: PLC0415  (keeps the heap of the worker small: loaded only if such a value exists)
 
     kind = type(value)
     if kind is dt.timedelta:
@@ -178,7 +178,7 @@ def _write_datetime(encode: Encoder, value: Any) -> Data | None:
 
 
 def _write_numpy(encode: Encoder, value: Any) -> Data | None:
-    import numpy as np  # noqa: PLC0415  (only where the program declares it)
+    import numpy as np  # noqa: PLC0415  (only if the program declares it)
 
     if not isinstance(value, (np.ndarray, np.generic)):
         return None
@@ -200,7 +200,7 @@ _MODULE_WRITERS: dict[str, Callable[[Encoder, Any], Data | None]] = {
 
 
 class Decoder:
-    """Rebuilds one frame's values. Anything that is not in the table above goes to ``resolve(tag, fields)``."""
+    """Decoder of the values of one frame; tags that are not in the table above go to ``resolve(tag, fields)``."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Decoder:
         self._resolve = resolve
         self._classes = classes or {}
         self.containers = [] if containers is None else containers
-        """As in the encoder."""
+        """See :attr:`Encoder.containers`."""
         self._numpy = numpy
 
     def __call__(self, data: Data) -> Any:
@@ -242,12 +242,12 @@ class Decoder:
             raise Malformed(f"tag {tag!r}: {fault}") from fault
 
     def _container(self, container: Any, fields: list[Data]) -> Any:
-        self.containers.append(container)  # numbered before its items are read, so that they can refer to it
+        self.containers.append(container)  # numbered before its items, which may refer to it
         self.fill(container, fields)
         return container
 
     def fill(self, container: Any, fields: list[Data]) -> None:
-        """Put contents into an empty container."""
+        """Add decoded contents to an empty container."""
         kind = type(container)
         if kind is list or kind is deque:
             for item in fields:
@@ -261,14 +261,14 @@ class Decoder:
             for key, item in _pairs(fields):
                 container[self(key)] = self(item)
         else:
-            attributes = vars(container)  # set without running any method of the class
+            attributes = vars(container)  # assigned without running any method of the class
             for key, item in _pairs(fields):
                 if type(key) is not str:
                     raise Malformed("an attribute without a name")
                 attributes[key] = self(item)
 
     def refill(self, container: Any, fields: list[Data]) -> None:
-        """Replace the contents of a container by those that the other side left in its copy."""
+        """Replace the contents of a container with those of the peer's copy."""
         contents = type(container)() if type(container) in _TAGS else object.__new__(type(container))
         self.fill(contents, fields)
         if type(container) is list or type(container) is bytearray:
@@ -281,9 +281,9 @@ class Decoder:
             vars(container).update(vars(contents))
 
     def alias(self, number: Any) -> Any:
-        """Return the container with that number."""
+        """Return the container with the given number."""
         if type(number) is not int or not 0 <= number < len(self.containers):
-            raise Malformed("a reference to nothing")
+            raise Malformed("a reference to an unknown container")
         return self.containers[number]
 
 

@@ -1,9 +1,9 @@
-"""The conversation between referee and candidate: strictly nested requests and answers over two pipes.
+"""Request-response protocol between referee and candidate: strictly nested requests over two pipes.
 
-Each side may ask while it answers (a test hands a function to the candidate, the candidate calls it, the function calls
-the candidate again), so ``ask`` serves whatever arrives before its own answer. Requests are ``[verb, number, ...]`` and
-answers ``["=", number, value]`` or ``["!", number, exception]``; a number that does not fit means that somebody wrote
-frames of his own, which no honest side does.
+Each side may send requests while it serves one (a test passes a function to the candidate, the candidate calls it, and
+the function calls the candidate), so ``ask`` serves incoming requests until its own answer arrives. A request is
+``[verb, number, ...]``; an answer is ``["=", number, value]`` or ``["!", number, exception]``. A number that does not
+match means that the peer writes frames of its own, which the code of this package never does.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from .channel import BadFrame, Channel
 ANSWER, RAISED = "=", "!"
 
 
-class OutOfTurn(Exception):  # noqa: N818  (names the fault of the other side)
-    """The other side broke the order of the conversation."""
+class OutOfTurn(Exception):  # noqa: N818  (names the fault of the peer)
+    """The peer violated the order of requests and answers."""
 
 
 class Exchange:
-    """One end of the conversation."""
+    """One end of the protocol; ``serve`` answers requests of the peer."""
 
     def __init__(self, channel: Channel, serve: Callable[[str, list[Any]], list[Any]]) -> None:
         self._channel = channel
@@ -27,7 +27,7 @@ class Exchange:
         self._number = 0
 
     def ask(self, verb: str, *fields: Any) -> tuple[str, list[Any]]:
-        """Send a request, serve what comes before its answer, and return the kind of the answer and its fields."""
+        """Send a request, serve requests until its answer arrives, and return the kind and fields of the answer."""
         self._number += 1
         number = self._number
         self._channel.send([verb, number, *fields])
@@ -40,11 +40,11 @@ class Exchange:
             self._reply(kind, answered, rest)
 
     def serve_forever(self) -> None:
-        """Answer requests until the channel closes."""
+        """Serve requests until the channel closes."""
         while True:
             kind, number, rest = self._next()
             if kind in (ANSWER, RAISED):
-                raise OutOfTurn("an answer to no request")
+                raise OutOfTurn("an answer without a request")
             self._reply(kind, number, rest)
 
     def _reply(self, verb: str, number: Any, fields: list[Any]) -> None:

@@ -1,14 +1,13 @@
-"""Walls out of Linux namespaces: one jail around the worker, and a fresh inner one around every candidate.
+"""Jails built from Linux namespaces: an outer jail around the worker, and a new inner jail around each candidate.
 
-The outer jail is built once. Its root is an empty tmpfs into which the interpreter and the system libraries are bound
-read-only; whatever else the machine has on its disks does not exist inside. Started by root, the worker first takes a
-host uid that owns nothing: the kernel does not count processes against RLIMIT_NPROC for the host's root, and files of
-root would stay readable. A user namespace of that uid then grants the capabilities that the inner jails need, and
-nothing on the host.
+The outer jail is built once. Its root is an empty tmpfs into which the interpreter and the system libraries are
+bind-mounted read-only; no other file of the machine exists inside. Started by root, the worker first switches to an
+unused host uid, because the kernel does not enforce RLIMIT_NPROC for the host's root, and files of root would stay
+readable. A user namespace of that uid then grants the capabilities that inner jails need, and none on the host.
 
-The inner jail is made per program: new PID, mount, IPC and network namespaces, a fresh tmpfs, a fresh /proc; then
-every capability is given up. The candidate is process 1 of its PID namespace, so that its death takes every process
-that it ever started along, daemons and fork bombs included.
+The inner jail is built per program: new PID, mount, IPC and network namespaces, a new tmpfs and a new /proc; then all
+capabilities are dropped. The candidate is process 1 of its PID namespace, so its death ends every process that it ever
+started, daemons and fork bombs included.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from . import kernel
 from .kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_RELATIME, MS_REMOUNT
 
 INSIDE_ID = 1000
-"""The uid and gid that programs see as their own."""
+"""uid and gid of programs, as seen inside."""
 
 _OUTER = (
     kernel.CLONE_NEWUSER
@@ -41,9 +40,10 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 class Root(NamedTuple):
-    """What the jail's file system shows.
+    """Contents of a jail's file system, as paths of the host.
 
-    Folders bound read-only, links, folders that are masked as empty, and packages, which may lie in masked folders.
+    ``folders`` are bind-mounted read-only; ``masked`` folders inside them appear empty; ``packages`` are files or
+    folders mounted last, possibly inside masked ones; ``links`` maps symbolic links to targets.
     """
 
     folders: list[str]
@@ -53,23 +53,23 @@ class Root(NamedTuple):
 
 
 def visible_at(package: str) -> str:
-    """Return where a package of this machine is seen behind the walls: not below /tmp, which is each program's own."""
+    """Return the path of a package inside the jail: not below /tmp, where each program has its own tmpfs."""
     return "/packages" + package if package.startswith("/tmp/") else package  # noqa: S108
 
 
 def has_capability(number: int) -> bool:
-    """Tell whether this process has the capability with that number in its effective set."""
+    """Return whether capability ``number`` is in the effective set of this process."""
     with open("/proc/self/status", encoding="ascii") as status:
         line = next(line for line in status if line.startswith("CapEff"))
     return bool(int(line.split()[1], 16) >> number & 1)
 
 
 def enter(root: Root | None, uid: int) -> None:
-    """Move this process into the outer jail; returns in a child that is process 1 of it.
+    """Enter the outer jail; returns in a child process, which is process 1 of the jail's PID namespace.
 
-    Without ``root``, somebody else (bubblewrap) has put up the file system already. ``uid`` is the host uid that a
-    worker of root's takes. The parent stays outside and ends as soon as the child does. Raises OSError where the kernel
-    refuses.
+    Without ``root``, the file system is already in place (bubblewrap, docker). ``uid`` is the host uid to which a
+    worker started by root switches. The parent stays outside and exits together with the child. Raises OSError if the
+    kernel refuses.
     """
     privileged = root is not None and os.geteuid() == 0 and has_capability(21)  # CAP_SYS_ADMIN
     if root is not None and privileged:
@@ -79,7 +79,7 @@ def enter(root: Root | None, uid: int) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # cleared by the change of uid; without it uid_map belongs to root
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # cleared by the change of uid; uid_map would belong to root otherwise
     outside, group = os.getuid(), os.getgid()
     kernel.unshare(_OUTER)
     _write("/proc/self/setgroups", "deny")
@@ -89,19 +89,19 @@ def enter(root: Root | None, uid: int) -> None:
         _build(root)
     child = os.fork()
     if child:
-        os.closerange(0, 1 << 20)  # the pool waits for the end of its pipes, which must be the worker's end
+        os.closerange(0, 1 << 20)  # the pool's pipes must close as soon as the child ends
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
-    if os.getppid() != 0:  # 0: the parent is outside of this PID namespace
+    if os.getppid() != 0:  # 0: the parent is outside this PID namespace
         os._exit(1)
     kernel.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 def _build(root: Root) -> None:
-    """Replace the root of this mount namespace by one that has nothing but ``root``."""
+    """Replace the root of this mount namespace with one that contains only ``root``."""
     kernel.mount(None, "/", None, MS_REC | MS_PRIVATE)
-    # The new root is put up on /tmp, which every machine has; the machine's own /tmp stays reachable under old/tmp.
+    # Assemble the new root on /tmp, which exists everywhere; the host's /tmp stays reachable as old/tmp.
     kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")  # noqa: S108  (a mount point)
     os.mkdir("/tmp/old")  # noqa: S108
     kernel.pivot_root("/tmp", "/tmp/old")  # noqa: S108
@@ -136,8 +136,8 @@ def _build(root: Root) -> None:
     for device in DEVICES:
         _write(f"/new/dev/{device}", "")
         kernel.mount(f"/old/dev/{device}", f"/new/dev/{device}", None, MS_BIND)
-    # The kernel mounts a new /proc in an inner jail only where a whole one is in sight already. This one shows the
-    # host's processes, and is covered by the jail's own before anything runs.
+    # The kernel mounts a new /proc in an inner jail only while a complete one is visible. This one shows the host's
+    # processes; each jail mounts its own over it before any candidate code runs.
     kernel.mount("/old/proc", "/new/proc", None, MS_BIND | MS_REC)
     kernel.mount(None, "/new", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.chdir("/new")
@@ -147,7 +147,7 @@ def _build(root: Root) -> None:
 
 
 def _mount_point(source: str, target: str) -> None:
-    """Make the folder or the empty file over which ``source`` is bound."""
+    """Create the folder or empty file over which ``source`` is bind-mounted."""
     if os.path.isdir(source):
         os.makedirs(target, mode=0o755, exist_ok=True)
     else:
@@ -156,28 +156,28 @@ def _mount_point(source: str, target: str) -> None:
 
 
 def _remount_read_only(folder: str) -> None:
-    """Make a bind mount read-only, with the flags that it has: a user namespace may not clear one."""
+    """Make a bind mount read-only, keeping its flags, which a user namespace may not clear."""
     flags = os.statvfs(folder).f_flag
-    kept = flags & (MS_NODEV | MS_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)  # mount and statvfs agree on these
+    kept = flags & (MS_NODEV | MS_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)  # same values in mount and statvfs
     kept |= MS_RELATIME if flags & os.ST_RELATIME else 0
     kernel.mount(None, folder, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
 
 
 def enter_inner(limits: dict[str, Any]) -> None:
-    """Move a candidate process, which is process 1 of a new PID namespace, behind its own walls."""
+    """Move a candidate process, which is process 1 of a new PID namespace, into its inner jail."""
     kernel.unshare(_INNER)
     kernel.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     size, inodes = limits["tmp_bytes"], max(64, limits["tmp_bytes"] >> 12)
     kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=700,size={size},nr_inodes={inodes}")  # noqa: S108
     os.mkdir("/tmp/.shm")  # noqa: S108
-    if not os.path.islink("/dev/shm") and os.path.isdir("/dev/shm"):  # noqa: S108  (a container's, shared by its programs)
+    if not os.path.islink("/dev/shm") and os.path.isdir("/dev/shm"):  # noqa: S108  (that of a container, shared by its programs)
         kernel.mount("/tmp/.shm", "/dev/shm", None, MS_BIND)  # noqa: S108
     os.chdir("/tmp")  # noqa: S108
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[None]:
-    """Have a writable /tmp for a while, for packages that want one when they are imported."""
+    """Provide a writable /tmp inside the block, for packages that need one on import."""
     kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=700,size=16m")  # noqa: S108
     try:
         yield
@@ -185,31 +185,31 @@ def scratch() -> Iterator[None]:
         kernel.unmount("/tmp", kernel.MNT_DETACH)  # noqa: S108
 
 
-def cover(folders: list[str]) -> None:
-    """Cover what a container shows and programs do not need, or could leave something in."""
+def mask(folders: list[str]) -> None:
+    """Mount an empty read-only tmpfs over container folders that programs do not need or could write to."""
     for folder in folders:
         if os.path.isdir(folder):
             kernel.mount("tmpfs", folder, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "mode=755,size=4k")
 
 
 def own_pid_namespace() -> int:
-    """Return a descriptor of this process's PID namespace, to come back to after a child was put into a new one."""
+    """Return a descriptor of this process's PID namespace, for :func:`restore_pid_namespace`."""
     return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def new_pid_namespace(own: int) -> None:
-    """Let the next child be process 1 of a new PID namespace."""
+    """Make the next child process 1 of a new PID namespace."""
     kernel.setns(own, kernel.CLONE_NEWPID)
     kernel.unshare(kernel.CLONE_NEWPID)
 
 
-def back_to_own_pid_namespace(own: int) -> None:
-    """Let the next child be born beside this process again."""
+def restore_pid_namespace(own: int) -> None:
+    """Start further children in this process's own PID namespace again."""
     kernel.setns(own, kernel.CLONE_NEWPID)
 
 
 def _write(path: str, text: str) -> None:
-    # Plain descriptors: a stream object would cost each candidate more than the write itself.
+    # os.write instead of a file object, whose creation would cost each candidate more than the write.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.write(descriptor, text.encode("ascii"))
@@ -217,14 +217,14 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def favour_for_oom(score: int) -> None:
-    """Make the kernel choose this process first when memory runs out; must come before it is not dumpable."""
-    with contextlib.suppress(OSError):  # a /proc that is read-only, as in some containers: the kernel goes by size
+def set_oom_score(score: int) -> None:
+    """Set the priority with which the OOM killer selects this process; must be called while it is dumpable."""
+    with contextlib.suppress(OSError):  # read-only /proc, as in some containers: the kernel selects by size
         _write("/proc/self/oom_score_adj", str(score))
 
 
 def interpreter_root(packages: list[str]) -> Root:
-    """Return the root that this interpreter needs: itself, its standard library, the system's shared libraries.
+    """Return the root for this interpreter: itself, its standard library and the system's shared libraries.
 
     ``packages`` are the paths of packages that programs may import.
     """
@@ -238,13 +238,13 @@ def interpreter_root(packages: list[str]) -> Root:
     prefix = os.path.realpath(sys.base_prefix)
     if not any(prefix == folder or prefix.startswith(folder + "/") for folder in folders):
         folders.append(prefix)
-    files = [path for path in ("/etc/ld.so.cache",) if os.path.isfile(path)]  # where the loader finds other folders
+    files = [path for path in ("/etc/ld.so.cache",) if os.path.isfile(path)]  # tells the loader about further folders
     return Root(folders, links, masked_folders(prefix, folders), [*packages, *files])
 
 
 def masked_folders(prefix: str, folders: list[str]) -> list[str]:
-    """Return the package folders inside ``folders``: installed benchmarks would show their solutions to a candidate."""
-    import glob  # noqa: PLC0415  (not worth its memory in every child)
+    """Return the site-packages inside ``folders``; an installed benchmark would expose its solutions."""
+    import glob  # noqa: PLC0415  (its memory would be copied into every child)
 
     patterns = [
         prefix + "/lib*/python3*/*-packages",

@@ -1,4 +1,7 @@
-"""The system calls that Python 3.11 does not offer, through libc: namespaces, mounts, capabilities, prctl."""
+"""Bindings to Linux system calls missing from Python 3.11: namespaces, mounts, capabilities, prctl, seccomp.
+
+Every function raises OSError if the kernel refuses the call.
+"""
 
 import ctypes
 import os
@@ -43,12 +46,12 @@ def _check(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Move the calling process into new namespaces (its children only, for CLONE_NEWPID)."""
+    """Move the calling process into new namespaces; CLONE_NEWPID applies to its future children."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(descriptor: int, kind: int) -> None:
-    """Enter the namespace behind ``descriptor``."""
+    """Enter the namespace that ``descriptor`` refers to."""
     _check(_libc.setns(descriptor, kind), "setns")
 
 
@@ -70,7 +73,7 @@ def unmount(target: str, flags: int = 0) -> None:
 
 
 def pivot_root(new: str, old: str) -> None:
-    """Make ``new`` the root of this mount namespace and move the present root to ``old``."""
+    """Make ``new`` the root of this mount namespace and move the current root to ``old``."""
     number = _SYS_PIVOT_ROOT[os.uname().machine]
     _check(_libc.syscall(number, new.encode(), old.encode()), "pivot_root")
 
@@ -85,18 +88,18 @@ class _CapabilityHeader(ctypes.Structure):
 
 
 def drop_capabilities() -> None:
-    """Give up every capability of this process; with no_new_privs, no exec can bring one back."""
+    """Drop every capability of this process; with no_new_privs set, no exec can regain one."""
     header = _CapabilityHeader(0x20080522, 0)
     _check(_libc.capset(ctypes.byref(header), (ctypes.c_uint32 * 6)()), "capset")
 
 
 class SocketFilter(ctypes.Structure):
-    """``struct sock_fprog``: a compiled seccomp program, its length in instructions of 8 bytes and its address."""
+    """``struct sock_fprog``: length in instructions of 8 bytes, and address of a compiled filter."""
 
     _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
 
 
 def install_seccomp(program: bytes) -> None:
-    """Put a seccomp program on this process and all that it starts, for good. Needs no_new_privs."""
+    """Install a seccomp filter on this process and its descendants, irrevocably. Requires no_new_privs."""
     filter_ = SocketFilter(len(program) // 8, program)
     prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(filter_))

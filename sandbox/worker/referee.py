@@ -1,10 +1,9 @@
-"""The referee process: runs the tests and alone may write the verdict.
+"""Referee process: runs the tests; the only process that may write a verdict.
 
-It holds the tests, the expected values and the verdict pipe, and never compiles candidate code. What the tests know as
-the candidate's functions are proxies that send the arguments over and rebuild the answer from data; what the candidate
-says is never compared by a method of the candidate's. A pass needs positive evidence: every statement of the tests ran
-to its end, at least one call was made (exactly as many as the reference makes, where that is known), and the
-conversation never broke.
+It holds the tests, the expected values and the verdict pipe, and never compiles candidate code. The tests see the
+candidate's functions as proxies, which send arguments as data and rebuild results from data; no method of the candidate
+ever takes part in a comparison. A pass requires positive evidence: the tests ran to their end, made at least one call
+(exactly as many as the reference solution, if known), and the protocol was never violated.
 """
 
 import builtins
@@ -24,20 +23,21 @@ from .codec import Data, Decoder, Encoder, Malformed, Uncodable
 from .exchange import ANSWER, Exchange, OutOfTurn
 from .remote import CandidateDied, CandidateFailed, RemoteClass, RemoteIterator, RemoteObject
 
-_NEVER_RAISED = (StopIteration, StopAsyncIteration, GeneratorExit)  # a test would take these for the end of a loop
+_NEVER_RAISED = (StopIteration, StopAsyncIteration, GeneratorExit)  # a test would interpret these as the end of a loop
 _MALFORMED = "malformed answer"
 _ALIASES = {"np": "numpy", "numpy": "numpy", "pd": "pandas", "pandas": "pandas", "scipy": "scipy"}
-"""Packages by the names that tests know them under."""
-_FAT_KILOBYTES = 200 << 10
+"""Packages by the names under which tests use them."""
+_MAX_RSS_KILOBYTES = 200 << 10
+"""Peak memory above which a referee process is replaced."""
 _NOTE_CHARACTERS = 300  # of at most 12 bytes in JSON: below PIPE_BUF
 
 
-class UnfitTests(Exception):  # noqa: N818  (names the thing)
-    """The trusted part of a program does not work by itself, whatever the candidate does."""
+class InvalidTests(Exception):  # noqa: N818  (names the thing)
+    """The trusted part of a program fails, independent of the candidate."""
 
 
 class Referee:
-    """The tests' view of one candidate."""
+    """Runs the tests of one program and translates their use of the candidate into requests."""
 
     def __init__(self, channel: Channel, *, numpy: bool) -> None:
         self._exchange = Exchange(channel, self._serve)
@@ -47,32 +47,35 @@ class Referee:
         self._setup_classes: dict[str, type] = {}
         self._exceptions: dict[str, type] = {}
         self.calls = 0
-        self.is_clean = False
-        """Whether another program may be judged in this process."""
+        self.is_reusable = False
+        """Whether this process may run the tests of another program."""
         self.broken = ""
-        """Why the conversation ended; once set, no pass is possible."""
+        """Why the exchange with the candidate ended; once set, a pass is impossible."""
 
     # --- the program ----------------------------------------------------------------------------------------------
 
     def judge(self, program: dict[str, Any], setup: CodeType, tests: CodeType, entry_point: CodeType) -> None:
-        """Run all tests. Returns only where they passed; raises UnfitTests where the setup fails by itself."""
+        """Run all tests. Returns only if they pass; otherwise their exception propagates.
+
+        Raises InvalidTests if the setup fails by itself.
+        """
         names = self._names = {"__name__": "tests", "__builtins__": builtins}
-        self.is_clean = leaves_no_trace(setup) and leaves_no_trace(tests)
+        self.is_reusable = leaves_state_unchanged(setup) and leaves_state_unchanged(tests)
         try:
             exec(setup, names)  # noqa: S102  (trusted code)
         except BaseException as raised:
-            raise UnfitTests(f"setup fails: {type(raised).__name__}: {raised}") from raised
+            raise InvalidTests(f"setup fails: {type(raised).__name__}: {raised}") from raised
         self._setup_classes = {name: thing for name, thing in names.items() if isinstance(thing, type)}
         self.ask("load", program["setup"], program.pop("candidate"))
         self._import_names(tests, entry_point)
         exec(tests, names)  # noqa: S102  (trusted code)
         if not self.calls and callable(
             names.get("check")
-        ):  # HumanEval's form; some define check and call it themselves
+        ):  # form of HumanEval; some tests define check and call it themselves
             names["check"](eval(entry_point, names))  # noqa: S307  (trusted, such as Solution().add)
 
     def judge_guarded(self, program: dict[str, Any]) -> tuple[str, str]:
-        """Have the candidate's process run the tests, and judge the transcript that it hands in."""
+        """Have the candidate's process run the tests, and return status and error from its transcript."""
         parts = (program["setup"], program["candidate"], program["tests"], program["entry_point"])
         status, error, self.calls, suspicious = self.ask("guard", *parts)
         if status not in ("passed", "failed", "error", "memory") or type(self.calls) is not int:
@@ -82,13 +85,13 @@ class Referee:
         return status, str(error)
 
     def _import_names(self, tests: CodeType, entry_point: CodeType) -> None:
-        """Fetch what the tests name and neither they nor the setup define.
+        """Fetch from the candidate the names that the tests use and neither they nor the setup define.
 
-        Modules are the referee's own, whatever the candidate calls so: tests that rely on a solution's ``import math``
-        must not have their comparisons answered by a class of that name.
+        Names of modules always resolve to the referee's own modules: tests that rely on a solution's ``import math``
+        must not compare by means of a class that the candidate calls ``math``.
         """
-        # Only the first name of an expression such as Solution().add is looked up. It may shadow a builtin; no other
-        # name of the candidate's may, or its own all() would judge it.
+        # Look up only the first name of an expression such as Solution().add. It may shadow a builtin; other names of
+        # the candidate may not, or its own all() could decide the tests.
         entry = set(entry_point.co_names[:1])
         wanted = sorted(
             entry | {name for name in _global_names(tests) if name not in self._names and not hasattr(builtins, name)}
@@ -97,22 +100,22 @@ class Referee:
             module = _ALIASES.get(name, name)
             if name in _ALIASES or module in sys.stdlib_module_names:
                 wanted.remove(name)
-                self.is_clean &= module in _STATELESS
-                with contextlib.suppress(ImportError):  # a package that was not declared: the test's NameError says so
+                self.is_reusable &= module in _STATELESS
+                with contextlib.suppress(ImportError):  # an undeclared package: the NameError of the test reports it
                     self._names[name] = importlib.import_module(module)
-        for name, found in zip(wanted, self.ask("look", wanted)[0], strict=True):
+        for name, found in zip(wanted, self.ask("lookup", wanted)[0], strict=True):
             if not found:
                 if name in entry:
                     raise CandidateFailed(f"NameError: the program does not define {name!r}")
             elif found[0] == "M":
                 if str(found[1]).partition(".")[0] in sys.stdlib_module_names:
-                    self.is_clean &= found[1] in _STATELESS
+                    self.is_reusable &= found[1] in _STATELESS
                     self._names[name] = importlib.import_module(found[1])
             else:
                 self._names[name] = self._decoder()(found[0])
 
     def reason(self, raised: BaseException) -> tuple[str, str]:
-        """Return the status and the one line that tell why the tests ended early."""
+        """Return the status and a one-line error for an exception that ended the tests."""
         if self.broken:
             return ("tampered" if self.broken.startswith(_MALFORMED) else "died"), self.broken
         line = getattr(raised, "__dict__", {}).get("_from_candidate")
@@ -122,10 +125,13 @@ class Referee:
             return "error", line or str(raised)
         return "failed", f"{type(raised).__name__}: {raised}"[:500]
 
-    # --- the conversation -----------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------------
 
     def ask(self, verb: str, *fields: Any) -> list[Data]:
-        """Put a request to the candidate; raises its exception, or CandidateDied where the conversation broke."""
+        """Send a request to the candidate and return the fields of its answer.
+
+        Raises the exception that the candidate answers with, or CandidateDied if the exchange ended.
+        """
         if self.broken:
             raise CandidateDied(self.broken)
         try:
@@ -154,7 +160,7 @@ class Referee:
             changed, result = answer
             for number, contents in changed:
                 if not 0 <= number < sent:
-                    raise Malformed("a change of nothing")
+                    raise Malformed("a change of an unknown container")
                 decode.refill(encode.containers[number], contents)
             return decode(result)
         except (ValueError, TypeError, RecursionError, LookupError) as fault:
@@ -162,7 +168,7 @@ class Referee:
             raise CandidateDied(self.broken) from fault
 
     def value(self, verb: str, *fields: Any) -> Any:
-        """Put a request whose answer is one value."""
+        """Send a request whose answer is one value, and return it."""
         answer = self.ask(verb, *fields)
         try:
             return self._decoder()(answer[0])
@@ -171,12 +177,12 @@ class Referee:
             raise CandidateDied(self.broken) from fault
 
     def encode(self, value: Any) -> Data:
-        """Return a value of the tests as data."""
+        """Encode a value of the tests."""
         return Encoder(self._export, numpy=self._numpy)(value)
 
     def _serve(self, verb: str, fields: list[Any]) -> list[Any]:
-        """Answer the one request that a candidate may put: to call a function that the tests handed over."""
-        if verb != "back":
+        """Serve the only request allowed to a candidate: a call of a function that the tests passed to it."""
+        if verb != "callback":
             raise OutOfTurn(f"request {verb!r}")
         handle, arguments, named = fields
         decode = self._decoder()
@@ -184,14 +190,14 @@ class Referee:
         try:
             result = function(*[decode(item) for item in arguments], **{k: decode(v) for k, v in named.items()})
             return [ANSWER, self.encode(result)]
-        except Exception as raised:  # noqa: BLE001  (whatever the tests' function raises is the candidate's to handle)
+        except Exception as raised:  # noqa: BLE001  (an exception of the function is for the candidate to handle)
             return ["!", type(raised).__name__, str(raised)[:500]]
 
     # --- values ---------------------------------------------------------------------------------------------------
 
     def _export(self, value: Any, encode: Encoder) -> Data:
         if isinstance(value, RemoteObject):
-            return ["@", value._handle]  # noqa: SLF001  (the proxy's one field; its public names are the candidate's)
+            return ["@", value._handle]  # noqa: SLF001  (public names of the proxy belong to the candidate)
         kind = type(value)
         if self._setup_classes.get(kind.__name__) is kind:
             return encode.instance(value)
@@ -200,7 +206,7 @@ class Referee:
             return ["K", len(self._functions) - 1]
         if hasattr(kind, "__next__"):
             return encode(list(value))
-        raise Uncodable(f"a {kind.__name__} cannot be handed to the candidate as data")
+        raise Uncodable(f"a {kind.__name__} cannot be passed to the candidate as data")
 
     def _decoder(self) -> Decoder:
         return Decoder(self._resolve, self._setup_classes, numpy=self._numpy)
@@ -222,7 +228,7 @@ class Referee:
         raise Malformed(f"tag {tag!r}")
 
     def _exception_class(self, name: str, base_name: str) -> type:
-        """Return the class that stands here for an exception class there: the builtin or setup class of that name."""
+        """Return the local counterpart of a candidate's exception class: the builtin or setup class of that name."""
         if name in self._exceptions:
             return self._exceptions[name]
         base = getattr(builtins, base_name, None)
@@ -245,7 +251,7 @@ class Referee:
             return CandidateFailed(line)
         try:
             raised = kind(*self._decoder()(arguments)) if arguments is not None else kind(text)
-        except (TypeError, ValueError):  # its constructor wants something else
+        except (TypeError, ValueError):  # its constructor takes other arguments
             raised = kind.__new__(kind, text)
         if not isinstance(raised, Exception):
             raise Malformed(f"exception {name!r}")
@@ -254,7 +260,7 @@ class Referee:
 
 
 def _global_names(code: CodeType) -> set[str]:
-    """Return every name that ``code`` may look up outside of its functions; attributes are among them, harmlessly."""
+    """Return a superset of the global names that ``code`` may look up; it also contains attribute names."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -263,8 +269,8 @@ def _global_names(code: CodeType) -> set[str]:
 
 
 def _compiled(program: dict[str, Any]) -> tuple[CodeType, CodeType, CodeType]:
-    """Return setup, tests and entry point as code; raises UnfitTests."""
-    guarded = program["mode"] == "guarded"  # which looks its entry point up in the candidate's process
+    """Return setup, tests and entry point as code objects. Raises InvalidTests."""
+    guarded = program["mode"] == "guarded"  # guarded mode resolves the entry point in the candidate's process
     sources = (
         ("setup", program["setup"], "exec"),
         ("tests", program["tests"], "exec"),
@@ -275,25 +281,25 @@ def _compiled(program: dict[str, Any]) -> tuple[CodeType, CodeType, CodeType]:
         try:
             codes.append(compile(source, f"<{name}>", kind, dont_inherit=True))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
-            raise UnfitTests(f"{name} cannot be compiled: {type(fault).__name__}: {fault}") from fault
+            raise InvalidTests(f"{name} cannot be compiled: {type(fault).__name__}: {fault}") from fault
     setup, tests, entry_point = codes
     return setup, tests, entry_point
 
 
 def _verdict(referee: Referee, program: dict[str, Any]) -> tuple[str, str]:
-    """Run the tests and return status and error. Every way out but the last line is not a pass."""
+    """Run the tests and return status and error. Only the last line returns a pass."""
     try:
         setup, tests, entry_point = _compiled(program)
         if program["mode"] == "guarded":
-            referee.is_clean = True  # nothing of it runs here
+            referee.is_reusable = True  # no part of it runs in this process
             status, error = referee.judge_guarded(program)
             if status != "passed":
                 return status, error
         else:
             referee.judge(program, setup, tests, entry_point)
-    except UnfitTests as fault:
+    except InvalidTests as fault:
         return "sandbox_error", f"the {fault}"
-    except BaseException as raised:  # noqa: BLE001  (tests raise anything; each is a fail, SystemExit too)
+    except BaseException as raised:  # noqa: BLE001  (any exception of the tests is a failure, SystemExit included)
         return referee.reason(raised)
     if referee.broken:
         return referee.reason(CandidateDied(referee.broken))
@@ -305,39 +311,38 @@ def _verdict(referee: Referee, program: dict[str, Any]) -> tuple[str, str]:
     return "passed", ""
 
 
-def leaves_no_trace(code: CodeType) -> bool:
-    """Tell whether trusted code can be followed by other code in the same process as if it had never run.
+def leaves_state_unchanged(code: CodeType) -> bool:
+    """Return whether trusted code cannot affect code that runs later in the same process.
 
-    So it is where it sets no attribute of anything, imports only modules that have no state, and names nothing by which
-    it could get around that.
+    True if it sets no attribute, imports only stateless modules, and uses no name that gives indirect access to either.
     """
     operations = code.co_code[::2]
-    if any(operation in operations for operation in _SETS_ATTRIBUTES) or _WAYS_AROUND & set(code.co_names):
+    if any(operation in operations for operation in _SETS_ATTRIBUTES) or _INDIRECT_ACCESS & set(code.co_names):
         return False
     position = operations.find(_IMPORT)
     while position >= 0:
         if code.co_names[code.co_code[2 * position + 1]] not in _STATELESS or operations[position - 1] == _EXTENDED:
             return False
         position = operations.find(_IMPORT, position + 1)
-    return all(leaves_no_trace(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return all(leaves_state_unchanged(constant) for constant in code.co_consts if isinstance(constant, CodeType))
 
 
 _SETS_ATTRIBUTES = tuple(opmap[name] for name in ("STORE_ATTR", "DELETE_ATTR"))
 _IMPORT, _EXTENDED = opmap["IMPORT_NAME"], opmap["EXTENDED_ARG"]
 _STATELESS = frozenset(
     {"math", "random", "copy", "typing", "itertools", "functools", "collections", "string", "re", "operator"}
-)  # random has state, which is set anew for every program
-_WAYS_AROUND = frozenset(
+)  # random has state, but is reseeded for every program
+_INDIRECT_ACCESS = frozenset(
     {"setattr", "delattr", "exec", "eval", "compile", "open", "globals", "locals", "vars", "__import__", "__dict__"}
     | {"__builtins__", "__class__", "__globals__", "sys", "os", "gc", "modules"}
 )
 
 
-def serve(programs: int, verdicts: int, notes: int, orders: socket, *, numpy: bool) -> NoReturn:
-    """Be the referee process: judge program after program, until one has left a trace."""
+def serve(programs: int, verdicts: int, notes: int, control: socket, *, numpy: bool) -> NoReturn:
+    """Run the referee process: one program after another, until the worker closes ``control`` or replaces it."""
     while True:
-        order, descriptors, _, _ = recv_fds(orders, 16, 2)
-        if not order:
+        message, descriptors, _, _ = recv_fds(control, 16, 2)
+        if not message:
             raise SystemExit
         answers, requests = descriptors
         program = read_frame(programs)
@@ -347,8 +352,8 @@ def serve(programs: int, verdicts: int, notes: int, orders: socket, *, numpy: bo
         status, error = _verdict(referee, program)
         for descriptor in descriptors:
             close(descriptor)
-        spent = not referee.is_clean or getrusage(RUSAGE_SELF).ru_maxrss > _FAT_KILOBYTES
-        # What went wrong may quote an expected value. It goes to the pool past the worker, whose memory the next
-        # candidate inherits. The frame is short enough to be written in one piece.
+        spent = not referee.is_reusable or getrusage(RUSAGE_SELF).ru_maxrss > _MAX_RSS_KILOBYTES
+        # The error may quote an expected value. It goes directly to the pool, bypassing the worker, whose memory the
+        # next candidate inherits. The frame is short enough for an atomic write.
         write_frame(notes, {"note": error[:_NOTE_CHARACTERS]})
         write_frame(verdicts, {"status": status, "calls": referee.calls, "spent": spent})

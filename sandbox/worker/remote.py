@@ -1,8 +1,8 @@
-"""What the tests hold in place of the candidate's objects.
+"""Proxies through which the tests use the candidate's objects.
 
-A proxy forwards what a caller of the object asks of it: calls, attributes, iteration, length, text. It forwards no
-comparison, no ``in`` and no arithmetic, because these would hand an expected value to the candidate and let its own
-method decide; two proxies are equal where they stand for the same object.
+A proxy forwards calls, attribute access, iteration, indexing, length, truth value and ``str``. It forwards no
+comparison, no ``in`` and no arithmetic, because these would pass an expected value to the candidate and let its method
+decide. Two proxies are equal if they stand for the same object.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _ITEMS = 1_000_000
 
 
 class Requests(Protocol):
-    """The requests that a proxy makes to the candidate's process; the referee implements them."""
+    """Requests of a proxy to the candidate's process, as implemented by the referee."""
 
     def ask(self, verb: str, *fields: Any) -> list[Any]:
         """Send a request and return the fields of its answer."""
@@ -25,19 +25,19 @@ class Requests(Protocol):
         """Send a request and return the one value of its answer."""
 
     def encode(self, value: Any) -> Any:
-        """Return a value of the tests as data."""
+        """Encode a value of the tests."""
 
 
 class CandidateDied(BaseException):
-    """The conversation broke. Not an Exception, so that no test can take it for a result."""
+    """The exchange with the candidate ended. Not an Exception, so that no test can catch it as a result."""
 
 
 class CandidateFailed(BaseException):
-    """The candidate raised something that tests never expect, such as SystemExit or StopIteration."""
+    """The candidate raised an exception that must not reach the tests, such as SystemExit or StopIteration."""
 
 
 class RemoteObject:
-    """An object of the candidate."""
+    """Proxy for an object of the candidate."""
 
     __slots__ = ("_handle", "_name", "_requests")
     _handle: int
@@ -49,7 +49,7 @@ class RemoteObject:
             object.__setattr__(self, slot, value)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Have the candidate call it; arguments and answer cross as data."""
+        """Have the candidate call the object; arguments and result cross as data."""
         return self._requests.call(self._handle, "", arguments, named)
 
     def __getattr__(self, name: str) -> Any:
@@ -93,18 +93,18 @@ class RemoteObject:
 
 
 class RemoteClass(RemoteObject):
-    """A class of the candidate: called to make instances, asked whether an object is one."""
+    """Proxy for a class of the candidate; supports calls and ``isinstance``."""
 
     __slots__ = ()
 
     def __instancecheck__(self, instance: object) -> bool:
         if not isinstance(instance, RemoteObject):
             return False
-        return bool(self._requests.value("isinstance", self._handle, instance._handle))  # noqa: SLF001  (a proxy's own field)
+        return bool(self._requests.value("isinstance", self._handle, instance._handle))  # noqa: SLF001  (a field of the proxy itself)
 
 
 class RemoteIterator(RemoteObject):
-    """An iterator of the candidate. Items are fetched one by one at first, then in growing batches."""
+    """Proxy for an iterator of the candidate; fetches items in batches that grow from 1 to 64."""
 
     __slots__ = ("_batch", "_ended", "_items", "_taken")
     _items: list[Any]

@@ -1,9 +1,9 @@
-"""A seccomp filter for candidates, assembled by hand: a list of refused system calls per architecture.
+"""Seccomp filter for candidates: an assembled BPF program with a deny list of system calls per architecture.
 
-It is a second wall behind namespaces and dropped capabilities: it keeps a candidate from new namespaces (the usual
-first step of a kernel exploit), from kernel interfaces with a long record of holes, and from sockets other than Unix
-ones. Refused calls return EPERM; ``clone3`` returns ENOSYS, so that libc falls back to ``clone``, whose flags a filter
-can read.
+It is a second line of defence behind namespaces and dropped capabilities. It denies new namespaces (the usual first
+step of a kernel exploit), kernel interfaces with a long record of vulnerabilities, and sockets other than Unix sockets.
+Denied calls return EPERM; ``clone3`` returns ENOSYS, so that libc falls back to ``clone``, whose flags a filter can
+inspect.
 """
 
 import os
@@ -19,8 +19,8 @@ _NAMESPACE_FLAGS = 0x7E020080  # every CLONE_NEW* flag
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-# name: (x86_64, aarch64); -1 where the architecture lacks the call
-_REFUSED = {
+# name: (x86_64, aarch64); -1 if the architecture lacks the call
+_DENIED = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
     "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
@@ -47,36 +47,36 @@ def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -
     return struct.pack("=HBBI", code, if_true, if_false, operand)
 
 
-def _refuse(number: int, error: int) -> bytes:
+def _deny(number: int, error: int) -> bytes:
     return _instruction(_EQUAL, number, 0, 1) + _instruction(_RETURN, _ERRNO | error)
 
 
 def supported() -> bool:
-    """Tell whether there is a table for this architecture."""
+    """Return whether the deny list covers this architecture."""
     return os.uname().machine in _AUDIT_ARCH
 
 
 def program(*, processes: bool = True) -> bytes:
-    """Return the filter for this machine's architecture; without ``processes`` it also refuses to fork.
+    """Return the filter for this machine's architecture; with ``processes=False`` it also denies forks.
 
-    Raises KeyError on an architecture that has no table.
+    Raises KeyError on an unsupported architecture.
     """
     machine = os.uname().machine
     column = {"x86_64": 0, "aarch64": 1}[machine]
     out = [
         _instruction(_LOAD, _ARCH),
         _instruction(_EQUAL, _AUDIT_ARCH[machine], 1, 0),
-        _instruction(_RETURN, _KILL),  # the 32-bit entry points of the kernel
+        _instruction(_RETURN, _KILL),  # 32-bit entry points of the kernel
         _instruction(_LOAD, _NUMBER),
     ]
     if column == 0:
         out += [_instruction(_GREATER_EQUAL, _X32, 0, 1), _instruction(_RETURN, _ERRNO | _ENOSYS)]
-    refused = [numbers[column] for numbers in _REFUSED.values()]
+    denied = [numbers[column] for numbers in _DENIED.values()]
     if not processes:
-        refused += [_FORK[column], _VFORK[column]]
-    out += [_refuse(number, _EPERM) for number in sorted(refused) if number >= 0]
-    out += [_refuse(_CLONE3[column], _ENOSYS)]
-    # clone: no new namespace; without processes, threads only. The first argument holds the flags on both machines.
+        denied += [_FORK[column], _VFORK[column]]
+    out += [_deny(number, _EPERM) for number in sorted(denied) if number >= 0]
+    out += [_deny(_CLONE3[column], _ENOSYS)]
+    # clone: no new namespace; without processes, threads only. Both architectures pass the flags as first argument.
     clone = [_instruction(_LOAD, _ARGUMENT0), _instruction(_SET, _NAMESPACE_FLAGS, 0, 1)]
     clone += [_instruction(_RETURN, _ERRNO | _EPERM)]
     if not processes:

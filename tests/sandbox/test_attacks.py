@@ -7,7 +7,7 @@ import pytest
 from crosstok import sandbox
 from crosstok.sandbox import Status, Verdict
 from crosstok.sandbox.attacks import FORGERIES, PERSISTENCE, Attack, Host, traces
-from crosstok.sandbox.attacks.campaign import CONTROL, Campaign, Held, names, run_campaign
+from crosstok.sandbox.attacks.campaign import CONTROL, AttackResult, Campaign, names, run_campaign
 
 REPORTS = {report.name: report for report in sandbox.probe() if report.available and report.name != "process"}
 NAMES = [name for kind in ("forgery", "exhaustion", "escape") for name in names(kind)]
@@ -16,7 +16,7 @@ PAIRS = [(planting.name, looking.name) for planting, looking in PERSISTENCE]
 
 @pytest.fixture(scope="module", params=list(REPORTS))
 def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
-    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the bait is a server on the loopback)
+    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the decoys include a TCP server)
 
     enable_socket()
     try:
@@ -25,7 +25,7 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
         disable_socket(allow_unix_socket=True)
 
 
-def row(campaign: Campaign, name: str) -> Held:
+def row(campaign: Campaign, name: str) -> AttackResult:
     (found,) = [row for row in campaign.rows if row.attack.name == name]
     return found
 
@@ -38,14 +38,14 @@ def test_an_attack_comes_to_what_it_must(campaign: Campaign, name: str) -> None:
         assert lacking
         pytest.skip(f"this backend does not promise {', '.join(lacking)} here")
     assert held.verdict.status in held.attack.expected, (held.attack.what, held.verdict)
-    assert held.harm == ()
+    assert held.changes == ()
 
 
 @pytest.mark.parametrize(("planting", "looking"), PAIRS)
 def test_a_program_finds_nothing_of_the_one_before_it(campaign: Campaign, planting: str, looking: str) -> None:
     for name in (planting, looking):
         held = row(campaign, name)
-        assert held.outcome == "held", (held.verdict, held.harm)
+        assert held.outcome == "held", (held.verdict, held.changes)
 
 
 def test_no_wrong_solution_was_taken_for_a_right_one(campaign: Campaign) -> None:
@@ -78,8 +78,8 @@ def test_attacks_differ_in_what_they_do_and_say() -> None:
 # --- the campaign itself: a wall that gives way must be seen ------------------------------------------------------
 
 
-def judged(status: Status, *harm: str) -> Held:
-    return Held("forgery", FORGERIES[0], Verdict("x", status, "split", "tier"), harm)
+def judged(status: Status, *changes: str) -> AttackResult:
+    return AttackResult("forgery", FORGERIES[0], Verdict("x", status, "split", "tier"), changes)
 
 
 def test_a_verdict_that_must_not_be_and_a_host_that_changed_are_broken() -> None:
@@ -87,23 +87,23 @@ def test_a_verdict_that_must_not_be_and_a_host_that_changed_are_broken() -> None
     assert judged(Status.PASSED).outcome == "BROKEN"
     assert judged(Status.SANDBOX_ERROR).outcome == "BROKEN"
     assert judged(Status.FAILED, "mounts changed").outcome == "BROKEN"
-    assert Held("forgery", FORGERIES[0], None).outcome == "not promised"
+    assert AttackResult("forgery", FORGERIES[0], None).outcome == "not guaranteed"
     assert not Campaign("x", rows=[judged(Status.FAILED)]).broken
     assert Campaign("x", rows=[judged(Status.FAILED), judged(Status.PASSED)]).broken
     assert Campaign("x", left=("process 7 (python)",)).broken
 
 
-def test_a_bait_that_was_written_and_traces_of_a_program_are_seen(tmp_path: Path) -> None:
-    host = replace(Host.nowhere(), canary=tmp_path / "canary.txt", token="genuine")
+def test_a_decoy_file_that_was_written_and_traces_of_a_program_are_seen(tmp_path: Path) -> None:
+    host = replace(Host.placeholder(), canary=tmp_path / "canary.txt", token="genuine")
     host.canary.write_text("genuine")
-    assert host.harm(traces()) == []
+    assert host.changes(traces()) == []
     host.canary.write_text("forged")
-    assert host.harm({**traces(), "mounts": []}) == ["the bait file was written", "mounts changed"]
+    assert host.changes({**traces(), "mounts": []}) == ["the decoy file was written", "mounts changed"]
 
 
 def test_without_walls_the_campaign_says_that_it_was_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a pool without walls a probe finds its way out. Only probes that do no harm are let loose."""
-    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the bait)
+    """On a pool without walls a probe finds its way out. Only probes that do no changes are let loose."""
+    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the decoys)
 
     from crosstok.sandbox.attacks.escapes import escapes  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from crosstok.errors import UserError
 from crosstok.sandbox import Pool, Status, Verdict
 from crosstok.sandbox.attacks import FORGERIES
 from crosstok.sandbox.attacks.attack import PASSED
-from crosstok.sandbox.attacks.campaign import CONTROL, Campaign, Held
+from crosstok.sandbox.attacks.campaign import CONTROL, AttackResult, Campaign
 from crosstok.sandbox.check import check
 from crosstok.sandbox.demo import demo, table
 
@@ -45,17 +45,17 @@ def test_one_line_out_for_each_line_in_and_in_its_order(pool: Pool, tmp_path: Pa
         ("[]", "line 2 is not a JSON object"),
         ({**LINE, "candidat": ""}, "Did you mean 'candidate'"),
         ({key: value for key, value in LINE.items() if key != "tests"}, "line 2 has no 'tests'"),
-        ({**LINE, "candidate": 3}, "'candidate' is not text"),
+        ({**LINE, "candidate": 3}, "'candidate' must be a string"),
         ({**LINE, "limits": {"cpu": 3}}, "Did you mean 'cpu_s'"),
-        ({**LINE, "limits": {"cpu_s": -1}}, "not a positive number"),
-        ({**LINE, "limits": {"files": 1.5}}, "not a whole number"),
+        ({**LINE, "limits": {"cpu_s": -1}}, "must be a positive number"),
+        ({**LINE, "limits": {"files": 1.5}}, "must be an integer"),
         ({**LINE, "mode": "spilt"}, "Did you mean 'split'"),
-        ({**LINE, "packages": "numpy"}, "not a list of names"),
+        ({**LINE, "packages": "numpy"}, "must be a list of names"),
         ({**LINE, "packages": ["no_such_package"]}, "'no_such_package' is not installed"),
         ({**LINE, "packages": ["../x"]}, "is not installed"),
-        (json.dumps({**LINE, "limits": {"wall_s": 1}}).replace("1}", "NaN}"), "not a positive number"),
-        (json.dumps({**LINE, "limits": {"wall_s": 1}}).replace("1}", "Infinity}"), "is more than 1000000"),
-        ({**LINE, "limits": {"memory_bytes": 1 << 60}}, "is more than"),
+        (json.dumps({**LINE, "limits": {"wall_s": 1}}).replace("1}", "NaN}"), "must be a positive number"),
+        (json.dumps({**LINE, "limits": {"wall_s": 1}}).replace("1}", "Infinity}"), "must be at most 1000000"),
+        ({**LINE, "limits": {"memory_bytes": 1 << 60}}, "must be at most"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_before_anything_runs(
@@ -85,16 +85,16 @@ def test_progress_is_told_with_each_verdict(pool: Pool, tmp_path: Path) -> None:
 def test_the_table_of_the_demo_sums_up_attacks_controls_and_host() -> None:
     attack, passed = FORGERIES[0], Verdict("x", Status.PASSED, "split", "tier")
     rows = [
-        Held("forgery", attack, None),
-        Held("forgery", attack, passed, ("mounts changed",)),
-        Held(CONTROL, attack, replace(passed, status=Status.SANDBOX_ERROR)),
-        Held(CONTROL, replace(attack, expected=PASSED), passed),
+        AttackResult("forgery", attack, None),
+        AttackResult("forgery", attack, passed, ("mounts changed",)),
+        AttackResult(CONTROL, attack, replace(passed, status=Status.SANDBOX_ERROR)),
+        AttackResult(CONTROL, replace(attack, expected=PASSED), passed),
     ]
     lines = table(Campaign("namespaces", rows=rows, left=("process 7 (python)",))).splitlines()
     assert "mounts changed" in next(line for line in lines if "BROKEN" in line and line.startswith("forgery"))
     assert lines[-3:] == [
-        "namespaces: 0 held, 1 BROKEN, 1 not promised",
-        "controls after each attack: 1 of 2 judged rightly",
+        "namespaces: 0 held, 1 BROKEN, 1 not guaranteed",
+        "controls after each attack: 1 of 2 received the right verdict",
         "host afterwards: process 7 (python)",
     ]
 

@@ -124,7 +124,7 @@ def test_a_container_that_cannot_start_is_removed(client: "DockerClient", monkey
 
     before = containers(client)
     monkeypatch.setattr("docker.models.containers.Container.start", refuse)
-    with pytest.raises(OSError, match="the container engine refuses: no room"):
+    with pytest.raises(OSError, match="the container engine reported an error: no room"):
         Docker().start(0, ())
     assert containers(client) == before
 
@@ -266,7 +266,7 @@ def test_with_the_network_a_registry_that_cannot_be_reached_is_told_and_made_up_
     assert "-packed-" in image.ready(client, ()).name  # type: ignore[arg-type]  # a stand-in
     assert client.images.wanted[0]["buildargs"] == {"PYTHON": platform.python_version()}
     assert caplog.messages == [
-        "The container image cannot be built (dial tcp: lookup registry-1.docker.io: no such host); "
+        "Cannot build the container image (dial tcp: lookup registry-1.docker.io: no such host); "
         "packing this interpreter instead."
     ]
 

@@ -39,7 +39,7 @@ def test_requirements_of_an_extra_count_only_where_the_extra_was_asked_for(monke
 
 
 def test_a_package_that_is_not_installed_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="'no_such_package', which a program needs, is not installed"):
+    with pytest.raises(UserError, match="'no_such_package', which a program declares, is not installed"):
         package_paths(["no_such_package"])
 
 

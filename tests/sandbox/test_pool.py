@@ -15,7 +15,7 @@ import pytest
 
 from crosstok import sandbox
 from crosstok.errors import UserError
-from crosstok.sandbox import Inlet, Limits, Pool, Program, Status
+from crosstok.sandbox import Limits, Pool, Program, ProgramQueue, Status
 from crosstok.sandbox.attacks import descendants, traces
 from crosstok.sandbox.cgroups import MOUNTS
 from crosstok.sandbox.frames import frame
@@ -30,12 +30,12 @@ def wrong(name: str) -> Program:
     return Program(name, "def f():\n    return 2\n", "assert f() == 1\n", "f")
 
 
-def inlet_of(programs: list[Program]) -> Inlet:
-    """An inlet that stays open: whoever waits for more programs waits for ever."""
-    inlet = Inlet()
+def queue_of(programs: list[Program]) -> ProgramQueue:
+    """A queue that stays open: whoever waits for more programs waits for ever."""
+    queue = ProgramQueue()
     for program in programs:
-        inlet.put(program)
-    return inlet
+        queue.put(program)
+    return queue
 
 
 def test_some_walled_backend_works_here() -> None:
@@ -95,16 +95,16 @@ def test_a_worker_that_dies_is_replaced_and_its_program_judged_again(
     if pool.backend == "docker":
         pytest.skip("a container's worker is not a process of ours to kill")
     killed: list[str] = []
-    give = Slot.give
+    assign = Slot.assign
 
-    def give_and_kill(slot: Slot, program: Program, tries: int) -> None:
-        give(slot, program, tries)
+    def assign_and_kill(slot: Slot, program: Program, tries: int) -> None:
+        assign(slot, program, tries)
         if program.id == "slow" and tries == 1:
             assert slot.worker is not None
             slot.worker._process.kill()  # type: ignore[attr-defined]  # a WorkerProcess
             killed.append(program.id)
 
-    monkeypatch.setattr(Slot, "give", give_and_kill)
+    monkeypatch.setattr(Slot, "assign", assign_and_kill)
     slow = Program("slow", "import time\ndef f():\n    time.sleep(1)\n    return 1\n", "assert f() == 1\n", "f")
     with caplog.at_level(logging.WARNING):
         verdicts = {verdict.id: verdict.status for verdict in pool.run([slow, right("other")])}
@@ -132,7 +132,7 @@ def test_a_worker_that_writes_nonsense_is_replaced_and_its_program_judged_again(
         monkeypatch.setattr(poisoned, "read", lambda: nonsense)
         with caplog.at_level(logging.WARNING):
             assert next(pool.run([right("x")])).passed
-        assert "wrote nonsense" in caplog.text
+        assert "wrote an invalid" in caplog.text
         assert pool._slots[0].worker is not poisoned
 
 
@@ -155,9 +155,9 @@ def test_a_program_whose_worker_dies_twice_is_a_sandbox_error_and_not_a_fail(
     assert next(pool.run([right("x")])).passed
 
 
-@pytest.mark.parametrize("by", [list, inlet_of])
+@pytest.mark.parametrize("by", [list, queue_of])
 def test_a_hung_worker_is_replaced(
-    by: Callable[[list[Program]], list[Program] | Inlet], monkeypatch: pytest.MonkeyPatch
+    by: Callable[[list[Program]], list[Program] | ProgramQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = Limits(wall_s=60.0)
     with sandbox.open_pool("process", workers=1, unsafe=True) as pool:
@@ -166,7 +166,7 @@ def test_a_hung_worker_is_replaced(
         os.kill(hung._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]  # it has just judged
         # A second for the worker that is there already, and ample time for the one that must be started.
         monkeypatch.setattr("crosstok.sandbox.slot.GRACE_S", 1.0 - limits.wall_s)
-        monkeypatch.setattr("crosstok.sandbox.slot.START_S", limits.wall_s)
+        monkeypatch.setattr("crosstok.sandbox.slot.STARTUP_S", limits.wall_s)
         assert next(pool.run(by([replace(right("x"), limits=limits)]))).passed
         assert pool._slots[0].worker is not hung
 
@@ -213,7 +213,7 @@ def test_a_program_too_long_to_be_sent_gets_a_verdict_and_costs_no_worker(
         first, warm, last = (next(pool.run([program])) for program in (long, right("a"), long))
         worker = pool._slots[0].worker
         assert (first.status, last.status, first.calls) == (status, status, None)
-        assert "the limit is 10000" in first.error
+        assert "the limit of 10000" in first.error
         assert warm.passed
         assert next(pool.run([right("b")])).passed
         assert pool._slots[0].worker is worker

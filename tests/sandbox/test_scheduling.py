@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from crosstok import sandbox
-from crosstok.sandbox import Inlet, Limits, Pool, Program, Status
+from crosstok.sandbox import Limits, Pool, Program, ProgramQueue, Status
 from crosstok.sandbox.attacks import EXHAUSTION, FORGERIES
 
 RIGHT = Program("right", "def f():\n    return 1\n", "assert f() == 1\n", "f")
@@ -32,58 +32,58 @@ def busy_cores(count: int) -> Iterator[None]:
 
 
 def test_verdicts_are_handed_out_while_no_new_program_comes(pool: Pool) -> None:
-    inlet = Inlet()
-    inlet.put(RIGHT)
-    verdicts = pool.run(inlet)
+    queue = ProgramQueue()
+    queue.put(RIGHT)
+    verdicts = pool.run(queue)
     assert next(verdicts).passed  # would wait for ever for a second program
-    inlet.put(replace(RIGHT, id="another"))
+    queue.put(replace(RIGHT, id="another"))
     assert next(verdicts).id == "another"
-    inlet.close()
+    queue.close()
     assert list(verdicts) == []
 
 
 def test_time_limits_hold_while_no_new_program_comes(pool: Pool) -> None:
-    inlet = Inlet()
-    inlet.put(LOOP)
-    verdicts = pool.run(inlet)
+    queue = ProgramQueue()
+    queue.put(LOOP)
+    verdicts = pool.run(queue)
     assert next(verdicts).status is Status.TIMEOUT
     verdicts.close()
 
 
-def test_an_inlet_is_filled_from_another_thread(pool: Pool) -> None:
-    inlet = Inlet()
+def test_a_queue_is_filled_from_another_thread(pool: Pool) -> None:
+    queue = ProgramQueue()
 
     def fill() -> None:
         for number in range(20):
-            inlet.put(replace(RIGHT, id=str(number)))
-        inlet.close()
+            queue.put(replace(RIGHT, id=str(number)))
+        queue.close()
 
     thread = threading.Thread(target=fill)
-    verdicts = pool.run(inlet)
+    verdicts = pool.run(queue)
     thread.start()
     assert sorted(int(verdict.id) for verdict in verdicts) == list(range(20))
     thread.join()
 
 
 def test_what_was_put_before_the_end_is_judged_and_nothing_after_it(pool: Pool) -> None:
-    inlet = Inlet()
-    inlet.put(RIGHT)
-    inlet.close()
+    queue = ProgramQueue()
+    queue.put(RIGHT)
+    queue.close()
     with pytest.raises(RuntimeError, match="closed"):
-        inlet.put(RIGHT)
-    assert [verdict.passed for verdict in pool.run(inlet)] == [True]
+        queue.put(RIGHT)
+    assert [verdict.passed for verdict in pool.run(queue)] == [True]
 
 
 def test_a_source_learns_that_the_pool_has_gone(pool: Pool) -> None:
-    inlet = Inlet()
-    inlet.put(RIGHT)
-    verdicts = pool.run(inlet)
+    queue = ProgramQueue()
+    queue.put(RIGHT)
+    verdicts = pool.run(queue)
     next(verdicts)
     verdicts.close()
-    with pytest.raises(RuntimeError, match="judges no more"):
-        inlet.put(RIGHT)
+    with pytest.raises(RuntimeError, match="no longer consumes"):
+        queue.put(RIGHT)
     with pytest.raises(RuntimeError, match="one pool"):
-        next(pool.run(inlet))
+        next(pool.run(queue))
     assert next(pool.run([RIGHT])).passed
 
 

@@ -182,13 +182,13 @@ class BrokenPool:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, programs: Iterable[Program] | sandbox.Inlet) -> Iterator[Verdict]:
-        for program in drained(programs) if isinstance(programs, sandbox.Inlet) else programs:
+    def run(self, programs: Iterable[Program] | sandbox.ProgramQueue) -> Iterator[Verdict]:
+        for program in drained(programs) if isinstance(programs, sandbox.ProgramQueue) else programs:
             yield Verdict(program.id, Status.SANDBOX_ERROR, "none", "broken")
 
 
-def drained(programs: sandbox.Inlet) -> Iterator[Program]:
-    """Yield what comes through an inlet, which a real pool would be woken for."""
+def drained(programs: sandbox.ProgramQueue) -> Iterator[Program]:
+    """Yield what comes through a queue, which a real pool would be woken for."""
     while not programs.exhausted:
         if (program := programs.take()) is not None:
             yield program
