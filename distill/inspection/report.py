@@ -1,7 +1,7 @@
 """From two models to an ``Inspection``."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,15 +19,13 @@ from crosstok.distill.models import checkpoints, provenance
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.models.lora import embedding_matrices
 from crosstok.errors import UserError
+from crosstok.progress import Advance
 
 _OLD_PLACES = 1500
 """Old rows in the projection."""
 _NEAREST = 8
 _PATHS = 12
 """Tokens whose way is drawn."""
-
-Progress = Callable[[float, str], None]
-"""Called with the share of the work done since the last call and what comes next."""
 
 
 def inspect(
@@ -39,7 +37,7 @@ def inspect(
     tokens: Sequence[str] = (),
     corpus: str | None = None,
     data: Path | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> Inspection:
     """Compare the new tokens of ``source`` with what they were in ``against`` (default: the model it was made from).
 

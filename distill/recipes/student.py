@@ -29,11 +29,12 @@ from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.held_out import HeldOut
 from crosstok.distill.training.log import plot_log, read_log
-from crosstok.distill.training.loop import LOG, Advance, Model, TrainingSpec, train
+from crosstok.distill.training.loop import LOG, Model, TrainingSpec, train
 from crosstok.distill.training.options import BESIDE
 from crosstok.distill.training.windows import Encoder, Windows
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
+from crosstok.progress import Advance
 
 log = logging.getLogger(__name__)
 

@@ -37,13 +37,11 @@ from crosstok.distill.training.teacher_cache import SCORES, TOP, WindowTeacher, 
 from crosstok.distill.training.windows import Windows
 from crosstok.errors import UserError
 from crosstok.folders import cache_folder
+from crosstok.progress import Advance
 
-__all__ = ["LOG", "Advance", "Model", "TrainingSpec", "Watch", "learning_rate", "train"]
+__all__ = ["LOG", "Model", "TrainingSpec", "Watch", "learning_rate", "train"]
 
 log = logging.getLogger(__name__)
-
-Advance = Callable[[float, str], None]
-"""Called with the steps done since the last call and a few words on the state."""
 
 Watch = Callable[[int, nn.Module], None]
 """Called with the steps done and the network, which it must leave as it is."""

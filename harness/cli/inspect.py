@@ -35,15 +35,14 @@ def inspect(
 
     Writes index.html (plots, every number explained) with inspection.json and CSV tables beside it.
     """
-    from rich.console import Console
-
     from crosstok.distill.inspection import inspect as look
     from crosstok.folders import data_folder
     from crosstok.harness.inspection.page import summary, write_inspection
     from crosstok.harness.measure.engines import name_of_source
-    from crosstok.harness.progress import Reporter
+    from crosstok.harness.progress import ConsoleProgress
+    from crosstok.progress import Reporter
 
-    with Reporter(Console(stderr=True)) as reporter, reporter.stage("inspect, %", 100.0, 30.0) as advance:
+    with Reporter(ConsoleProgress()) as reporter, reporter.stage("inspect, %", 100.0, 30.0) as advance:
         found = look(
             model,
             against,

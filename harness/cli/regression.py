@@ -48,11 +48,10 @@ def watch(
     data_dir: DataOption = None,
 ) -> None:
     """Measure and judge every new checkpoint of a folder as soon as it is completely written."""
-    from rich.console import Console
-
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.watch import Watch, open_watch
     from crosstok.harness.plan.suite import read_suite
+    from crosstok.harness.progress import ConsoleProgress
     from crosstok.results.store.store import Store
 
     if against not in ("best", "baseline"):
@@ -64,7 +63,7 @@ def watch(
     worst = 0
     with Store(store) as opened:
         watching = Watch(
-            arrivals, read, opened, target, Console(stderr=True), data_folder(data_dir), against,
+            arrivals, read, opened, target, ConsoleProgress(), data_folder(data_dir), against,
             _rules(fail_if, rules), typer.echo,
         )  # fmt: skip
         try:
@@ -101,11 +100,10 @@ def regress(
     data_dir: DataOption = None,
 ) -> None:
     """Train and measure a new method beside the recorded ones, print the table, and fail where it is worse."""
-    from rich.console import Console
-
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.try_method import try_method
     from crosstok.harness.plan.suite import read_suite
+    from crosstok.harness.progress import ConsoleProgress
     from crosstok.results.store.store import Store
     from crosstok.results.tables.frame import comparison_frame, render
 
@@ -113,7 +111,7 @@ def regress(
     with Store(store) as opened:
         trial = try_method(
             read_suite(suite), opened, method, options=options, like=like, against=against,
-            rules=_rules(fail_if, rules), console=Console(stderr=True), data=data_folder(data_dir),
+            rules=_rules(fail_if, rules), progress=ConsoleProgress(), data=data_folder(data_dir),
         )  # fmt: skip
         typer.echo(render(comparison_frame(opened, trial.outcome.run_id)))
     typer.echo(trial.report.text())

@@ -30,12 +30,11 @@ def rescore(
     Verdicts are replaced where nothing else has changed. Where a task's version, a limit or what this host can judge
     has, the answers go into a new run and the old one stays as it is.
     """
-    from rich.console import Console
-
     from crosstok.errors import RunIncomplete
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.rescore import lines
     from crosstok.harness.jobs.rescore import rescore as judge_again
+    from crosstok.harness.progress import ConsoleProgress
     from crosstok.results.store.records import Progress
     from crosstok.results.store.store import Store
 
@@ -43,7 +42,7 @@ def rescore(
         outcome = judge_again(
             opened,
             run_id,
-            console=Console(stderr=True),
+            progress=ConsoleProgress(),
             tasks=task or (),
             timeout=timeout,
             backend=backend,

@@ -157,22 +157,20 @@ def leaderboard(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write all results as a folder of web pages that opens from disk, without a server."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from crosstok.folders import cache_folder
+    from crosstok.harness.progress import ConsoleProgress
+    from crosstok.progress import Reporter
     from crosstok.results.store.store import Store
     from crosstok.results.web.leaderboard import write_leaderboard
 
-    console = Console(stderr=True)
     with (
         Store(store, read_only=True) as opened,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+        Reporter(ConsoleProgress()) as reporter,
+        reporter.counted("write pages") as tell,
     ):
-        pages = progress.add_task("pages", total=None)
         index = write_leaderboard(
             opened, out, runs=run_id or (), baseline=baseline, students=cache_folder() / "students",
-            tell=lambda done, of: progress.update(pages, completed=done, total=of),
+            tell=tell,
         )  # fmt: skip
     typer.echo(str(index))
 
@@ -268,12 +266,11 @@ def _is_source(name: str) -> bool:
 
 
 def _measured(source: str, like: "Run", store: "Store", data_dir: Path | None) -> str:
-    from rich.console import Console
-
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.like_run import measure_like
+    from crosstok.harness.progress import ConsoleProgress
 
-    return measure_like(like, source, store, console=Console(stderr=True), data=data_folder(data_dir)).run_id
+    return measure_like(like, source, store, progress=ConsoleProgress(), data=data_folder(data_dir)).run_id
 
 
 def _sides(store: "Store", reference: str) -> "dict[str, Side]":

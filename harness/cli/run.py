@@ -68,16 +68,15 @@ def evaluate(
 
 
 def _run_and_show(suite: Any, store: str, data_dir: Path | None, *, page: bool) -> None:
-    from rich.console import Console
-
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.run import require_complete, run_suite
+    from crosstok.harness.progress import ConsoleProgress
     from crosstok.results.store.store import Store
     from crosstok.results.tables.frame import comparison_frame, render
     from crosstok.results.web.page import write_page
 
     with Store(store) as opened:
-        outcome = run_suite(suite, opened, console=Console(stderr=True), data=data_folder(data_dir))
+        outcome = run_suite(suite, opened, progress=ConsoleProgress(), data=data_folder(data_dir))
         typer.echo(render(comparison_frame(opened, outcome.run_id)))
         typer.echo(f"\nRun {outcome.run_id}: {outcome.status.value} in {outcome.seconds:.0f} s, kept in {store}")
         if page:
@@ -87,10 +86,9 @@ def _run_and_show(suite: Any, store: str, data_dir: Path | None, *, page: bool) 
 
 
 def _show_batch_reports(suite: Any, rows: int, data_dir: Path | None) -> None:
-    from rich.console import Console
-
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.batch_check import batch_reports
+    from crosstok.harness.progress import ConsoleProgress
 
-    for title, report in batch_reports(suite, rows, console=Console(stderr=True), data=data_folder(data_dir)):
+    for title, report in batch_reports(suite, rows, progress=ConsoleProgress(), data=data_folder(data_dir)):
         typer.echo(f"{title}: {report}")

@@ -1,12 +1,16 @@
 """``crosstok sandbox``: judge programs without a model, and try the sandbox with programs that want out."""
 
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from crosstok.progress import Count
 
 BackendOption = Annotated[str, typer.Option(help="auto, bubblewrap, namespaces, docker or process; see `doctor`.")]
 WorkersOption = Annotated[int, typer.Option(min=1, max=256, help="Programs at a time.")]
@@ -33,7 +37,7 @@ def check(
     from crosstok.errors import RunIncomplete
     from crosstok.sandbox.check import check as judge
 
-    with sandbox.open_pool(backend, workers=workers, unsafe=unsafe) as pool, _bar("programs") as advance:
+    with sandbox.open_pool(backend, workers=workers, unsafe=unsafe) as pool, _counted("judge programs") as advance:
         counts = judge(file, sys.stdout, pool, advance)
     told = ", ".join(f"{count} {status.value}" for status, count in sorted(counts.items()))
     typer.echo(f"{sum(counts.values())} programs: {told}", err=True)
@@ -46,7 +50,7 @@ def demo(backend: BackendOption = "auto", workers: WorkersOption = 2) -> None:
     from crosstok.sandbox.demo import demo as attacks
     from crosstok.sandbox.demo import table
 
-    with _bar("attacks") as advance:
+    with _counted("attacks") as advance:
         campaign = attacks(backend, workers, advance)
     typer.echo(table(campaign))
     if campaign.broken:
@@ -54,13 +58,9 @@ def demo(backend: BackendOption = "auto", workers: WorkersOption = 2) -> None:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show on a terminal how many of how many are done; the time left is an estimate from those."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+def _counted(title: str) -> "Iterator[Count]":
+    from crosstok.harness.progress import ConsoleProgress
+    from crosstok.progress import Reporter
 
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda done, of: progress.update(bar, completed=done, total=of)
+    with Reporter(ConsoleProgress()) as reporter, reporter.counted(title) as count:
+        yield count

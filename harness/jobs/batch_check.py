@@ -23,12 +23,10 @@ from crosstok.harness.measure.pending_requests import pending_requests
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import Plan
 from crosstok.harness.plan.suite import Suite
-from crosstok.harness.progress import Advance, Reporter
+from crosstok.progress import Advance, ProgressCallback, Reporter
 from crosstok.tasks.task import AnswerTask, CodeTask, Generate, Sampling
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from crosstok.distill.models.checkpoints import Checkpoint
 
 _SECONDS_PER_ANSWER = 1.0  # for the estimate of the time left; the bar corrects it
@@ -69,7 +67,7 @@ class BatchReport:
 
 
 def batch_reports(
-    suite: Suite, rows: int, *, console: "Console", data: Path | None = None
+    suite: Suite, rows: int, *, progress: ProgressCallback | None = None, data: Path | None = None
 ) -> Iterator[tuple[str, BatchReport]]:
     """Check every model of ``suite`` on every task; yield what was checked and its report.
 
@@ -81,7 +79,7 @@ def batch_reports(
         raise UserError(f"A batch of {rows} is no company.", hint="Compare with 2 rows or more.")
     plan = make_plan(suite, data=data)
     _require_checkable(plan)
-    with Reporter(console) as reporter:
+    with Reporter(progress) as reporter:
         students = Students(plan, reporter, data, pick_device(suite.device))
         for name in plan.models:
             checkpoint = students.load(name)

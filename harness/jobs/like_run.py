@@ -7,11 +7,11 @@ as they are and only the models are replaced; whatever could make the rows incom
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from crosstok.errors import UserError
 from crosstok.harness.jobs.run import Outcome, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.progress import ProgressCallback
 from crosstok.results.store.records import Run
 from crosstok.results.store.store import Store
 
@@ -37,10 +37,12 @@ def suite_of(run: Run) -> Suite:
         ) from error
 
 
-def measure_like(run: Run, source: str, store: Store, *, console: Console, data: Path | None = None) -> Outcome:
+def measure_like(
+    run: Run, source: str, store: Store, *, progress: ProgressCallback | None = None, data: Path | None = None
+) -> Outcome:
     """Measure the model at ``source`` on the tasks of ``run``; what the store holds already is not measured again."""
     suite = suite_like(run, f"{run.suite}-gate", {model_name(source): ModelSpec(source=source)})
-    return run_suite(suite, store, console=console, data=data)
+    return run_suite(suite, store, progress=progress, data=data)
 
 
 def model_name(source: str) -> str:

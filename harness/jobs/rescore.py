@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from crosstok.errors import UserError, unknown_name
 from crosstok.harness.jobs.like_run import suite_of
 from crosstok.harness.jobs.records import cell_record, run_record, task_record
@@ -30,7 +28,7 @@ from crosstok.harness.plan.contamination import only_unseen, texts_of
 from crosstok.harness.plan.plan import SERVED_DTYPE, planned
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import Suite
-from crosstok.harness.progress import Advance, Reporter
+from crosstok.progress import Advance, ProgressCallback, Reporter
 from crosstok.results.store.records import Cell, Progress, Run, Sample
 from crosstok.results.store.store import Store
 from crosstok.tasks.registry import build_task
@@ -69,7 +67,7 @@ def rescore(
     store: Store,
     run_id: str | None,
     *,
-    console: Console,
+    progress: ProgressCallback | None = None,
     tasks: Sequence[str] = (),
     timeout: float | None = None,
     backend: str | None = None,
@@ -87,7 +85,7 @@ def rescore(
         if name not in {spec.name for spec in suite.tasks}:
             raise unknown_name(f"task of run {run.id}", name, [spec.name for spec in suite.tasks])
     with ExitStack() as opened:
-        reporter = opened.enter_context(Reporter(console))
+        reporter = opened.enter_context(Reporter(progress))
         plan = _plan_like(store, run, suite, data)
         judge = None
         if plan.code_tasks:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 
 from crosstok.errors import CrosstokError, RunIncomplete, UserError
 from crosstok.harness.generation.answer_facts import AnswerFacts
@@ -31,7 +30,7 @@ from crosstok.harness.plan.plan import make_plan, planned
 from crosstok.harness.plan.planned import Plan, PlannedCell
 from crosstok.harness.plan.references import References, require_some
 from crosstok.harness.plan.suite import Suite
-from crosstok.harness.progress import Advance, Reporter
+from crosstok.progress import Advance, ProgressCallback, Reporter
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store
 from crosstok.tasks.sampling import sampling_of
@@ -55,7 +54,9 @@ class Outcome:
     seconds: float
 
 
-def run_suite(suite: Suite, store: Store, *, console: Console, data: Path | None = None) -> Outcome:
+def run_suite(
+    suite: Suite, store: Store, *, progress: ProgressCallback | None = None, data: Path | None = None
+) -> Outcome:
     """Run ``suite`` and keep everything in ``store``.
 
     Raises ``UserError`` before any model is loaded for what is wrong with suite, data, store or sandbox, and for a
@@ -68,7 +69,7 @@ def run_suite(suite: Suite, store: Store, *, console: Console, data: Path | None
         if draft.code_tasks:
             spec = suite.sandbox
             judge = opened.enter_context(open_judge(spec.backend, workers=spec.workers, unsafe=spec.unsafe))
-        reporter = opened.enter_context(Reporter(console))
+        reporter = opened.enter_context(Reporter(progress))
         for task in draft.tasks:
             if task.remark:
                 reporter.say(f"{task.name}: {task.remark}")

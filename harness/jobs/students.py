@@ -15,7 +15,7 @@ from crosstok.distill.training.loop import LOG
 from crosstok.folders import cache_folder
 from crosstok.harness.generation.answer_facts import new_ids
 from crosstok.harness.plan.planned import Plan, PlannedModel
-from crosstok.harness.progress import Reporter
+from crosstok.progress import Reporter
 
 SECONDS_PER_STEP = 5.0  # a first guess for the progress bar, on two cores
 _BUILD_SECONDS = "build_seconds"

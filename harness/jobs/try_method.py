@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from crosstok.distill.embeddings import INITIALISERS
 from crosstok.distill.losses import LOSSES, Loss
 from crosstok.distill.registry import class_at
 from crosstok.errors import UserError, unknown_name
 from crosstok.harness.jobs.run import Outcome, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.progress import ProgressCallback
 from crosstok.results.compare.contrast import Side, best_of, sides
 from crosstok.results.gate import GateReport, Rule, gate
 from crosstok.results.store.store import Store
@@ -44,7 +43,7 @@ def try_method(
     like: str | None = None,
     against: str | None = None,
     rules: tuple[Rule, ...] = (),
-    console: Console,
+    progress: ProgressCallback | None = None,
     data: Path | None = None,
 ) -> Trial:
     """Run ``suite`` with one more student, made by ``method``, and judge it.
@@ -65,7 +64,7 @@ def try_method(
     name = free_name(method, suite)
     made = with_method(suite.models[like or students[-1]], method, options)
     extended = suite.model_copy(update={"models": {**suite.models, name: made}})
-    outcome = run_suite(extended, store, console=console, data=data)
+    outcome = run_suite(extended, store, progress=progress, data=data)
     measured = sides(store, store.run(outcome.run_id))
     baselines = [against] if against else students
     return Trial(outcome, name, gate(*_by_seed(measured, name, baselines), rules))

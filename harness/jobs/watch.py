@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from crosstok.errors import CrosstokError, UserError
 from crosstok.harness.jobs.checkpoint_folder import Arrivals, Signature, signature, step_and_name
 from crosstok.harness.jobs.run import run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.progress import ProgressCallback
 from crosstok.results.compare.contrast import Side, best_of, sides
 from crosstok.results.gate import GateReport, Rule, gate
 from crosstok.results.store.records import Run
@@ -44,7 +43,7 @@ class Watch:
     store: Store
     out: Path
     """Folder of the curve."""
-    console: Console
+    progress: ProgressCallback | None = None
     data: Path | None = None
     against: str = "best"
     """``best`` (of the earlier checkpoints, task by task) or ``baseline`` (the first model of the suite)."""
@@ -97,7 +96,7 @@ class Watch:
         return f"{self.suite.name}-watch"
 
     def _baseline(self) -> Side:
-        outcome = run_suite(self.suite, self.store, console=self.console, data=self.data)
+        outcome = run_suite(self.suite, self.store, progress=self.progress, data=self.data)
         found = sides(self.store, self.store.run(outcome.run_id))
         return found.get(next(iter(self.suite.models))) or next(iter(found.values()))
 
@@ -106,7 +105,7 @@ class Watch:
         source = self.arrivals.folder / name
         models = {name: ModelSpec(source=str(source))}
         suite = self.suite.model_copy(update={"name": self._name, "models": models})
-        outcome = run_suite(suite, self.store, console=self.console, data=self.data)
+        outcome = run_suite(suite, self.store, progress=self.progress, data=self.data)
         side = sides(self.store, self.store.run(outcome.run_id))[name]
         if not source.is_dir() or signature(source) == present:
             return side

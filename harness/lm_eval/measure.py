@@ -13,7 +13,7 @@ from crosstok.harness.lm_eval.task import LmEvalTask
 from crosstok.harness.measure.choices import choice_sample, stored_score
 from crosstok.harness.measure.engines import Engine
 from crosstok.harness.plan.planned import PlannedCell
-from crosstok.harness.progress import Advance
+from crosstok.progress import Advance
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store
 from crosstok.tasks.task import Continuations, Document, Likelihoods, Rolling

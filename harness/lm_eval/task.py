@@ -26,7 +26,7 @@ from crosstok.harness.lm_eval.definitions import FEWSHOT_SEED, Definition, read_
 from crosstok.harness.measure.engines import Engine
 from crosstok.harness.measure.external_task import ForeignTask
 from crosstok.harness.plan.planned import PlannedCell
-from crosstok.harness.progress import Advance
+from crosstok.progress import Advance
 from crosstok.results.store.store import Store
 from crosstok.tasks.choice import CHOICE_METRICS, choice_scores
 from crosstok.tasks.choice.lm_eval_names import PREFIX, borrowed

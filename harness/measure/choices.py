@@ -3,7 +3,7 @@
 from crosstok.harness.likelihood.continuations import ContinuationScore
 from crosstok.harness.likelihood.rolling import Scorer
 from crosstok.harness.plan.planned import PlannedCell
-from crosstok.harness.progress import Advance
+from crosstok.progress import Advance
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store
 from crosstok.tasks.task import ChoiceTask, Continuations, Score

@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 from crosstok.harness.measure.engines import Engine
 from crosstok.harness.plan.planned import PlannedCell
-from crosstok.harness.progress import Advance
+from crosstok.progress import Advance
 from crosstok.results.store.store import Store
 from crosstok.tasks.task import Task
 

@@ -16,7 +16,7 @@ from crosstok.harness.likelihood.rolling import Scorer
 from crosstok.harness.measure.judging import Judge, Judging
 from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, PendingRequest, asked, pending_requests
 from crosstok.harness.plan.planned import PlannedCell
-from crosstok.harness.progress import Advance
+from crosstok.progress import Advance
 from crosstok.results.compare.statistics import pass_at_k
 from crosstok.results.store.records import Sample, Score
 from crosstok.results.store.store import Store

@@ -13,7 +13,6 @@ import pytest
 import typer
 import yaml
 from pytest_socket import SocketBlockedError
-from rich.console import Console
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
@@ -67,7 +66,7 @@ def own(suite_content: Content, tmp_path: Path) -> Content:
 
 
 def run(content: dict[str, Any], store: Store) -> Outcome:
-    return run_suite(check_suite(content, "test"), store, console=Console(quiet=True))
+    return run_suite(check_suite(content, "test"), store)
 
 
 def answers(store: Store, run_id: str) -> list[str]:

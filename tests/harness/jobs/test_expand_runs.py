@@ -1,6 +1,5 @@
 """Expanded models in suites: both stages are measured, and the use of new tokens is told of both."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 from toy_tokenizers import toy_tokenizer
 from typer.testing import CliRunner
 
@@ -20,7 +18,7 @@ from crosstok.harness.jobs.run import run_suite
 from crosstok.harness.jobs.students import Students
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.suite import check_suite, read_suite
-from crosstok.harness.progress import Reporter
+from crosstok.progress import Reporter
 from crosstok.results.store.records import Progress
 from crosstok.results.store.store import Store
 
@@ -46,10 +44,10 @@ def test_both_stages_are_made_and_measured_and_the_second_one_knows_the_new_toke
     content: dict[str, Any], tmp_path: Path
 ) -> None:
     suite, store = check_suite(content, "test"), Store(tmp_path / "s.db")
-    outcome = run_suite(suite, store, console=Console(quiet=True))
+    outcome = run_suite(suite, store)
     assert outcome.status is Progress.COMPLETE
     first = TokenBytes.from_tokenizer(toy_tokenizer("bpe")).size
-    students = Students(make_plan(suite), Reporter(Console(file=io.StringIO())), None, "cpu")
+    students = Students(make_plan(suite), Reporter(), None, "cpu")
     for name in ("grown", "second"):
         assert students.new_ids(name, students.load(name)) == frozenset(range(first, first + 8))
     written = [

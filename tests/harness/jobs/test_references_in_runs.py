@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from crosstok import sandbox
 from crosstok.errors import UserError
@@ -67,7 +66,7 @@ def content_of(suite_content: Content, kind: str, **changes: Any) -> dict[str, A
 
 
 def run(content: dict[str, Any], store: Store) -> str:
-    return run_suite(check_suite(content, "test"), store, console=Console(quiet=True)).run_id
+    return run_suite(check_suite(content, "test"), store).run_id
 
 
 def judged_cell(content: dict[str, Any]) -> tuple[PlannedCell, CodeTask]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 from typer.testing import CliRunner
 
 from crosstok.errors import UserError
@@ -55,7 +54,7 @@ def suite(suite_content: Content, tmp_path: Path) -> dict[str, Any]:
 
 
 def first_run(suite: dict[str, Any], store: Store) -> str:
-    return run_suite(check_suite(suite, "test"), store, console=Console(quiet=True)).run_id
+    return run_suite(check_suite(suite, "test"), store).run_id
 
 
 def cell_of(store: Store, run: str, task: str) -> str:
@@ -70,7 +69,7 @@ def answer(store: Store, cell: str, document: str, text: str) -> None:
 
 
 def again(store: Store, run: str | None = None, **options: Any) -> Outcome:
-    return rescore(store, run, console=Console(quiet=True), **options)
+    return rescore(store, run, **options)
 
 
 @pytest.fixture

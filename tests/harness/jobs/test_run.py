@@ -1,6 +1,5 @@
 """Running a suite on tiny models: what is stored, what is not done twice, and what survives being killed."""
 
-import io
 import json
 import logging
 import random
@@ -15,7 +14,6 @@ from typing import Any, Self
 import pytest
 import yaml
 from killed_runs import start_run
-from rich.console import Console
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
@@ -36,7 +34,7 @@ KILLS = 20
 
 
 def run(content: dict[str, Any], store: Store) -> Outcome:
-    return run_suite(check_suite(content, "test"), store, console=Console(quiet=True))
+    return run_suite(check_suite(content, "test"), store)
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +105,9 @@ def test_a_second_start_asks_no_model_anything(
 def test_where_the_time_of_programs_went_is_told_and_stored(suite_content: Content, tmp_path: Path) -> None:
     content = suite_content()
     content["tasks"] = [{"name": "humaneval", "limit": 3, "max_bytes": 40}]
-    store, said = Store(tmp_path / "s.db"), io.StringIO()
-    outcome = run_suite(check_suite(content, "test"), store, console=Console(file=said, width=400))
+    store = Store(tmp_path / "s.db")
+    said: list[str] = []
+    outcome = run_suite(check_suite(content, "test"), store, progress=lambda event: said.append(event.state))
     cells = [found.cell for found in store.cells(outcome.run_id)]
     for cell in cells:
         parts = {name: cell.spent[name] for name in ("generation", "execution", "rest")}
@@ -117,7 +116,7 @@ def test_where_the_time_of_programs_went_is_told_and_stored(suite_content: Conte
         assert sum(parts.values()) == pytest.approx(cell.seconds, abs=0.2), "the three are the wall time"
         assert cell.spent["programs"] > 0
     generation = sum(cell.spent["generation"] for cell in cells)
-    assert f"all programs of this session: generation {generation:.1f} s, waiting for programs" in said.getvalue()
+    assert f"all programs of this session: generation {generation:.1f} s, waiting for programs" in "\n".join(said)
 
 
 def test_a_suite_that_grows_measures_only_what_is_new(suite_content: Content, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from model_servers import ScriptedServer, TransformersServer, free_port, only_loopback
-from rich.console import Console
 
 from crosstok.errors import RunIncomplete, UserError
 from crosstok.harness.cli.app import main
@@ -39,7 +38,7 @@ def suite(source: str, **changes: Any) -> Suite:
 
 
 def run(asked: Suite, store: Store) -> Outcome:
-    return run_suite(asked, store, console=Console(quiet=True))
+    return run_suite(asked, store)
 
 
 def texts(store: Store, run_id: str) -> dict[tuple[str, str], str]:
@@ -156,7 +155,7 @@ def test_token_healing_is_refused_for_a_served_model(only_answers: ScriptedServe
 
 
 def test_batches_of_a_server_are_not_compared(only_answers: ScriptedServer) -> None:
-    reports = batch_reports(suite(f"server:{only_answers.url}"), 4, console=Console(quiet=True))
+    reports = batch_reports(suite(f"server:{only_answers.url}"), 4)
     with pytest.raises(UserError, match=r"'m' is behind a server.*from its weights"):
         next(reports)
     assert not only_answers.asked

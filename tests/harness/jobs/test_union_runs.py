@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from crosstok.distill.ensemble import save_ensemble
 from crosstok.distill.models import checkpoints
@@ -36,7 +35,7 @@ def test_a_run_with_a_union_is_complete_and_the_table_says_what_it_was_not_asked
     content = suite_content(models=models(tiny_folder, "union"))
     content["tasks"][0] |= {"limit": 1, "max_bytes": 12}
     with Store(tmp_path / "s.sqlite") as store:
-        outcome = run_suite(check_suite(content, "test"), store, console=Console(quiet=True))
+        outcome = run_suite(check_suite(content, "test"), store)
         assert outcome.status is Progress.COMPLETE
         frame = comparison_frame(store)
     status = {(row["model"], row["task"]): row["status"] for row in frame.to_dict("records")}

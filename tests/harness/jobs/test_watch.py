@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 from typer.testing import CliRunner
@@ -57,7 +56,7 @@ def text_suite(suite_content: Content) -> dict[str, Any]:
 
 def watch(folder: Path, content: dict[str, Any], store: Store, out: Path, **options: Any) -> Watch:
     arrivals = open_watch(folder, settle=0.0, marker=None)
-    return Watch(arrivals, check_suite(content, "test"), store, out, Console(quiet=True), **options)
+    return Watch(arrivals, check_suite(content, "test"), store, out, **options)
 
 
 def spoil(folder: Path) -> None:

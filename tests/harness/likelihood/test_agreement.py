@@ -11,7 +11,6 @@ import torch
 from engine_models import toy_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from toy_tokenizers import TEXT as LONG_TEXT
 
 from crosstok.distill.tokenizers.alignment import align
@@ -157,7 +156,7 @@ def test_agreement_is_stored_per_document_and_shown_in_the_table(
     assert planned["base"] == plain["base"], "the teacher is measured as ever"
     assert planned["fvt"] != plain["fvt"]
     with Store(tmp_path / "s.db") as store:
-        outcome = run_suite(suite, store, console=Console(quiet=True))
+        outcome = run_suite(suite, store)
         assert outcome.status is Progress.COMPLETE
         facts = [sample.facts["agreement"] for sample in store.samples(planned["fvt"])]
         assert len(facts) == 4

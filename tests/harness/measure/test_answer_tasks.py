@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from crosstok.harness.generation.generator import Generator
 from crosstok.harness.jobs.run import run_suite
@@ -25,7 +24,7 @@ def test_answers_are_generated_judged_and_stored_once(
     tasks = [{"name": "own", "task": f"yaml:{tmp_path / 'task.yaml'}"}]
     suite = check_suite(suite_content(models=models, tasks=tasks), "test")
     with Store(tmp_path / "s.db") as store:
-        outcome = run_suite(suite, store, console=Console(quiet=True))
+        outcome = run_suite(suite, store)
         assert outcome.status is Progress.COMPLETE
         (found,) = store.cells(outcome.run_id)
         samples = store.samples(found.cell.fingerprint)
@@ -38,4 +37,4 @@ def test_answers_are_generated_judged_and_stored_once(
             raise AssertionError("generated again")
 
         monkeypatch.setattr(Generator, "generate", never)
-        assert run_suite(suite, store, console=Console(quiet=True)).status is Progress.COMPLETE
+        assert run_suite(suite, store).status is Progress.COMPLETE
