@@ -1,1 +1,1 @@
-"""The training loop, its options, log, windows and caches."""
+"""Training: the loop, its options and log, the windows of text, and the cache of teacher outputs."""

@@ -1,21 +1,22 @@
-"""Weights of several losses, so that none drowns the others.
+"""Loss balancing: the weights with which several losses are added.
 
-Losses of different methods have gradients of quite different size (ALM's falls as 1/temperature), and a fixed sum
-trains on the largest alone: in the ablation of ALM (arXiv 2503.20083) ALM + SFT with any fixed factor scores as SFT
-does, and gains three to four points once gradients are balanced. Three ways:
+Gradients of different losses differ widely in norm (ALM's shrinks as 1/temperature), so a fixed sum mostly trains on
+the largest one. In the ablation of ALM (arXiv 2503.20083), ALM + SFT with any fixed factor scores like SFT alone, and
+gains three to four points once the gradients are balanced. Three strategies:
 
-- ``fixed``: the losses' own ``weight``.
-- ``gradmag``: with ``g_i`` the gradient of loss i, ``w_i = (1/|g_i|) / sum_j (1/|g_j|)``. All weighted gradients are
-  equally long, and the weights add up to 1 (ALM, section 4).
-- ``gradnorm`` (Chen et al. 2018, arXiv 1711.02257): the weights are learnt, a step of Adam per optimizer step, towards
-  gradients whose length is the mean one times ``r_i^alpha``, where ``r_i`` says how far loss i has fallen compared to
-  the others: a loss that lags behind gets more. The weights stay positive and add up to the number of losses.
+- ``fixed``: each loss keeps its own ``weight``.
+- ``gradmag``: ``w_i = (1/|g_i|) / sum_j (1/|g_j|)``, where ``g_i`` is the gradient of loss i. All weighted gradients
+  have the same norm, and the weights sum to 1 (ALM, section 4).
+- ``gradnorm`` (Chen et al. 2018, arXiv 1711.02257): the weights are learned, with one Adam step per optimizer step. The
+  target norm of gradient i is the mean norm times ``r_i^alpha``, where ``r_i`` is the relative inverse training rate: a
+  loss that decreases more slowly than the others gets a larger weight. Weights stay positive and sum to the number of
+  losses.
 
-The last two weigh each loss as it is, so a loss's own ``weight`` would cancel out and is not used. Gradients are
-measured on the last transformer layer's trainable weights only, which is cheap and where all losses meet. They are
-those of the whole optimizer step, all micro-batches and processes added up, before their length is taken: the weights
-do not depend on how the step was cut up. That takes a forward pass of its own per micro-batch. A loss without gradient
-gets weight 0 from ``gradmag`` and leaves the others as they were.
+``gradmag`` and ``gradnorm`` balance unweighted losses and ignore ``weight``, which would cancel out. They measure
+gradients with respect to the trainable weights of the last transformer layer, which is cheap and shared by all losses.
+The gradient of a loss is summed over all micro-batches and processes before its norm is taken, so the weights do not
+depend on how the step is split. This costs one extra forward pass per micro-batch. A loss without a gradient gets
+weight 0 from ``gradmag`` and does not affect the weights of the others.
 """
 
 import logging
@@ -30,33 +31,35 @@ log = logging.getLogger(__name__)
 
 BalanceName = Literal["fixed", "gradmag", "gradnorm"]
 
-_ALPHA, _RATE = 0.12, 2.5e-2  # of GradNorm, as in the paper's and ALM's runs
-_LEAST = 1e-3  # smallest weight that GradNorm may give
+_ALPHA, _RATE = 0.12, 2.5e-2  # GradNorm's exponent and learning rate, as in the paper's and ALM's runs
+_LEAST = 1e-3  # lower bound of GradNorm's weights
 
 
 class Balance(ABC):
-    """A way of weighting losses; its state is saved and restored with the run."""
+    """Base class of the balancing strategies; its state is saved and restored with the training run."""
 
     measures: bool = True
-    """Whether :meth:`weights` looks at the figures, which cost a forward pass."""
+    """Whether :meth:`weights` needs gradient norms and loss values, which cost an extra forward pass."""
 
     @abstractmethod
     def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:
-        """Return the weight of each loss at this step.
+        """Return one weight per loss for this step.
 
-        ``norms`` are the lengths of the losses' gradients, ``losses`` their values, both unweighted.
+        Args:
+            norms: Gradient norm of each unweighted loss, summed over the step.
+            losses: Value of each unweighted loss.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next step depends on."""
+        """Return everything that the next step depends on."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most have no state)
-        """Continue from a saved state."""
+        """Restore a saved state."""
 
 
 class Fixed(Balance):
-    """The same weights at every step."""
+    """Constant weights."""
 
     measures = False
 
@@ -64,22 +67,22 @@ class Fixed(Balance):
         self._weights = list(weights)
 
     def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:  # noqa: ARG002  (protocol)
-        """Return the weights."""
+        """Return the constant weights."""
         return list(self._weights)
 
 
 class GradMag(Balance):
-    """Weights inverse to the length of the gradient, adding up to 1."""
+    """Weights inversely proportional to the gradient norms, summing to 1."""
 
     def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:  # noqa: ARG002  (protocol)
-        """Return the weights; all 0 where no loss has a gradient."""
+        """Return the weights; all are 0 if no loss has a gradient."""
         inverse = [1 / norm if norm > 0 else 0.0 for norm in norms]
         total = sum(inverse)
         return [part / total if total else 0.0 for part in inverse]
 
 
 class GradNorm(Balance):
-    """Learnt weights that let all losses fall at a similar rate."""
+    """Learned weights that equalise the training rates of the losses."""
 
     def __init__(self, count: int) -> None:
         self._first: Tensor = torch.zeros(0, dtype=torch.float64)
@@ -87,32 +90,32 @@ class GradNorm(Balance):
         self._optimizer = torch.optim.Adam([self._current], lr=_RATE)
 
     def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:
-        """Take a step towards balance and return the weights."""
+        """Take one Adam step on the weights and return them."""
         lengths, values = (torch.tensor(list(part), dtype=torch.float64) for part in (norms, losses))
         if not len(self._first):
             self._first = values
         progress = (values / self._first.clamp(min=1e-12)).clamp(min=1e-12)
         weighted = self._current * lengths
         target = weighted.mean() * (progress / progress.mean()) ** _ALPHA
-        self._current.grad = (weighted - target).sign() * lengths  # of sum_i |w_i |g_i| - target_i|, targets constant
+        self._current.grad = (weighted - target).sign() * lengths  # d/dw of sum_i |w_i |g_i| - target_i|
         self._optimizer.step()
         self._current.clamp_(min=_LEAST)
         self._current.mul_(len(self._current) / self._current.sum())
         return [float(weight) for weight in self._current]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, first losses and the optimizer's moments."""
+        """Return the weights, the initial losses and the state of the Adam optimizer."""
         return {"first": self._first, "current": self._current, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved state."""
+        """Restore a saved state."""
         self._first = state["first"].clone()
         self._current.copy_(state["current"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
 def balance(name: BalanceName, weights: Sequence[float]) -> Balance:
-    """Return the balance called ``name``; ``weights`` are the losses' own, one per loss."""
+    """Return the strategy called ``name``; ``weights`` are the losses' own weights, used by ``fixed``."""
     if name == "fixed":
         return Fixed(weights)
     return GradMag() if name == "gradmag" else GradNorm(len(weights))
@@ -121,20 +124,20 @@ def balance(name: BalanceName, weights: Sequence[float]) -> Balance:
 def last_layer(model: nn.Module) -> list[nn.Parameter]:
     """Return the trainable parameters of the last transformer layer.
 
-    The layers are the longest list of modules in the model. Where the last one is frozen (only embeddings are trained)
-    all trainable parameters are taken instead, which is logged.
+    The layers are taken to be the longest ``ModuleList`` of the model. If the last layer is frozen (only embeddings are
+    trained), all trainable parameters are returned instead, and this is logged.
     """
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     longest = max(stacks, key=len, default=None)
     found = [] if longest is None else [weight for weight in longest[-1].parameters() if weight.requires_grad]
     if not found:
-        log.info("the last layer is not trained: gradients are balanced on all that is")
+        log.info("the last layer is frozen: gradients are balanced over all trainable parameters")
         found = [weight for weight in model.parameters() if weight.requires_grad]
     return found
 
 
 def gradients(losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Return the gradient of each scalar loss as one fp32 vector; the graph is used up."""
+    """Return the gradient of each scalar loss as one flat fp32 vector; frees the graph."""
     vectors = []
     for place, loss in enumerate(losses):
         parts = torch.autograd.grad(loss, parameters, retain_graph=place + 1 < len(losses), allow_unused=True)

@@ -1,17 +1,17 @@
-"""Training on conversations: each side renders them with its own chat template, and only contents are compared.
+"""Training on conversations: each model uses its own chat template, and only message contents are compared.
 
-A document is a list of messages (``role``, ``content``). Templates of two families write the same conversation with
-other special tokens, other names for the speakers and other white space, so rendered texts have no bytes in common to
-align. Contents do: they are encoded by themselves, without special-token parsing, and run on as one text over the
-template's parts; those are encoded with it and aligned by the role that they play (``alignment.align_segments``). Token
-for token a side reads what its template says, except that no token spans content and template.
+A document is a list of messages (``role``, ``content``). The templates of two model families differ in special tokens,
+role names and white space, so the rendered texts cannot be aligned byte for byte. Message contents can: they are
+encoded separately, with special-token parsing off, and form one continuous text across the template parts. Template
+parts are encoded with special-token parsing on and aligned by role (``alignment.align_segments``). Each model reads
+exactly what its template renders, except that no token spans content and template.
 
-Trained on are the contents of the chosen speakers, and the end-of-turn token after them where that is one token on both
-sides: a model that is never taught it does not stop. Headers, other speakers and default system prompts are read and
-never scored.
+The loss covers the contents of the chosen roles, and the end-of-turn token after them if it is a single token for both
+models: a model that is not trained on it does not learn to stop. Headers, other roles and default system prompts are
+part of the context and never scored.
 
-Contents are stripped of white space at both ends first, because some templates do so and others do not. A conversation
-that is longer than a window is cut inside a message, at the same byte on both sides, or in front of one.
+Contents are stripped first, because some templates strip them and others do not. A conversation longer than a window is
+truncated between messages or inside one, at the same byte for both models.
 """
 
 import json
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from crosstok.corpora import Texts
 
 Speakers = Literal["assistant", "all"]
-"""Whose contents are trained on."""
+"""Roles whose contents the loss covers."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as one side reads it."""
+    """A conversation as the tokens of one model."""
 
     ids: NDArray[np.int64]
     segments: list[Segment]
@@ -48,7 +48,7 @@ class Rendered:
 
 
 class ChatEncoder:
-    """How one side reads conversations: its tokenizer and the chat template that comes with it."""
+    """Renders conversations for one model, with its tokenizer and chat template."""
 
     def __init__(self, tokenizer: Any, tokens: TokenBytes) -> None:
         self.tokenizer = tokenizer
@@ -59,7 +59,7 @@ class ChatEncoder:
         self._added, self._sign = added, re.compile(f"({names})" if names else "(?!)")
 
     def render(self, messages: Sequence[Message], speakers: Speakers) -> Rendered:
-        """Return the tokens of a conversation. Raises RoundTripError for contents that lose bytes."""
+        """Return the tokens of a conversation. Raises RoundTripError for contents that the tokenizer changes."""
         ids: list[NDArray[np.int64]] = []
         segments: list[Segment] = []
         counted: list[NDArray[np.bool_]] = []
@@ -83,7 +83,7 @@ class ChatEncoder:
         return Rendered(np.concatenate(ids), segments, np.concatenate(counted), np.concatenate(lengths))
 
     def _template(self, text: str) -> list[tuple[Segment, NDArray[Any]]]:
-        """Return the end of the turn before, if there is one, and all else that the template writes here."""
+        """Return the closing part of the previous turn, if any, and the template text that follows it."""
         ids: list[int] = []
         for index, piece in enumerate(self._sign.split(text)):
             ids += [self._added[piece]] if index % 2 else self.plain.tokens.encode(piece).ids.tolist()
@@ -98,7 +98,7 @@ class Conversations(Windows):
     def __init__(
         self, texts: "Texts", teacher: ChatEncoder, student: ChatEncoder, *, size: int, seed: int, speakers: Speakers
     ) -> None:
-        """Prepare to read ``texts``. Raises UserError for documents that are no conversations."""
+        """Parse ``texts``. Raises UserError for a document that is not a conversation."""
         self.chats = (teacher, student)
         self.speakers = speakers
         super().__init__(texts, teacher.plain, student.plain, size=size, seed=seed)
@@ -125,7 +125,7 @@ class Conversations(Windows):
 
 
 def shortened(messages: Sequence[Message], size: int) -> list[dict[str, str]]:
-    """Return the messages, stripped, up to ``size`` bytes of content; the last one is cut where the room ends."""
+    """Return the stripped messages, truncated to ``size`` bytes of content in total."""
     kept: list[dict[str, str]] = []
     for message in messages:
         content = message["content"].strip()
@@ -138,7 +138,7 @@ def shortened(messages: Sequence[Message], size: int) -> list[dict[str, str]]:
     return kept
 
 
-_LEAST = 16  # bytes worth keeping of a message
+_LEAST = 16  # a truncated message with fewer bytes is dropped
 
 
 def _pair(text: str, teacher: Rendered, student: Rendered) -> Pair:
@@ -159,7 +159,7 @@ def _messages(document: str, text: str) -> list[Message]:
     )
     if not good or not messages:
         raise UserError(
-            f"The document {document} is no conversation.",
-            hint="A conversation is a list of messages, each with role and content; name the field that holds it.",
+            f"Document {document} is not a conversation.",
+            hint="A conversation is a list of messages with role and content; name its field with #FIELD.",
         )
     return list(messages)

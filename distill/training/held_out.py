@@ -1,9 +1,9 @@
-"""What a student is worth on text that it was not trained on, measured before and after training with the same windows.
+"""Held-out evaluation of a student, on the same windows before and after training.
 
-Training figures fall whether or not the model gets better at anything but its batches. Two numbers are therefore taken
-on the held-out part of the corpus and kept in the provenance: bits per byte, which needs no teacher, and the mean
-binary KL per aligned chunk (ALM's divergence at temperature 1, without merging and debiasing), which says how near the
-student is to its teacher. They guard a run; they are no benchmark (few windows, no error bars: see ``text_bpb``).
+Two figures are computed on the held-out part of the corpus and stored in the provenance: bits per byte, which needs no
+teacher, and the mean binary KL per aligned chunk (ALM's divergence at temperature 1, without merging and debiasing),
+which measures the distance to the teacher. They are a sanity check and not a benchmark: there are few windows and no
+intervals (use the task ``text_bpb``).
 """
 
 import logging
@@ -30,18 +30,22 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A few windows of held-out text, and what the teacher makes of them."""
+    """A few windows of held-out text with the teacher's outputs."""
 
     batches: Sequence[tuple[AlignedBatch, Outputs | None]]
-    """Without outputs where nobody teaches."""
+    """Each batch with the teacher's outputs; None without a teacher."""
 
     @classmethod
     def of(cls, corpus: str, data: Path | None, encoders: tuple[Encoder, Encoder], teacher: Model | None) -> "HeldOut":
-        """Read some windows of ``corpus``, the teacher's encoder first; none where nothing of it is held out."""
+        """Read windows from the held-out part of ``corpus``.
+
+        ``encoders`` are the teacher's and the student's. If the corpus has no held-out part, the result is empty and a
+        warning is logged.
+        """
         try:
             windows = Windows(load_texts(corpus, "heldout", data), *encoders, size=_WINDOW_BYTES, seed=0)
         except UserError as error:
-            log.warning("nothing is measured on held-out text: %s", error)
+            log.warning("held-out evaluation is skipped: %s", error)
             return cls(())
         chosen = windows.at_step(0, min(_WINDOWS, len(windows)))
         batches = [windows.batch(chosen[first : first + _AT_ONCE]) for first in range(0, len(chosen), _AT_ONCE)]
@@ -51,7 +55,7 @@ class HeldOut:
             return cls([(batch, teacher.reader.read(teacher.network, batch.teacher, {"gold"})) for batch in batches])
 
     def figures(self, student: Model) -> dict[str, float]:
-        """Return ``bits_per_byte`` of the student as it is now and, if it is taught, ``chunk_kl`` (nats per chunk)."""
+        """Return ``bits_per_byte`` of the student and, with a teacher, ``chunk_kl`` (nats per chunk)."""
         sft, alm = LOSSES.create("sft"), LOSSES.create({"name": "alm", "tau": 1, "gamma": 0, "debias": False})
         sums: dict[str, tuple[float, float]] = {}
         with _still(student.network):
@@ -69,7 +73,7 @@ class HeldOut:
 
 @contextmanager
 def _still(network: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode without gradients, and put it back."""
+    """Switch a model to eval mode without gradients, and restore its mode afterwards."""
     training = network.training
     network.eval()
     try:

@@ -1,7 +1,7 @@
-"""The log of a training run (JSON lines, one per step) and its picture.
+"""Training logs: JSON Lines with one line per optimizer step, and their plot.
 
-A line is written and flushed after each step, so that the log of a killed run is good to its last step. A resumed run
-first takes off what lies beyond the state that it continues from, so that no step is logged twice.
+Each line is flushed as soon as it is written, so the log of a killed run is complete up to its last step. A resumed run
+first removes the lines after its checkpoint, so no step is logged twice.
 """
 
 import json
@@ -10,11 +10,12 @@ from typing import Any
 
 Line = dict[str, Any]
 """``step`` (from 1), ``loss`` {name: value}, ``metrics`` {name: {…}}, ``lr``, ``grad_norm``, ``bytes``,
-``refused_windows``, ``cached_windows`` (that the teacher did not have to read), ``seconds``."""
+``refused_windows`` (not encoded losslessly), ``cached_windows`` (read from the teacher cache), ``seconds``.
+"""
 
 
 def read_log(path: Path) -> list[Line]:
-    """Return the complete lines of a log; none if there is no file. A last line that a kill cut short is left out."""
+    """Return the complete lines of a log; a truncated last line is dropped, and a missing file has none."""
     if not path.exists():
         return []
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
@@ -22,20 +23,20 @@ def read_log(path: Path) -> list[Line]:
 
 
 def cut_log(path: Path, steps: int) -> list[Line]:
-    """Keep the first ``steps`` lines of the log and return them."""
+    """Truncate the log to its first ``steps`` lines and return them."""
     kept = read_log(path)[:steps]
     path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return kept
 
 
 def append_log(path: Path, line: Line) -> None:
-    """Add one line."""
+    """Append one line to the log."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
 
 
 def plot_log(log: Path, picture: Path, title: str) -> None:
-    """Draw every loss of the log, one panel each, and the learning rate, over the bytes read."""
+    """Plot every loss, one panel each, and the learning rate against the bytes read; save the figure to ``picture``."""
     lines = read_log(log)
     names = list(lines[0]["loss"]) if lines else []
     from matplotlib.figure import Figure  # noqa: PLC0415  (slow to load, and most commands never draw)

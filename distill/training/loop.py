@@ -1,14 +1,14 @@
-"""The training loop: a student, a frozen teacher, a list of losses, through accelerate.
+"""The training loop: one student, one frozen teacher and a list of losses, run with accelerate.
 
-The unit of everything is the optimizer step. Its windows are a function of its number; its losses are sums divided by
-counts taken over all micro-batches and processes; so the step is the same however it is cut into micro-batches and
-spread over processes, and a run that is killed continues from its last saved state to the parameters, bit for bit, of
-one that was not (same machine, same number of processes).
+The unit of work is the optimizer step. The windows of a step depend only on the step number. Losses are sums over all
+micro-batches and processes, divided by the total count. A step therefore gives the same result however it is split into
+micro-batches and processes. A killed run resumes from its last checkpoint and ends with bit-identical parameters, given
+the same machine and number of processes.
 
 The teacher reads all micro-batches of a step before the student reads the first one, because the divisors must be known
-by then and merging chunks depends on the teacher. What is kept of it is what the losses ask for, for ALM two numbers
-per token. If no loss asks for anything, it never runs; where a cache of these numbers is kept (``teacher_cache``), it
-runs once per window and never again.
+by then and the merging of chunks depends on the teacher. Only the readings that the losses declare are kept; for ALM
+these are two numbers per token. If no loss needs a reading of the teacher, the teacher never runs. With a teacher cache
+(``teacher_cache``), it reads each window once.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ __all__ = ["LOG", "Model", "TrainingSpec", "Watch", "learning_rate", "train"]
 log = logging.getLogger(__name__)
 
 Watch = Callable[[int, nn.Module], None]
-"""Called with the steps done and the network, which it must leave as it is."""
+"""Called with the number of steps done and the network, which it must not modify."""
 
 LOG = "training.jsonl"
 
@@ -53,12 +53,12 @@ _OF_LOGITS: frozenset[Reading] = frozenset({"gold", "boundary", "logits", "top",
 
 @dataclass(frozen=True)
 class Model:
-    """A model and how it is read."""
+    """A network, its reader and its identity."""
 
     network: nn.Module
     reader: Reader
     fingerprint: str | None = None
-    """Of its weights and tokenizer; a teacher without one is not cached."""
+    """Fingerprint of weights and tokenizer. A teacher without one is not cached."""
 
 
 def train(
@@ -74,18 +74,31 @@ def train(
     new_from: int | None = None,
     watch: Watch | None = None,
 ) -> None:
-    """Train ``student`` in place; ``folder`` keeps the log and the state from which a restart continues.
+    """Train ``student`` in place.
 
-    ``new_from`` is the first id of the rows that ``train: new_rows`` is about (see ``expansion.new_rows``). ``watch``
-    is shown the network before the first step and after every one, in the main process. With LoRA the student's frozen
-    weights may be the teacher's tensors (``adapters.share``); it gets weights of its own when the adapters are merged
-    at the end. Raises UserError if a loss stops being a number (the batch is saved in ``folder`` first), if nothing of
-    the first step can be scored, and if a state cannot be saved (the last one stays).
+    Args:
+        student: The model to train.
+        teacher: The frozen model to distill from; it runs only if a loss needs it.
+        windows: Training windows of the corpus.
+        losses: The losses to add; see ``TrainingSpec.balance`` for their weights.
+        spec: Training options.
+        folder: Holds the log and the checkpoint from which a restart continues.
+        device: ``cpu``, or ``auto`` for the device that accelerate selects.
+        progress: Called after each step.
+        new_from: First id of the rows to train with ``train: new_rows`` (see ``expansion.new_rows``).
+        watch: Called on the main process before the first step and after every step.
+
+    With LoRA, the student's frozen weights may share memory with the teacher's (``lora.share``); merging the adapters
+    at the end gives the student weights of its own.
+
+    Raises:
+        UserError: If a loss or gradient is not finite (the batch is saved to ``folder`` first), if a loss finds nothing
+            to score in the first step, or if a checkpoint cannot be saved (the previous one remains).
     """
     run = _Run(student, teacher, windows, losses, spec, folder=folder, device=device, new_from=new_from)
     start = run.restore()
     if progress and start:
-        progress(start, f"continued at step {start}")
+        progress(start, f"resumed at step {start}")
     if watch and not start and run.accelerator.is_main_process:
         watch(0, run.student)
     for step in range(start, spec.steps):
@@ -128,7 +141,7 @@ class _Run:
             attach(self.student, spec.lora_rank, spec.lora_alpha or spec.lora_rank)
         if spec.train == "new_rows":
             if new_from is None:
-                raise ValueError("train is new_rows, but nobody says which rows are new")
+                raise ValueError("train: new_rows needs new_from, the first id of the new rows")
             train_new_rows(self.student, new_from)
         if spec.gradient_checkpointing:
             _checkpoint_activations(self.student, on=True)
@@ -151,30 +164,30 @@ class _Run:
         self.first_step = 0
 
     def _meet_teacher(self) -> None:
-        """Decide how the teacher is read: by the window where all that is asked of it is known per token."""
+        """Choose how the teacher is read: window by window if every required reading is defined per token."""
         reader = self.teacher.reader.telling_apart(max(loss.teacher_top for loss in self.losses))
         self.teacher = dataclasses.replace(self.teacher, reader=reader)
         if not self.of_teacher <= SCORES | TOP:
             if self.spec.teacher_cache:
-                log.warning("the losses ask the teacher for more than the cache keeps: it is read at every step")
+                log.warning("teacher_cache is ignored: the losses need readings that cannot be cached")
             return
         folder = None
         if self.spec.teacher_cache and self.teacher.fingerprint is not None:
             tokens = self.windows.teacher.tokens.fingerprint
             about = (self.teacher.fingerprint, tokens, reader.valid_rows, self.spec.precision, self.device.type)
             folder = cache_folder() / "teacher" / cache_name(*about)
-            log.info("what the teacher says is kept in %s", folder)
+            log.info("teacher outputs are cached in %s", folder)
         self.by_window = WindowTeacher(
             self.teacher.network, reader, self.of_teacher, precision=self._autocast, folder=folder
         )
 
     def _prepare(self, student: Model, teacher: Model) -> None:
-        """Let the losses see both models; what they learn is drawn from the seed, equally in every process."""
+        """Call ``prepare`` of every loss; learned parameters are drawn from the seed, so all processes agree."""
         for loss in self.losses:
             if self.spec.pack and not loss.packs:
                 raise UserError(
-                    f"The loss {loss.name} reads a whole row at once, so windows cannot share one.",
-                    hint="Leave pack out.",
+                    f"The loss {loss.name} cannot be used with packing: it needs one window per row.",
+                    hint="Set pack: false.",
                 )
             loss.prepare(
                 ModelInfo(self.windows.student.tokens, student.reader.valid_rows, student.network),
@@ -184,17 +197,17 @@ class _Run:
                 self.accelerator.register_for_checkpointing(loss.learned.to(self.device).train())
 
     def _learned_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups for what the losses learn."""
+        """Return the optimizer's parameter groups for the parameters that losses learn."""
         return [
             {"params": list(loss.learned.parameters()), "peak": loss.learned_lr}
             for loss in self.losses
             if loss.learned is not None
         ]
 
-    # One step.
+    # Steps
 
     def step(self, step: int) -> dict[str, Any]:
-        """Do optimizer step ``step`` and return its line of the log."""
+        """Run optimizer step ``step`` and return its log line."""
         found = self.by_window.found_windows if self.by_window else 0
         factor = learning_rate(step, self.spec)
         for group in self.optimizer.param_groups:
@@ -222,9 +235,9 @@ class _Run:
                 if self.accelerator.num_processes > 1 and (
                     not self.of_student & _OF_LOGITS or self.spec.train == "new_rows"
                 ):
-                    # Processes wait for a gradient of every parameter, also of those that this part does not depend on.
+                    # DDP waits for a gradient of every parameter, including those that this batch does not use.
                     weighted += [parameter.flatten()[:0].sum() for parameter in self.trained]
-                # Gradients are averaged over processes, while the divisors are already those of all of them.
+                # DDP averages gradients over processes, but the divisors are already totals over processes.
                 self.accelerator.backward(torch.stack(weighted).sum() * self.accelerator.num_processes)
             for position, (term, loss) in enumerate(zip(terms, self.losses, strict=True)):
                 sums[position] += float(term.sum.detach())
@@ -261,7 +274,7 @@ class _Run:
         }
 
     def _micro_batches(self, step: int) -> list[AlignedBatch]:
-        """Return this process's part of the step; every process has equally many micro-batches, some maybe empty."""
+        """Return this process's share of the step, the same number of micro-batches for all; some may be empty."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         share = -(-self.spec.batch // world)
         size = min(self.spec.micro_batch or share, share)
@@ -275,7 +288,7 @@ class _Run:
             return self.teacher.reader.read(self.teacher.network, batch.teacher, self.of_teacher)
 
     def _terms(self, network: nn.Module, batch: AlignedBatch, taught: Outputs) -> list[LossTerm]:
-        """Return every loss of one micro-batch, with gradient."""
+        """Return the terms of all losses for one micro-batch, with gradients."""
         with self._autocast():
             read = self.reader.read(network, batch.student, self.of_student)
         return [loss(batch, read, taught) for loss in self.losses]
@@ -283,14 +296,14 @@ class _Run:
     def _weights(
         self, batches: Sequence[AlignedBatch], taught: Sequence[Outputs], counts: Sequence[float]
     ) -> list[float]:
-        """Return the weights of the losses; where they depend on gradients, from a pass over the whole step."""
+        """Return the weights of the losses; strategies that need gradients get those of the whole step."""
         if not self.balance.measures:
             return self.balance.weights([], [])
         parameters = last_layer(self.student)
         size = sum(parameter.numel() for parameter in parameters)
         vectors = [torch.zeros(size, device=self.device) for _ in self.losses]
         values = [0.0] * len(self.losses)
-        with torch.random.fork_rng():  # the training pass then draws the same dropout
+        with torch.random.fork_rng():  # so that the training pass draws the same dropout
             for batch, out in zip(batches, taught, strict=True):
                 terms = self._terms(self.student, batch, out)
                 means = [term.sum / max(count, 1.0) for term, count in zip(terms, counts, strict=True)]
@@ -302,7 +315,7 @@ class _Run:
         return self.balance.weights([float(vector.norm()) for vector in vectors], self._total(values))
 
     def _share_learned_gradients(self) -> None:
-        """Average the gradients of what the losses learn over processes, as is done with the student's."""
+        """Average the gradients of the losses' learned parameters over processes, as is done for the student's."""
         if self.accelerator.num_processes == 1:
             return
         for group in self._learned_groups():
@@ -314,20 +327,20 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16")
 
     def _total(self, values: Sequence[float]) -> list[float]:
-        """Add ``values`` up over all processes."""
+        """Sum ``values`` over all processes."""
         if self.accelerator.num_processes == 1:
             return list(values)
         added: Tensor = self.accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=self.device), "sum")
         return [float(value) for value in added]
 
-    # What ends a run.
+    # Failures
 
     def _require_something(self, step: int, counts: Sequence[float]) -> None:
         if step == 0 and not all(counts):
             idle = ", ".join(loss.name for loss, count in zip(self.losses, counts, strict=True) if not count)
             raise UserError(
-                f"Nothing in the first step can be scored by {idle}.",
-                hint="Raise window_bytes or batch, or take a longer corpus.",
+                f"The first training step has nothing to score for the loss {idle}.",
+                hint="Increase window_bytes or batch, or use a longer corpus.",
             )
 
     def _require_finite(self, step: int, sums: Sequence[float], norm: float, batches: Sequence[AlignedBatch]) -> None:
@@ -342,36 +355,36 @@ class _Run:
         path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
         values = ", ".join(f"{loss.name} {value:g}" for loss, value in zip(self.losses, sums, strict=True))
         raise UserError(
-            f"Training stopped at step {step + 1}: {values}, gradient norm {norm:g}; the batch is in {path}.",
-            hint="Lower lr, raise warmup, or use precision float32.",
+            f"Training diverged at step {step + 1}: {values}, gradient norm {norm:g}; the batch was saved to {path}.",
+            hint="Decrease lr, increase warmup, or use precision: float32.",
         )
 
-    # Log and state.
+    # Log and checkpoints
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, earlier parts of a resumed run included."""
+        """Seconds of training so far, including the earlier parts of a resumed run."""
         return self.seconds_before + time.monotonic() - self.began
 
     def seconds_left(self, step: int) -> float:
-        """Return an estimate of the seconds after ``step``, from the pace of this process."""
+        """Return an estimate of the remaining seconds after ``step``, from the speed of this process."""
         pace = (time.monotonic() - self.began) / (step + 1 - self.first_step)
         return pace * (self.spec.steps - step - 1)
 
     def record(self, line: dict[str, Any]) -> None:
-        """Write a line of the log."""
+        """Append a line to the log."""
         if self.accelerator.is_main_process:
             append_log(self.folder / LOG, line)
 
     def save(self, step: int) -> None:
-        """Save all that the next steps depend on; the state before is deleted only when this one is complete."""
+        """Save a checkpoint; older checkpoints are deleted once this one is complete."""
         pending = self.folder / "state.partial"
         try:
-            self.accelerator.save_state(str(pending), safe_serialization=False)  # tied tensors stay tied
+            self.accelerator.save_state(str(pending), safe_serialization=False)  # safetensors would untie tied tensors
         except OSError as error:
             raise UserError(
-                f"The training state of step {step} cannot be saved in {self.folder}: {error}.",
-                hint="Make room and start again; training continues from the state before.",
+                f"The checkpoint of step {step} cannot be saved to {self.folder}: {error}.",
+                hint="Free disk space and start again; training resumes from the previous checkpoint.",
             ) from error
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -382,13 +395,13 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> int:
-        """Load the last saved state, if there is one, and return the number of steps done."""
+        """Load the last checkpoint, if there is one, and return its number of steps."""
         shutil.rmtree(self.folder / "state.partial", ignore_errors=True)
         states = _states(self.folder)
         if states:
             self.first_step = max(states)
             self.accelerator.load_state(str(states[self.first_step]))
-            log.info("training continues at step %d", self.first_step)
+            log.info("training resumes at step %d", self.first_step)
         if self.accelerator.is_main_process:
             kept = cut_log(self.folder / LOG, self.first_step)
             self.seconds_before = kept[-1]["seconds"] if kept else 0.0
@@ -396,7 +409,7 @@ class _Run:
         return self.first_step
 
     def finish(self) -> None:
-        """Leave the student as it was given, without accelerate's wrappers."""
+        """Restore the student to a plain model: merge adapters and remove accelerate's state."""
         self.student.eval()
         self.accelerator.free_memory()
         if self.by_window is not None:
@@ -418,7 +431,7 @@ def _union(needs: Iterator[frozenset[Reading]] | Any) -> frozenset[Reading]:
 
 
 def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: embeddings (input and output) and, if they are trained, all other parameters."""
+    """Return the optimizer's parameter groups: the embedding matrices and, if trained, all other parameters."""
     if spec.train == "new_rows":
         return [{"params": trained_rows(student), "peak": spec.embedding_lr or spec.lr}]
     embeddings = embedding_matrices(student)
@@ -437,9 +450,12 @@ def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
 def _checkpoint_activations(student: Any, *, on: bool) -> None:
     if not getattr(student, "supports_gradient_checkpointing", False):
         raise UserError(
-            f"{type(student).__name__} cannot compute its activations again.", hint="Leave gradient_checkpointing out."
+            f"{type(student).__name__} does not support gradient checkpointing.",
+            hint="Set gradient_checkpointing: false.",
         )
-    prefix = "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"  # transformers renames
+    prefix = (
+        "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"
+    )  # renamed between versions of transformers
     if on:
         getattr(student, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
     else:
@@ -449,4 +465,4 @@ def _checkpoint_activations(student: Any, *, on: bool) -> None:
 def _describe(line: dict[str, Any], left: float) -> str:
     losses = ", ".join(f"{name} {value:.4g}" for name, value in line["loss"].items())
     minutes, seconds = divmod(round(left), 60)
-    return f"{losses}, {line['bytes'] / 1000:.1f} kB a step, {minutes}:{seconds:02d} left"
+    return f"{losses}, {line['bytes'] / 1000:.1f} kB/step, {minutes}:{seconds:02d} left"

@@ -1,20 +1,20 @@
-"""What a teacher said of a window, computed once and kept for every method, seed and sweep that comes after.
+"""Cache of teacher outputs per window, shared by all methods, seeds and runs.
 
-ALM asks two numbers of its teacher per token, the log-probability of the token and the boundary mass after it: 8 bytes.
-Losses over whole distributions may ask for the ``k`` likeliest tokens and the rest as one class instead: ``8k + 4``
-bytes. A frozen teacher says the same every time, so its forward pass is the cheapest thing to leave out.
+ALM needs two numbers per token from its teacher, the log-probability of the token and the boundary mass after it: 8
+bytes. Losses over whole distributions may instead ask for the ``k`` most likely tokens and the remaining mass:
+``8k + 4`` bytes. The outputs of a frozen teacher never change, so its forward pass can be skipped.
 
-Two things make that exact. A window's values are found by the ids that the teacher reads, hashed, in a folder that is
-named by a hash of everything else that decides them (weights and tokenizer of the teacher, precision, device, version
-of torch): order, seed, window size, student and losses do not enter, and no value can be out of date. And the teacher
-reads each window *by itself*, with the cache and without, because matrix products of other shapes round differently:
-a value that came from a padded batch would depend on who else was in it. Training is therefore the same to the bit
-whether values were computed or read (on one machine with one number of threads).
+The cache is exact for two reasons. First, a window is keyed by a hash of the token ids that the teacher reads, in a
+folder named by a hash of everything else that determines the outputs (the teacher's weights and tokenizer, precision,
+device, version of torch). Order, seed, window size, student and losses do not matter, and no entry can be stale.
+Second, the teacher reads each window *by itself*, with or without the cache, because matrix products of different
+shapes round differently: outputs from a padded batch would depend on the rest of the batch. Training is therefore
+bit-identical whether outputs are computed or read (on one machine with the same number of threads).
 
-On disk a folder holds shards, each a file of values, which is mapped into memory, and one of records (key, place,
-length, CRC-32). Both only ever grow. Every process writes shards of its own; a record is written after its values, so
-what a killed process leaves is good up to its last window, and the next run goes on from there. A damaged entry is
-logged and computed again; where nothing can be written, that is logged and training goes on without keeping more.
+On disk, a folder holds shards. A shard is a memory-mapped file of values and a file of records (key, offset, length,
+CRC-32). Both are append-only, and each process writes shards of its own. A record is written after its values, so the
+files of a killed process are valid up to its last window. A corrupt entry is logged and recomputed; if nothing can be
+written, a warning is logged and training continues without the cache.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class _Entry(NamedTuple):
 
 
 class Shards:
-    """A growing map on disk from keys of 16 bytes to arrays ``[tokens, words]`` of 32-bit words."""
+    """An append-only map on disk from 16-byte keys to arrays ``[tokens, words]`` of 32-bit words."""
 
     def __init__(self, folder: Path, words: int) -> None:
         self.folder = folder
@@ -70,34 +70,34 @@ class Shards:
         return len(self._entries)
 
     def get(self, key: bytes) -> Words | None:
-        """Return the array of ``key``; None where there is none, or a damaged one."""
+        """Return the array stored under ``key``; None if it is missing or corrupt."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         start, stop = entry.first * self.words, (entry.first + entry.tokens) * self.words
         if len(self._maps.get(entry.shard, ())) < stop:
             path = self._path(entry.shard, "values")
-            whole = path.stat().st_size // 4  # a kill may have left a part of a word behind them
+            whole = path.stat().st_size // 4  # a killed process may have written part of a word
             self._maps[entry.shard] = np.memmap(path, dtype=np.uint32, mode="r", shape=(whole,))
         found = np.array(self._maps[entry.shard][start:stop]).reshape(-1, self.words)
         if zlib.crc32(found.tobytes()) != entry.crc:
-            log.warning("a damaged entry in %s is computed again", self._path(entry.shard, "values"))
+            log.warning("a corrupt entry in %s is recomputed", self._path(entry.shard, "values"))
             del self._entries[key]
             return None
         return found
 
     def put(self, key: bytes, values: Words) -> None:
-        """Keep ``values [tokens, words]``; where that fails, say so once and keep no more."""
+        """Store ``values [tokens, words]``. On the first failure, log a warning and store nothing from then on."""
         if self._full:
             return
         try:
             self._append(key, np.ascontiguousarray(values))
         except OSError as error:
             self._full = True
-            log.warning("no more of the teacher is kept in %s: %s", self.folder, error.strerror)
+            log.warning("the teacher cache %s is no longer written: %s", self.folder, error.strerror)
 
     def close(self) -> None:
-        """Close the shard that is being written."""
+        """Close the shard that is open for writing."""
         if self._writing is not None:
             for stream in self._writing[1:]:
                 stream.close()
@@ -121,7 +121,7 @@ class Shards:
             number = 1 + max((int(path.stem) for path in self.folder.glob("*.values")), default=-1)
             while True:
                 try:
-                    data = self._path(number, "values").open("xb")  # another process may have taken the number
+                    data = self._path(number, "values").open("xb")  # fails if another process has taken the number
                     break
                 except FileExistsError:
                     number += 1
@@ -142,7 +142,7 @@ class Shards:
 
 
 class WindowTeacher:
-    """Reads a frozen teacher window by window, from the cache where it can."""
+    """Reads a frozen teacher window by window, from the cache if possible."""
 
     def __init__(
         self,
@@ -153,16 +153,16 @@ class WindowTeacher:
         precision: Callable[[], AbstractContextManager[Any]],
         folder: Path | None,
     ) -> None:
-        """Prepare to read ``needs``, a part of ``SCORES`` and ``TOP``; ``folder`` is None for no cache."""
+        """Prepare to read ``needs``, a subset of ``SCORES | TOP``; ``folder`` is None to disable the cache."""
         self.network, self.reader, self.precision = network, reader, precision
         self.kinds = [kind for kind in (SCORES, TOP) if needs & kind]
         self._shards = {
             kind: Shards(folder / _name(kind, reader), _words(kind, reader)) for kind in self.kinds if folder
         }
         self.read_windows = 0
-        """Windows that the teacher has read itself."""
+        """Number of windows that the teacher has computed."""
         self.found_windows = 0
-        """Windows that the cache knew."""
+        """Number of windows found in the cache."""
 
     def read(self, side: Side) -> Outputs:
         """Return the readings of one side of a batch, 0 at padding."""
@@ -184,7 +184,7 @@ class WindowTeacher:
         return Outputs(readings)
 
     def close(self) -> None:
-        """Close what was written."""
+        """Close the files of the cache."""
         for shards in self._shards.values():
             shards.close()
 
@@ -207,7 +207,7 @@ class WindowTeacher:
 
 
 def cache_name(teacher: str, tokenizer: str, valid_rows: int, precision: str, device: str) -> str:
-    """Return the name of the folder of a teacher: a hash of all, but the ids it reads, that decides what it says."""
+    """Return the folder name of a teacher: a hash of everything but the token ids that determines its outputs."""
     return fingerprint(
         {
             "teacher": teacher,

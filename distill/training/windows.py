@@ -1,17 +1,17 @@
-"""Training windows: from documents to batches that hold the same bytes for teacher and student.
+"""Training windows: batches of text that cover the same bytes for teacher and student.
 
-A window is a stretch of one document, measured in bytes, so that a byte-level student and a large vocabulary read the
-same text. It is cut in front of white space where there is some, which is where nearly every tokenizer has a token
-boundary, and each side then tokenises the window by itself: both sides begin and end at the same byte by construction,
-no tail is lost to a token limit, and no chunk crosses two documents. (The same cut by token count, as is common, lets
-the two sides cover different text.)
+A window is a span of one document measured in bytes, so a byte-level student and a teacher with a large vocabulary read
+the same text. Windows are split before white space where possible, which is a token boundary for nearly every
+tokenizer, and each tokenizer then encodes the window by itself. Both sides therefore begin and end at the same byte, no
+tail is lost to a token limit, and no chunk crosses documents. Splitting by token count, as is common, lets the two
+sides cover different text.
 
-Short windows may share a row (``pack``), which saves padding. They stay apart: each has positions of its own, by which
-the model's attention is kept inside it, its first token is not predicted, and no chunk reaches into the next one.
+With ``pack``, short windows share a row to reduce padding. They remain independent: positions restart at each window,
+attention stays within it, its first token is not predicted, and no chunk crosses into the next one.
 
-Windows are only cut when the corpus is opened; tokenising waits until a step asks for them. The order is a permutation
-per pass over the corpus, a pure function of the seed, so the windows of step s are known without replaying the steps
-before it: that is what makes a run resumable.
+Opening a corpus only splits it; windows are tokenised when a step needs them. Each epoch visits the windows in a
+permutation that depends only on the seed. The windows of a step are thus known without replaying the steps before it,
+which makes a run resumable.
 """
 
 import logging
@@ -33,37 +33,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PROBE = 64  # windows that are tokenised before training starts, to refuse tokenizers that do not fit the corpus
+_PROBE = 64  # number of windows encoded before training starts, to reject tokenizers that do not preserve the corpus
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one document."""
+    """A span of one document."""
 
     document: str
     text: str
 
 
 class Tokens(NamedTuple):
-    """A window as one side reads it."""
+    """The tokens of a window for one tokenizer."""
 
     ids: NDArray[np.int64]
-    """Token ids ``[n]``, special ones first."""
+    """Token ids ``[n]``, special tokens first."""
     ends: NDArray[np.int64]
-    """Byte ends of the content tokens ``[n - special]``."""
+    """Byte offset at which each content token ends, ``[n - special]``."""
     special: int
-    """How many special tokens stand in front."""
+    """Number of leading special tokens."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How one side reads a window: its tokenizer, and the BOS it was trained with, if any."""
+    """Encodes windows for one model: its tokenizer, and its BOS if it was trained with one."""
 
     tokens: TokenBytes
     bos_id: int | None
 
     def encode_many(self, texts: Sequence[str]) -> list[Tokens | RoundTripError]:
-        """Return the tokens of each text, or the error of a text that loses bytes."""
+        """Return the tokens of each text, or the error for a text that the tokenizer does not preserve."""
         front = [] if self.bos_id is None else [self.bos_id]
         return [
             encoding
@@ -78,15 +78,15 @@ Row = tuple[str, Tokens, Tokens]
 
 
 def cut(text: str, size: int) -> Iterator[str]:
-    """Yield consecutive stretches of ``text`` of at most ``size`` UTF-8 bytes that join to it.
+    """Split ``text`` into consecutive spans of at most ``size`` UTF-8 bytes.
 
-    A stretch ends before the last white space of its second half, else at the last whole character.
+    A span ends before the last white space of its second half, or else after its last complete character.
     """
-    data = text.encode("utf-8", "surrogatepass")  # a lone surrogate is the tokenizer's to refuse
+    data = text.encode("utf-8", "surrogatepass")  # lone surrogates are rejected by the tokenizer
     start = 0
     while len(data) - start > size:
         stop = start + size
-        while data[stop] & 0xC0 == 0x80:  # inside a character
+        while data[stop] & 0xC0 == 0x80:  # continuation byte of a UTF-8 character
             stop -= 1
         middle = start + size // 2
         spaces = (data.rfind(mark, middle, stop) for mark in (b"\n", b" "))
@@ -98,7 +98,7 @@ def cut(text: str, size: int) -> Iterator[str]:
 
 
 class Windows:
-    """The windows of a corpus in training order, and the batches made of them."""
+    """The windows of a corpus in training order, and the batches built from them."""
 
     def __init__(
         self, texts: "Texts", teacher: Encoder, student: Encoder, *, size: int, seed: int, pack: bool = False
@@ -109,17 +109,17 @@ class Windows:
         self.seed = seed
         self.pack = pack
         self.refused = 0
-        """Windows so far that one of the tokenizers did not give back byte for byte."""
+        """Number of windows left out because a tokenizer did not preserve them byte for byte."""
         self.windows = self._cut(texts)
         if not self.windows:
-            raise UserError(f"The corpus {texts.name!r} has no text to train on.", hint="Name another corpus.")
+            raise UserError(f"The corpus {texts.name!r} contains no text.", hint="Choose another corpus.")
         self._probe(texts.name)
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def at_step(self, step: int, batch: int) -> list[Window]:
-        """Return the windows of optimizer step ``step`` (from 0), longest first so that padding stays small."""
+        """Return the windows of optimizer step ``step`` (from 0), longest first to reduce padding."""
         first = step * batch
         chosen = [
             self.windows[self._order(place // len(self))[place % len(self)]] for place in range(first, first + batch)
@@ -127,11 +127,11 @@ class Windows:
         return sorted(chosen, key=lambda window: (-len(window.text), window.text))
 
     def batch(self, windows: Sequence[Window]) -> AlignedBatch:
-        """Tokenise and align ``windows``; those that lose bytes are counted in ``refused`` and left out."""
+        """Tokenise and align ``windows``; windows that do not survive the round trip are counted in ``refused``."""
         pairs, problems = self._encode(windows)
         self.refused += len(problems)
         for problem in problems:
-            log.info("left out a window of %s", problem)
+            log.info("skipped a window of %s", problem)
         return stack(packed(pairs, self.size) if self.pack else [[pair] for pair in pairs])
 
     def _cut(self, texts: "Texts") -> list[Window]:
@@ -158,19 +158,19 @@ class Windows:
         return self._permutation
 
     def _probe(self, corpus: str) -> None:
-        """Refuse tokenizers that lose bytes of most of the corpus, before the first step rather than after the last."""
+        """Raise UserError before the first step if a tokenizer does not preserve most of the corpus."""
         probed = [self.windows[place] for place in self._order(0)[:_PROBE]]
         _, problems = self._encode(probed)
         if 2 * len(problems) > len(probed):
             raise UserError(
-                f"{len(problems)} of {len(probed)} windows of {corpus!r} do not come back byte for byte from both"
+                f"{len(problems)} of {len(probed)} windows of {corpus!r} are not preserved byte for byte by both"
                 f" tokenizers, for example {problems[0]}.",
-                hint="Tokenizers that change the text (another normaliser) cannot be aligned with those that do not.",
+                hint="A tokenizer that normalises text cannot be aligned with one that does not; use another one.",
             )
 
 
 class Laid(NamedTuple):
-    """A window as one side of a batch holds it, ``[n]`` each: the fields of ``Side``."""
+    """A window as one side of a batch, ``[n]`` each; see the fields of ``Side``."""
 
     ids: NDArray[np.int64]
     chunks: NDArray[np.int64]
@@ -180,13 +180,13 @@ class Laid(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """A window as both sides read it."""
+    """A window as both sides of a batch."""
 
     text: str
     teacher: Laid
     student: Laid
     count: int
-    """Number of its chunks."""
+    """Number of chunks."""
 
 
 def lay_out(row: Row) -> Pair:
@@ -207,7 +207,7 @@ def _laid(tokens: Tokens, chunks: NDArray[np.int32]) -> Laid:
 
 
 def packed(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
-    """Put windows into rows of at most ``size`` bytes, each into the first one with room."""
+    """Pack windows into rows of at most ``size`` bytes, first fit."""
     rows: list[list[Pair]] = []
     room: list[int] = []
     for pair in pairs:
@@ -222,12 +222,12 @@ def packed(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
 
 
 def collate(rows: Sequence[Row]) -> AlignedBatch:
-    """Align the windows of one micro-batch, each in a row of its own."""
+    """Build a batch from windows, one per row."""
     return stack([[lay_out(row)] for row in rows])
 
 
 def stack(rows: Sequence[Sequence[Pair]]) -> AlignedBatch:
-    """Join the windows of each row and pad the rows; no rows give one padding token, which scores nothing."""
+    """Build a batch from rows of windows. Without rows, it holds one padding token, which scores nothing."""
     counts = [[pair.count for pair in row] for row in rows]
     return AlignedBatch(
         teacher=_side([[pair.teacher for pair in row] for row in rows], counts),
@@ -242,7 +242,7 @@ def _side(rows: Sequence[Sequence[Laid]], counts: Sequence[Sequence[int]]) -> Si
     ids, attention, lengths, positions = (np.zeros((height, width), dtype=np.int64) for _ in range(4))
     chunks = np.full((height, width), -1, dtype=np.int64)
     counted = np.zeros((height, width), dtype=np.bool_)
-    attention[:, 0] = 1  # a row of nothing but padding has no defined attention
+    attention[:, 0] = 1  # attention over a fully masked row is undefined
     for place, (row, of_row) in enumerate(zip(rows, counts, strict=True)):
         first = chunk = 0
         for laid, count in zip(row, of_row, strict=True):

@@ -248,7 +248,7 @@ def test_kill_minus_nine_and_start_again_gives_the_weights_of_an_undisturbed_run
     cut = make_student(
         check_student("transfer", options), tmp_path / "cut", device="cpu", progress=lambda *told: seen.append(told)
     )
-    assert seen[0] == (6, "continued at step 6")
+    assert seen[0] == (6, "resumed at step 6")
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert [line["step"] for line in read_log(cut / LOG)] == list(range(1, 11))
 

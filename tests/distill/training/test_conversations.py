@@ -134,10 +134,10 @@ def test_losses_take_conversations_as_they_take_text(choice: str) -> None:
 @pytest.mark.parametrize("document", ["plain text", "[]", '[{"role": "user"}]', '{"role": "user", "content": "x"}'])
 def test_a_document_that_is_no_conversation_is_refused_by_name(document: str) -> None:
     texts = Texts("toy", "train", (Text("row 7", document),), {})
-    with pytest.raises(UserError, match="row 7 is no conversation"):
+    with pytest.raises(UserError, match="row 7 is not a conversation"):
         Conversations(texts, *encoders(), size=100, seed=0, speakers="all")
 
 
 def test_conversations_without_an_answer_leave_nothing_to_train_on() -> None:
-    with pytest.raises(UserError, match="no text to train on"):
+    with pytest.raises(UserError, match="contains no text"):
         conversations(TALK[:1])

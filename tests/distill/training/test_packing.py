@@ -126,5 +126,5 @@ def test_a_row_without_neighbours_needs_no_positions() -> None:
 @pytest.mark.parametrize("choice", ["hidden", "dskd"])
 def test_a_loss_that_reads_whole_rows_refuses_packing(tmp_path: Path, choice: str) -> None:
     assert not LOSSES.find(choice).packs
-    with pytest.raises(UserError, match=f"loss {choice} reads a whole row at once.*Leave pack out"):
+    with pytest.raises(UserError, match=f"loss {choice} cannot be used with packing.*Set pack: false"):
         first_gradient(TrainingSpec(steps=1, batch=2, pack=True), tmp_path, losses(choice))

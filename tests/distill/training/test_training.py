@@ -193,7 +193,7 @@ def test_a_state_that_cannot_be_saved_leaves_the_one_before(tmp_path: Path, monk
 def test_nothing_to_score_in_the_first_step_is_refused(tmp_path: Path) -> None:
     sides = Encoder(windows().teacher.tokens, None), windows().student  # no BOS: the only chunk has no prediction
     source = Windows(Texts("toy", "train", (Text("d", "x"),), {}), *sides, size=16, seed=0)
-    with pytest.raises(UserError, match="Nothing in the first step can be scored by alm"):
+    with pytest.raises(UserError, match="first training step has nothing to score for the loss alm"):
         train(model(STUDENT, 1), model(TEACHER, 0), source, losses("alm"), TrainingSpec(steps=1), folder=tmp_path)
 
 
