@@ -1,4 +1,4 @@
-"""Divergences between two distributions over one vocabulary, and the options that every loss made of them has.
+"""Divergences between two distributions over the same vocabulary, and the options of the losses that use them.
 
 With teacher P, student Q, ``lam`` = ``skew``:
 
@@ -9,13 +9,13 @@ With teacher P, student Q, ``lam`` = ``skew``:
 | ``jsd`` | beta KL(P, M) + (1 - beta) KL(Q, M), M = beta P + (1 - beta) Q |
 | ``skewed_kl`` | KL(P, lam P + (1 - lam) Q) (DistiLLM, arXiv 2402.03898) |
 | ``skewed_reverse_kl`` | KL(Q, (1 - lam) P + lam Q) (same) |
-| ``adaptive_kl`` | KL(P, Q) and KL(Q, P) in proportion to abs(P - Q) on P's head and tail (arXiv 2404.02657) |
+| ``adaptive_kl`` | KL(P, Q) and KL(Q, P), weighted by the gap abs(P - Q) on P's head and tail (arXiv 2404.02657) |
 | ``tvd`` | half the sum of abs(P - Q) |
 
-The tail of ``adaptive_kl`` are P's smallest entries, as long as they add up to less than ``tail``; its two factors are
-constants to the gradient. ``temperature`` divides the logits of both sides; ``square`` multiplies the result by its
-square, which keeps the gradient of the size that it has at 1 (Hinton et al., arXiv 1503.02531). All are in nats, but
-``tvd``.
+All are in nats except ``tvd``. The tail of ``adaptive_kl`` is the set of P's smallest entries whose sum is below
+``tail``; no gradient flows through its two weights. ``temperature`` divides the logits of both sides. ``square``
+multiplies the result by the squared temperature, so that the gradient keeps the magnitude that it has at temperature 1
+(Hinton et al., arXiv 1503.02531).
 """
 
 import math
@@ -35,23 +35,23 @@ DistributionDivergence = Literal["kl", "reverse_kl", "jsd", "skewed_kl", "skewed
 
 
 class DistributionLoss(Loss, ABC):
-    """A loss that compares whole distributions, ``[p, V]`` against ``[p, V]``."""
+    """Base class of losses that compare whole distributions, ``[p, V]`` against ``[p, V]``."""
 
     f: DistributionDivergence = "kl"
-    """The divergence."""
+    """Divergence between teacher and student."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Divides both sides' logits."""
+    """Temperature that divides the logits of both sides."""
     square: bool = False
-    """Multiply by the temperature squared."""
+    """Multiply the loss by the squared temperature."""
     beta: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the teacher in the mixture of ``jsd``."""
+    """Weight of the teacher in the mixture of ``jsd``."""
     skew: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the first distribution in the mixture of the skewed divergences."""
+    """Weight of the first distribution in the mixture of ``skewed_kl`` and ``skewed_reverse_kl``."""
     tail: float = Field(default=0.5, gt=0, lt=1)
-    """Mass of the teacher's tail in ``adaptive_kl``."""
+    """Probability mass of the teacher's tail in ``adaptive_kl``."""
 
     def compare(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the divergence of each row, ``[p]``, from logits ``[p, V]``; no gradient goes to the teacher."""
+        """Return the divergence of each row, ``[p]``, from logits ``[p, V]``; the teacher receives no gradient."""
         p = (teacher.detach() / self.temperature).log_softmax(dim=-1)
         q = (student / self.temperature).log_softmax(dim=-1)
         factor = self.temperature**2 if self.square else 1.0
@@ -84,10 +84,10 @@ class DistributionLoss(Loss, ABC):
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(P || Q) over the last dimension from log-probabilities; an entry without mass in P adds nothing."""
+    """Return KL(P || Q) over the last dimension, from log-probabilities; entries with zero mass in P contribute 0."""
     return torch.where(p > -math.inf, p.exp() * (p - q), 0.0).sum(dim=-1)
 
 
 def mixture(p: Tensor, q: Tensor, share: float) -> Tensor:
-    """Return the logarithm of ``share`` P + (1 - ``share``) Q."""
+    """Return the log-probabilities of ``share`` P + (1 - ``share``) Q."""
     return torch.logaddexp(p + math.log(share), q + math.log1p(-share))

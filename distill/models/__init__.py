@@ -1,1 +1,1 @@
-"""Models on disk and in memory: checkpoints, weights, output heads, adapters and provenance."""
+"""Models on disk and in memory: checkpoints, weights, output heads, LoRA adapters and provenance."""

@@ -1,23 +1,23 @@
-"""A byte-level model that reads n-grams: to every byte it adds the row of the longest old token that ends there.
+"""Byte-level models with n-gram inputs: each byte also receives the input row of the longest old token that ends there.
 
-A model moved to bytes loses its input matrix, most of its parameters at this size. ALM (arXiv 2503.20083, section 4)
-keeps it on the input side: at each byte, find the longest token of the original vocabulary, of at most 16 bytes, that
-ends there, and add its *frozen* original input row to the row of the byte::
+A model transferred to bytes loses its input matrix, which holds most of the parameters of a small model. ALM (arXiv
+2503.20083, section 4) keeps it on the input side: at each byte, find the longest token of the original vocabulary, of
+at most 16 bytes, that ends there, and add its *frozen* original input row to the row of the byte::
 
     x[t] = scale * (E_bytes[b_t] + E_old[longest token that ends at t])
 
-Nothing is added at special tokens, no token reaches across one, across padding, or into another window of a packed row.
-The output side gets no such help. Published code stores ids plus one and compares them with special ids as they are;
-here specials are told apart before anything is looked up.
+Special tokens receive nothing, and no token spans a special token, padding, or the border between packed windows. The
+output side is unchanged. The published code stores ids plus one but compares them with special ids without the offset;
+here special tokens are removed before the lookup.
 
-No architecture of the library has such an input, so a student is a wrapper around the model that it was: a folder with
-a ``config.json`` of its own kind and safetensors, loaded by ``AutoModelForCausalLM`` once this module is imported, as
-ensembles are, without remote code. While text is generated a step sees one byte, and the fifteen before it are needed
-too: the cache has one more layer whose "keys" are the ids read so far. Whoever selects, reorders, crops or moves the
-rows of a cache then moves them along without knowing of them.
+No transformers architecture has such an input, so the student wraps the original model. Its folder has a
+``config.json`` with a model type of its own and safetensors. ``AutoModelForCausalLM`` loads it without remote code once
+this module is imported, as it does ensembles. Generation passes one byte per step, but the lookup needs the fifteen
+bytes before it, so the cache has one additional layer whose "keys" are the ids read so far. Code that selects,
+reorders, crops or moves rows of the cache thereby handles them too.
 
-Tokens are found by a 64-bit polynomial hash of their bytes, all lengths at once. That no two share one is checked when
-the table is made; a string that is no token hits one with a probability of ``16 |V| / 2**64`` per byte.
+Tokens are found by a 64-bit polynomial hash of their bytes, for all lengths at once. Building the table verifies that
+no two tokens collide; a byte string that is not a token collides with one with probability ``16 |V| / 2**64`` per byte.
 """
 
 from typing import Any
@@ -34,21 +34,21 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
 BYTE_NGRAMS = "crosstok_byte_ngrams"
-LONGEST = 16  # bytes of a token that is looked up
+LONGEST = 16  # maximum bytes of a token in the table
 
-_BASE = 0x9E3779B97F4A7C15  # odd, so that no power of it is lost modulo 2**64
-_NONE = -1  # instead of a byte: a special token, padding, or nothing yet
+_BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2**64
+_NONE = -1  # stands for a special token, padding, or the start of the text
 
 
 class ByteNgramConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
-    """The configuration of the wrapped model, and the size of the table."""
+    """Configuration of the wrapped model, with the size of the table."""
 
     model_type = BYTE_NGRAMS
 
     inner: dict[str, Any] | None = None
-    """The configuration of the model inside, as a mapping."""
+    """Configuration of the inner model, as a mapping."""
     tokens: int = 0
-    """Old tokens in the table."""
+    """Number of old tokens in the table."""
     vocab_size: int = 0
     hidden_size: int = 0
     num_hidden_layers: int = 0
@@ -60,7 +60,7 @@ class ByteNgramConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # its
 
 
 class NgramTable(nn.Module):
-    """Finds, for each byte, the row of the longest old token that ends there. Everything in it is frozen."""
+    """Finds for each byte the row of the longest old token that ends there. All of it is frozen."""
 
     rows: Tensor
     hashes: Tensor
@@ -72,24 +72,25 @@ class NgramTable(nn.Module):
         self.register_buffer("rows", torch.zeros(tokens, width))  # [tokens, d], in the order of the hashes
         self.register_buffer("hashes", torch.zeros(tokens, dtype=torch.int64))  # ascending
         self.register_buffer("lengths", torch.zeros(tokens, dtype=torch.int64))  # in bytes
-        self.register_buffer("bytes_of", torch.full((vocabulary,), _NONE))  # byte of each new id
+        self.register_buffer("bytes_of", torch.full((vocabulary,), _NONE))  # byte value of each new id
 
     @classmethod
     def of(cls, old: TokenBytes, matrix: Tensor, new: TokenBytes, rows: int) -> "NgramTable":
         """Return the table of the tokens of ``old`` with their rows in ``matrix [>= old.size, d]``.
 
-        ``rows`` is the height of the new matrix. Raises UserError where a token of ``new`` is not one byte.
+        ``rows`` is the number of rows of the new matrix. Raises UserError if a token of ``new`` is longer than one
+        byte.
         """
         longer = [data for data in new.table if data is not None and len(data) != 1]
         if longer:
             raise UserError(
-                f"N-gram inputs are for tokens of one byte, and the new tokenizer has {longer[0]!r}.",
+                f"N-gram inputs require a byte-level tokenizer, but the new tokenizer has the token {longer[0]!r}.",
                 hint="Use the tokenizer `bytes`, or leave ngrams out.",
             )
         strings = {data for data in old.table if data and len(data) <= LONGEST}
         found = sorted((_hash_of(data), len(data), old.id_of(data) or 0) for data in strings)
         if len({entry[0] for entry in found}) < len(found):
-            raise ValueError("two tokens have one hash; change the base")
+            raise ValueError("hash collision between two tokens; change _BASE")
         table = cls(len(found), matrix.shape[1], rows)
         table.rows = matrix.detach()[torch.tensor([token for _, _, token in found])].clone()
         table.hashes = torch.tensor([value for value, _, _ in found])
@@ -99,9 +100,10 @@ class NgramTable(nn.Module):
         return table
 
     def longest(self, ids: Tensor, count: int, *, unseen: Tensor | None, reach: Tensor | None) -> Tensor:
-        """Return the places of the rows for the last ``count`` of ``ids [b, m]``, -1 for none: ``[b, count]``.
+        """Return the table index for each of the last ``count`` of ``ids [b, m]``, -1 for none: ``[b, count]``.
 
-        ``unseen [b, m]`` marks padding; ``reach [b, count]`` says how many ids, its own included, a token may span.
+        ``unseen [b, m]`` marks padding; ``reach [b, count]`` is the maximum number of ids, including its own, that a
+        token may span.
         """
         values = self.bytes_of[ids]
         if unseen is not None:
@@ -120,12 +122,12 @@ class NgramTable(nn.Module):
         return places.masked_fill(~hit, _NONE).gather(-1, best).squeeze(-1)
 
     def forward(self, places: Tensor) -> Tensor:
-        """Return the rows ``[b, count, d]``, zeros for none."""
+        """Return the rows ``[b, count, d]``, zeros where there is none."""
         return self.rows[places.clamp(min=0)].masked_fill((places < 0)[..., None], 0.0)
 
 
 class ByteNgramForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # as above
-    """A causal language model over bytes with the n-gram table in front."""
+    """A causal language model over bytes with n-gram inputs."""
 
     config_class = ByteNgramConfig
     config: ByteNgramConfig
@@ -146,14 +148,14 @@ class ByteNgramForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave everything as it is: weights come from the wrapped model or from files."""
+        """Do nothing: weights come from the wrapped model or from files."""
 
     def get_input_embeddings(self) -> Any:
-        """Return the embeddings of bytes."""
+        """Return the byte embeddings."""
         return self.inner.get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
-        """Return the output head of the model inside."""
+        """Return the output head of the inner model."""
         return self.inner.get_output_embeddings()
 
     @classmethod
@@ -171,13 +173,13 @@ class ByteNgramForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         logits_to_keep: int | Tensor = 0,
         **options: Any,
     ) -> CausalLMOutputWithPast:
-        """Return what the model inside returns for the bytes and their n-grams.
+        """Return the output of the inner model for the bytes and their n-grams.
 
-        Raises ValueError for attention masks other than ``[batch, columns]``: what a column may see then says no more
-        which bytes stand before it.
+        Raises ValueError for attention masks that are not ``[batch, columns]``: they do not say which bytes precede a
+        column.
         """
         if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
-            raise ValueError("n-gram inputs need a mask of rows and columns")
+            raise ValueError("n-gram inputs need an attention mask of shape [batch, columns]")
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache(config=self.inner.config)
         ids = input_ids if past_key_values is None else self._remembered(input_ids, past_key_values)
@@ -188,7 +190,7 @@ class ByteNgramForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
             reach=None if position_ids is None else position_ids + 1,
         )
         embeddings = self.get_input_embeddings()
-        scale = getattr(embeddings, "embed_scale", 1.0)  # Gemma's, which its embedding layer applies by itself
+        scale = getattr(embeddings, "embed_scale", 1.0)  # Gemma's embedding layer scales its output
         embedded = embeddings(input_ids)
         answer: CausalLMOutputWithPast = self.inner(
             inputs_embeds=embedded + (self.ngrams(places) * scale).to(embedded.dtype),
@@ -202,7 +204,7 @@ class ByteNgramForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
         return answer
 
     def _remembered(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Return ``ids`` with those that the cache has seen in front, and store them in its last layer."""
+        """Return ``ids`` preceded by those in the cache, and append them to the cache's last layer."""
         wanted = self.inner.config.get_text_config().num_hidden_layers + 1
         while len(cache.layers) < wanted:
             cache.layers.append(DynamicLayer())  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -213,9 +215,9 @@ class ByteNgramForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no
 
 
 def with_ngrams(model: PreTrainedModel, table: NgramTable) -> ByteNgramForCausalLM:
-    """Return ``model``, whose vocabulary is bytes already, with ``table`` in front; it is not copied."""
+    """Wrap ``model``, whose vocabulary is already bytes, with ``table``; the model is not copied."""
     settings = model.config.get_text_config()
-    volatile = ("transformers_version", "_name_or_path")  # nothing that decides the model
+    volatile = ("transformers_version", "_name_or_path")  # irrelevant to the identity of the model
     config = ByteNgramConfig(
         inner={key: value for key, value in model.config.to_dict().items() if key not in volatile},
         tokens=len(table.hashes),

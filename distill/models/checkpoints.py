@@ -1,11 +1,11 @@
-"""A model with the tokenizer that it was trained with, checked against each other, and the way to and from disk.
+"""Checkpoints: a model and its tokenizer, validated against each other, loaded from and saved to disk.
 
-Most silent failures across tokenizers happen between the two: ids past the end of the matrix, padded rows that soak up
-probability, a BOS that was forgotten, a chat model that does not stop because its end of turn is not its eos. Whatever
-loads or saves a model in crosstok goes through here, so they are looked for once.
+Most silent failures across tokenizers are mismatches between the two: ids beyond the last row of the matrix, padded
+rows that absorb probability, a missing BOS, a chat model that does not stop because its end-of-turn token is not its
+EOS. All code that loads or saves a model uses this module, so these checks are made in one place.
 
-A saved folder is a plain Hugging Face folder (safetensors, config, generation config, tokenizer, chat template) with a
-``provenance.json`` beside; it appears whole or not at all.
+A saved folder is a standard Hugging Face folder (safetensors, config, generation config, tokenizer, chat template) with
+an additional ``provenance.json``. It is written atomically.
 """
 
 from collections.abc import Mapping
@@ -33,24 +33,24 @@ __all__ = ["Checkpoint", "fetch", "identify", "load", "save"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A model ready to be measured, trained or saved."""
+    """A model with its tokenizer, ready to be evaluated, trained or saved."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     tokenbytes: TokenBytes
     roles: Roles
     source: str
-    """As given; a hub source with its commit."""
+    """The source as given; a hub source includes its commit."""
     folder: Path
-    """The Hugging Face folder that it was read from."""
+    """The Hugging Face folder that it was loaded from."""
     fingerprint: str
-    """Of weights, configuration and tokenizer."""
+    """Fingerprint of weights, configuration and tokenizer."""
     provenance: dict[str, Any]
-    """The content of its ``provenance.json``, or what is known of a source."""
+    """Content of ``provenance.json``, or what is known about a source that has none."""
     bos_id: int | None = None
-    """The id in front of every text, only where the model was trained with it (its tokenizer adds it itself)."""
+    """Id to prepend to every text; None unless the model was trained with it (its tokenizer adds it)."""
     stop_ids: frozenset[int] = field(default_factory=frozenset)
-    """All ids at which an answer is over."""
+    """Ids of the end-of-turn and end-of-text roles, all of which end an answer."""
 
     @property
     def valid_rows(self) -> int:
@@ -59,17 +59,17 @@ class Checkpoint:
 
     @property
     def members(self) -> int:
-        """Number of models that answer: an ensemble's members, 1 of any other model."""
+        """Number of models evaluated per step: the members of an ensemble, otherwise 1."""
         return len(self.model.members) if isinstance(self.model, EnsembleForCausalLM) else 1
 
 
 def load(
     source: str | Path, *, dtype: str = "float32", device: str = "cpu", accept_licence: bool = False
 ) -> Checkpoint:
-    """Load a model and its tokenizer from any source (see ``sources``), an ensemble's folder included.
+    """Load a model or an ensemble and its tokenizer from any source (see ``sources``).
 
-    Raises UserError where the source cannot be had, its weights are incomplete, or its tokenizer has ids that the
-    matrix has no rows for.
+    Raises UserError if the source is not available, its weights are incomplete, or its tokenizer has ids beyond the
+    rows of the embedding matrix.
     """
     wanted = torch_dtype(dtype)
     folder = fetch(source, accept_licence=accept_licence)
@@ -95,19 +95,19 @@ def load(
 
 
 def save(checkpoint: Checkpoint, folder: Path, provenance: Provenance | Mapping[str, Any]) -> Path:
-    """Write a checkpoint as a plain Hugging Face folder with ``provenance.json``; an existing folder is replaced.
+    """Save a checkpoint as a Hugging Face folder with ``provenance.json``; an existing folder is replaced.
 
-    Logits of the reloaded model are equal bit for bit in the model's dtype, and so is the tie of its embeddings. Raises
-    UserError where the disk is full or read-only, ValueError for an ensemble (see ``ensemble.save_ensemble``).
+    The reloaded model has bit-identical logits in the model's dtype and the same tying of embeddings. Raises UserError
+    if the disk is full or read-only, ValueError for an ensemble (see ``ensemble.save_ensemble``).
     """
     if isinstance(checkpoint.model, EnsembleForCausalLM):
-        raise ValueError("an ensemble is saved by naming its members: ensemble.save_ensemble")  # noqa: TRY004
+        raise ValueError("an ensemble is saved with ensemble.save_ensemble")  # noqa: TRY004
     size = sum(weight.numel() * weight.element_size() for weight in checkpoint.model.parameters())
     with new_folder(folder, needs_bytes=size) as building:
         checkpoint.model.config.tie_word_embeddings = is_tied(checkpoint.model)
         with no_progress_bar():
             checkpoint.model.save_pretrained(building)
-        for name in ("is_local", "local_files_only"):  # how it was read, which is nothing that a model says
+        for name in ("is_local", "local_files_only"):  # how it was loaded, which does not describe the model
             checkpoint.tokenizer.init_kwargs.pop(name, None)
         checkpoint.tokenizer.save_pretrained(building)
         provenance_file.write(building, provenance)
@@ -121,8 +121,8 @@ def _check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Pa
         named = [f"{index} {tokenbytes.specials.get(index) or tokenbytes.table[index]!r}" for index in beyond[:5]]
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
         raise UserError(
-            f"The tokenizer of {source} has ids past the {known} rows of its matrix: {', '.join(named)}{more}.",
-            hint="Take these tokens out of its tokenizer.json, or resize the model's embeddings.",
+            f"The tokenizer of {source} has ids beyond the {known} rows of its matrix: {', '.join(named)}{more}.",
+            hint="Remove these tokens from its tokenizer.json, or resize the model's embeddings.",
         )
 
 
@@ -133,11 +133,11 @@ def _is_used(tokenbytes: TokenBytes, index: int) -> bool:
 def _of_source(
     source: str | Path, folder: Path, identity: str, tokenbytes: TokenBytes, model: PreTrainedModel
 ) -> Provenance:
-    """Return the record of a model that comes without one."""
+    """Return the record of a model without ``provenance.json``."""
     kind, _, name = str(source).partition(":")
     return Provenance(
         kind="source",
-        # A path of this machine says nothing elsewhere; the fingerprint does.
+        # A local path means nothing on another machine; the fingerprint identifies the model.
         source=pinned(source, folder) if kind in {"hub", "wheel"} else Path(str(source)).name,
         source_fingerprint=identity,
         licence=wheels.find(name).licence if kind == "wheel" else "",

@@ -1,22 +1,21 @@
-"""Scores of tokens without their logits: log-probability and boundary mass straight from hidden states.
+"""Fused scoring: log-probability and boundary mass from hidden states, without materialising the logits.
 
-ALM and SFT need two numbers per token, but the usual way to them leads over logits of every token for the whole
-vocabulary: 512 tokens over 262,144 ids are 537 MB in fp32, a few times over with log-softmax and gradients. Here the
-output matrix is gone through in blocks of rows. A block's logits are folded into running log-sum-exps::
+ALM and SFT need two numbers per token. Computing them from logits takes 537 MB in fp32 for 512 tokens over 262,144 ids,
+and several times that with log-softmax and gradients. Here the output matrix is processed in blocks of rows, and the
+logits of each block are accumulated into running log-sum-exps::
 
     gold = z[t] - norm                  norm = ln sum_v e^z[v]
     mass = inside - norm                inside = ln sum_{v begins a pretoken} e^z[v]
     dL/dz[v] = g_gold ([v = t] - e^(z[v] - norm)) + g_mass ([v inside] e^(z[v] - inside) - e^(z[v] - norm))
 
-What then becomes of them depends on what is scarce. Where tokens are many, blocks are forgotten, and the backward pass
-computes each again: one more product with the matrix. Where they are few (no more than a row of the matrix has values),
-the gradient of the matrix is the largest thing of all; it is made when the layers have had their turn
-(:mod:`crosstok.distill.models.head_gradient`), and the logits wait for the backward pass in the memory that it will
-need at its end. In place they turn into dL/dz, of which the states' gradient is made first and the matrix's last.
+The backward pass depends on what dominates memory. With many tokens, the logits of a block are discarded and recomputed
+in the backward pass, at the cost of one more product with the matrix. With few tokens, the largest tensor is the
+gradient of the matrix. It is then computed after the backward pass of all layers
+(:mod:`crosstok.distill.models.head_gradient`), and the logits are kept in the memory that the gradient will take later.
+They are turned into dL/dz in place, from which first the gradient of the states and last that of the matrix follows.
 
-Ids that begin a pretoken come first in the order of the blocks, so that each block belongs to one sum. Everything after
-the product is fp32. The product itself is in the type that the model would compute it in: under autocast bf16, and so
-are the two products of its gradient.
+Ids that begin a pretoken come first, so that each block contributes to one sum only. Everything after the product is
+fp32. The product and the two products of its gradient use the type that the model would use, e.g. bf16 under autocast.
 """
 
 from collections.abc import Iterator
@@ -30,21 +29,21 @@ from torch import Tensor
 from crosstok.distill.models.head_gradient import Gradients, HeadGradient, Task
 from crosstok.distill.models.output_head import Head, product, product_type, transform
 
-_BLOCK = 1 << 23  # logits computed at a time: 32 MB in fp32
-_LEAST_ROWS = 256  # of the output matrix in a block, however many tokens there are
-_KEPT = 1.0  # bytes of logits that may wait for the backward pass, per byte of the output matrix
+_BLOCK = 1 << 23  # logits per block: 32 MB in fp32
+_LEAST_ROWS = 256  # minimum rows of the output matrix per block
+_KEPT = 1.0  # maximum bytes of logits kept for the backward pass, per byte of the output matrix
 
 
 @dataclass(frozen=True)
 class Order:
-    """The ids that may carry probability, those that begin a pretoken first."""
+    """The ids that may carry probability, ordered so that those that begin a pretoken come first."""
 
     ids: Tensor
-    """``[valid_rows]`` int64."""
+    """``[valid_rows]`` int64 ids."""
     places: Tensor
-    """``[valid_rows]`` int64: place of each id in ``ids``."""
+    """``[valid_rows]`` int64: index of each id in ``ids``."""
     inside: int
-    """How many begin a pretoken."""
+    """Number of ids that begin a pretoken."""
 
     @classmethod
     def of(cls, boundary: Tensor) -> "Order":
@@ -53,11 +52,11 @@ class Order:
         return cls(ids, torch.argsort(ids), int(boundary.sum()))
 
     def to(self, device: torch.device) -> "Order":
-        """Return the same order on another device."""
+        """Return the order on another device."""
         return self if self.ids.device == device else Order(self.ids.to(device), self.places.to(device), self.inside)
 
     def blocks(self, tokens: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield first place, last place + 1 and whether the ids between begin a pretoken."""
+        """Yield the first index, the last index + 1 and whether the ids in between begin a pretoken."""
         size = max(_LEAST_ROWS, _BLOCK // max(1, tokens))
         for start, end, inside in ((0, self.inside, True), (self.inside, len(self.ids), False)):
             for first in range(start, end, size):
@@ -67,10 +66,18 @@ class Order:
 def score(
     hidden: Tensor, targets: Tensor, head: Head, order: Order, last: HeadGradient | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of ``targets [p]`` and the log boundary mass after states ``[p, d]``, ``[p]`` each.
+    """Score the next token after each hidden state.
 
-    A target of -1 is no token: its log-probability is 0. Both are fp32 nats, at most 0, with gradients into the states
-    and into the head's parameters; ``last`` has surrounded the pass that made the states.
+    Args:
+        hidden: States ``[p, d]``.
+        targets: Next-token ids ``[p]``; -1 for none.
+        head: The output head.
+        order: The ids that may carry probability.
+        last: The context in which the states were computed, which defers the gradient of the matrix.
+
+    Returns:
+        The log-probability of each target (0 without a target) and the log boundary mass, ``[p]`` each: fp32 nats, at
+        most 0, with gradients to the states and to the parameters of the head.
     """
     order = order.to(hidden.device)
     place, tasks = (None, None) if last is None or last.place is None else (last.place, last.tasks)
@@ -83,7 +90,7 @@ def score(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What stays the same between the forward and the backward pass."""
+    """Values shared by the forward and the backward pass."""
 
     order: Order
     targets: Tensor
@@ -91,21 +98,21 @@ class _Plan:
     cap: float | None
     dtype: torch.dtype
     keeps: bool
-    """Whether logits wait for the backward pass, and the head for its end."""
+    """Whether logits are kept for the backward pass, and the gradient of the head is deferred to its end."""
 
     def logits(self, hidden: Tensor, rows: Tensor, bias: Tensor | None, ids: Tensor) -> Tensor:
         part = None if bias is None else bias[ids]
         return transform(product(hidden, rows, part, self.dtype), self.scale, self.cap)
 
     def hits(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return which tokens have their target in a block, and its column there."""
+        """Return the tokens whose target is in a block, and its column there."""
         places = torch.where(self.targets >= 0, self.order.places[self.targets.clamp(min=0)], -1)
         tokens = ((places >= first) & (places < stop)).nonzero()[:, 0]
         return tokens, places[tokens] - first
 
 
 class _Scores(torch.autograd.Function):
-    """The two scores of the module's formulas."""
+    """Computes the two scores of the module docstring."""
 
     @staticmethod
     def forward(  # noqa: PLR0917  (apply passes positions)
@@ -114,7 +121,7 @@ class _Scores(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         new_rows: Tensor | None,
-        place: Tensor | None,  # noqa: ARG004  (an input, so that it can get a gradient)
+        place: Tensor | None,  # noqa: ARG004  (an input, so that it receives a gradient)
         plan: _Plan,
         tasks: list[Task] | None,
     ) -> tuple[Tensor, Tensor]:
@@ -141,7 +148,7 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, of_gold: Tensor, of_mass: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, norm, inner = ctx.saved_tensors
         plan: _Plan = ctx.plan
-        kept, ctx.kept = ctx.kept, {}  # used up; a second pass through the same graph computes them again
+        kept, ctx.kept = ctx.kept, {}  # consumed; a second backward pass recomputes them
         of_gold = torch.where(plan.targets >= 0, of_gold, 0.0)
         to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         learns = (*ctx.needs_input_grad[1:3], ctx.new_rows)
@@ -153,9 +160,9 @@ class _Scores(torch.autograd.Function):
                 rows = weight[ids]
                 logits = kept.pop(first, None)
                 logits = plan.logits(hidden, rows, bias, ids) if logits is None else logits
-                base, factor = norm, -(of_gold + of_mass)  # the pull on every id, in proportion to e^(z - base)
+                base, factor = norm, -(of_gold + of_mass)  # dL/dz of every id is factor * e^(z - base)
                 if inside:
-                    # That on such an id is e^(z - inner) (of_mass + factor e^(inner - norm)): no exponent is above 0.
+                    # Rewritten as e^(z - inner) (of_mass + factor e^(inner - norm)), so that no exponent is above 0.
                     base, factor = inner, of_mass + factor * (inner - norm).exp()
                 bend = None if plan.cap is None else 1 - (logits / plan.cap) ** 2
                 slope = logits.sub_(base[:, None]).exp_().mul_(factor[:, None])
@@ -179,9 +186,10 @@ class _Scores(torch.autograd.Function):
 
 
 class _ToHead:
-    """The gradients of a head out of those of its products with states ``[p, d]``, block by block.
+    """Accumulates the gradients of a head, block by block, from those of its logits for states ``[p, d]``.
 
-    ``learns`` says it of weight and bias, and how many of the last rows learn alone; ``ids`` are those of all blocks.
+    ``learns`` says whether weight and bias are trained, and how many of the last rows are trained alone; ``ids`` are
+    the ids of all blocks.
     """
 
     def __init__(
@@ -193,7 +201,7 @@ class _ToHead:
 
     @property
     def gradients(self) -> Gradients:
-        """Those of weight, bias and new rows; memory is taken when they are first looked at."""
+        """Gradients of weight, bias and new rows, allocated on first access."""
         if self._found is None:
             weight, bias, new = self._learns
             self._found = (
@@ -204,7 +212,7 @@ class _ToHead:
         return self._found
 
     def _empty(self) -> Tensor:
-        """Return memory for the weight's gradient, zero where no id is: on a CPU it is taken as it is written to."""
+        """Return uninitialised memory for the weight's gradient, with zeros only where no id is written."""
         found = torch.empty_like(self._weight)
         spare = torch.ones(len(found), dtype=torch.bool, device=found.device)
         spare[self._ids] = False
@@ -212,7 +220,7 @@ class _ToHead:
         return found
 
     def add(self, ids: Tensor, slope: Tensor) -> None:
-        """Add what the products ``[p, k]`` with the rows of some ids, each seen once, got as gradient."""
+        """Add the gradients for some ids (each passed once), given the gradients ``[p, k]`` of their logits."""
         weight, bias, new = self.gradients
         if weight is not None:
             weight[ids] = (slope.T @ self._hidden).to(weight.dtype)
@@ -222,7 +230,7 @@ class _ToHead:
             new[ids[fresh] - self._first_new] = (slope[:, fresh].T @ self._hidden).to(new.dtype)
 
     def finish(self, waiting: list[tuple[Tensor, Tensor]]) -> Gradients:
-        """Add blocks that have waited, giving their memory back as the gradient's is taken."""
+        """Add the deferred blocks, freeing each one after use."""
         waiting.sort(key=lambda block: int(block[0][0]), reverse=True)
         with torch.autocast(self._hidden.device.type, enabled=False):
             while waiting:

@@ -1,11 +1,11 @@
-"""The gradient of the output matrix, made once and last.
+"""Deferred gradient of the output matrix, computed once at the end of the backward pass.
 
-It is as large as the matrix, and the backward pass begins there: it would lie beside the activations of all layers
-until these are used up. And where the matrix is the embeddings' as well, these make another of that size, all zero but
-for the rows of a few tokens, only to be added. Both are avoided by an operation that takes the matrix and is recorded
-before anything else of the pass: of what can run, autograd runs what was recorded last, so this one runs when all
-layers are through. The embeddings look their rows up in its result, with sparse gradients; what the scores of the
-output have to add is left with it as a task.
+The gradient is as large as the matrix, and the backward pass starts with it, so it would occupy memory together with
+the activations of all layers. With tied embeddings, the input side produces a second gradient of that size, zero except
+for a few rows, only for the two to be added. Both are avoided with an operation that takes the matrix as input and is
+recorded first in the forward pass. Autograd runs the most recently recorded operation first, so this one runs after the
+backward pass of all layers. The embeddings look up their rows in its output, with sparse gradients, and scoring leaves
+it a task that computes its share.
 """
 
 from collections.abc import Callable
@@ -17,26 +17,26 @@ from torch import Tensor, nn
 from crosstok.distill.models.output_head import Head
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""Of a head's weight, bias and new rows."""
+"""Gradients of a head's weight, bias and new rows."""
 
 Task = Callable[[], Gradients]
 
 
 class HeadGradient:
-    """Surrounds a forward pass whose states go through ``head``; nothing changes where nothing of the head learns."""
+    """Context manager around a forward pass whose states go through ``head``; a no-op if the head is not trained."""
 
     def __init__(self, embeddings: nn.Module, head: Head) -> None:
         self.place: Tensor | None = None
-        """A zero. Whoever takes it as an input and gives it a gradient has :attr:`tasks` done."""
+        """A zero tensor. An operation that takes it as input and returns a gradient for it triggers :attr:`tasks`."""
         self.tasks: list[Task] = []
-        """What adds to the gradients, called when all layers are through; at most one at a time."""
+        """Computes a share of the gradients after the backward pass of all layers; holds at most one task."""
         self._embeddings, self._head = embeddings, head
         self._own: nn.Parameter | None = None
 
     def __enter__(self) -> Self:
         head, embeddings = self._head, self._embeddings
         place, matrix = _Matrix.apply(head.weight, head.bias, head.new_rows, self.tasks)  # type: ignore[no-untyped-call]  # torch's own
-        if not place.requires_grad:  # nothing learns, or gradients are off
+        if not place.requires_grad:  # nothing is trained, or gradients are disabled
             return self
         self.place = place
         plain = isinstance(embeddings, nn.Embedding) and embeddings.max_norm is None and not embeddings.sparse
@@ -45,7 +45,7 @@ class HeadGradient:
         return self
 
     def _replace(self, matrix: Tensor | None) -> None:
-        """Let the embeddings look up in ``matrix``, for None in their own again."""
+        """Let the embedding layer look up rows in ``matrix``, or in its own weight again for None."""
         layer: Any = self._embeddings
         if matrix is not None:
             self._own = layer.weight
@@ -59,13 +59,13 @@ class HeadGradient:
 
 
 class _Matrix(torch.autograd.Function):
-    """Of the parameters of a head: a zero that tasks are told with, and the matrix once more."""
+    """Returns a zero tensor that triggers the tasks in the backward pass, and a view of the matrix."""
 
     @staticmethod
     def forward(
         ctx: Any,
         weight: Tensor,
-        bias: Tensor | None,  # noqa: ARG004  (an input, so that it can get a gradient)
+        bias: Tensor | None,  # noqa: ARG004  (an input, so that it receives a gradient)
         new_rows: Tensor | None,  # noqa: ARG004  (as above)
         tasks: list[Task],
     ) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ class _Matrix(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor | None, looked_up: Tensor | None) -> tuple[Tensor | None, ...]:
         weight, bias, new_rows = ctx.tasks.pop()() if ctx.tasks else (None, None, None)
         if looked_up is not None:
-            rows = looked_up.coalesce()  # sums what a token got in several places, in an order that is always the same
+            rows = looked_up.coalesce()  # sums the gradients of repeated tokens in a deterministic order
             weight = torch.zeros(rows.shape, dtype=rows.dtype, device=rows.device) if weight is None else weight
             weight[rows.indices()[0]] += rows.values()
         return weight, bias, new_rows, None

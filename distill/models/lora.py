@@ -1,14 +1,15 @@
-"""LoRA: small trainable matrices beside the frozen weights, and one copy of those weights for teacher and student.
+"""LoRA adapters, and weight sharing between teacher and student.
 
-Hu et al., arXiv 2106.09685. Every linear map ``W`` of the transformer's layers becomes ``W + (alpha / rank) B A`` with
-``A ~ N(0, 1/rank^2)`` and ``B = 0``, so training begins at the model as it was. Embeddings are trained in full beside
-them: after a change of vocabulary there is little in them that a low-rank correction could start from.
+Hu et al., arXiv 2106.09685. Every linear map ``W`` of the transformer layers becomes ``W + (alpha / rank) B A`` with
+``A ~ N(0, 1/rank^2)`` and ``B = 0``, so training starts from the original model. The embedding matrices are trained in
+full: after a change of vocabulary there is little in them for a low-rank update to build on.
 
-A model that is transferred to another tokenizer is its own teacher. With LoRA the two differ in embeddings and
-adapters only, so :func:`share` builds the student as a second tree of modules over the same tensors: nothing has to be
-switched off and on for the teacher to speak, and its weights are held once.
+A model transferred to another tokenizer is its own teacher. With LoRA the two differ only in embeddings and adapters,
+so :func:`share` builds the student as a second module tree over the same tensors. The weights are in memory once, and
+adapters need not be toggled when the teacher runs.
 
-:func:`merge` adds the products to fresh weights, so what is saved is a plain model, and the teacher stays what it was.
+:func:`merge` adds the adapters to copies of the weights, so the saved model is a plain one and the teacher is
+unchanged.
 """
 
 import copy
@@ -25,7 +26,7 @@ _NAME = "default"
 
 
 def share(model: nn.Module) -> Any:
-    """Return a copy of ``model`` that has embeddings of its own and holds all other tensors in common with it."""
+    """Return a copy of ``model`` that has its own embedding matrices and shares all other tensors with it."""
     own = {id(weight) for weight in embedding_matrices(model)}
     common: dict[int, Any] = {id(weight): weight for weight in model.parameters() if id(weight) not in own}
     common |= {id(buffer): buffer for buffer in model.buffers()}
@@ -33,14 +34,14 @@ def share(model: nn.Module) -> Any:
 
 
 def embedding_matrices(model: Any) -> list[nn.Parameter]:
-    """Return the input matrix and, if the model has another one, the output matrix."""
+    """Return the input matrix and, if it is a different one, the output matrix."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     found = [inputs.weight]
     return found if outputs is None or outputs.weight is inputs.weight else [*found, outputs.weight]
 
 
 def attach(model: nn.Module, rank: int, alpha: int) -> None:
-    """Put adapters beside all linear maps of the transformer's layers, in place; drawn from torch's random state."""
+    """Add adapters to all linear maps of the transformer layers, in place, initialised from torch's random state."""
     maps = _linear_maps(model)
     config = peft.LoraConfig(
         r=rank,
@@ -59,7 +60,7 @@ def adapter_weights(model: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
-    """Replace every adapter by a plain layer whose new weight includes it, in place."""
+    """Merge every adapter into a new weight of its layer, in place."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             layer: Any = module
@@ -67,18 +68,18 @@ def merge(model: nn.Module) -> None:
             base.weight = nn.Parameter(base.weight + layer.get_delta_weight(_NAME).to(base.weight.dtype))
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, base)
-    if hasattr(model, "peft_config"):  # by it other programs would look for adapters in a saved folder
+    if hasattr(model, "peft_config"):  # else other programs expect adapters in the saved folder
         del model.peft_config
 
 
 def bytes_held(models: Iterable[nn.Module]) -> int:
-    """Return the bytes of memory under the parameters of ``models``, what they have in common counted once."""
+    """Return the bytes of memory of the parameters of ``models``, counting shared tensors once."""
     storages = {weight.untyped_storage().data_ptr(): weight for model in models for weight in model.parameters()}
     return sum(weight.untyped_storage().nbytes() for weight in storages.values())
 
 
 def _linear_maps(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the linear maps of the layers, which are the longest list of modules in the model."""
+    """Return the linear maps of the layers, which are taken to be the longest ``ModuleList`` of the model."""
     stacks = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     longest = max(stacks, key=lambda name: len(stacks[name]))
     return [

@@ -1,8 +1,7 @@
-"""A student's model card: ``README.md`` beside its weights, which hubs show and people read first.
+"""Model cards: the ``README.md`` beside a student's weights, in the format of model hubs.
 
-It says in sentences and tables what ``provenance.json`` holds for programs, and nothing that is not in there: what the
-model is, how it was made, under which licence, what training did to it, how it is loaded. A folder that is copied
-elsewhere or uploaded explains itself.
+A card presents the content of ``provenance.json`` to people, and nothing else: what the model is, how it was made, its
+licence, what training changed, and how to load it. A folder that is copied or uploaded thereby documents itself.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,20 +19,20 @@ _PLAIN = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")"""
-_OWN_CODE = """from distill import checkpoints  # its n-gram input is code of the package crosstok
+_OWN_CODE = """from crosstok.distill.models import checkpoints  # the n-gram input is implemented in crosstok
 
 checkpoint = checkpoints.load("path/of/this/folder")
 model, tokenizer = checkpoint.model, checkpoint.tokenizer"""
 
 
 def write(folder: Path, record: Provenance | Mapping[str, Any], about: str) -> None:
-    """Write the card of the student in ``folder``; ``about`` says in a few words what it is."""
+    """Write the card of the student in ``folder``; ``about`` is a short title."""
     checked = record if isinstance(record, Provenance) else Provenance.model_validate(dict(record))
     (folder / FILE).write_text(model_card(checked, about), encoding="utf-8")
 
 
 def model_card(record: Provenance, about: str) -> str:
-    """Return the card as Markdown, with the head that model hubs read."""
+    """Return the card as Markdown with YAML front matter."""
     parts = [f"# {record.source}: {about}", _what(record), *_sections(record)]
     return f"---\n{yaml.safe_dump(_head(record), sort_keys=False)}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -51,17 +50,17 @@ def _head(record: Provenance) -> dict[str, Any]:
 
 
 def _what(record: Provenance) -> str:
-    sentences = [f"A causal language model that was made from `{record.source}`"]
+    sentences = [f"A causal language model derived from `{record.source}`"]
     if record.expansion:
-        sentences[0] += f" by {record.expansion['count']} more tokens."
+        sentences[0] += f" by adding {record.expansion['count']} tokens to its vocabulary."
     elif record.source_tokenizer != record.target_tokenizer:
-        sentences[0] += f" by moving it to the tokenizer `{record.tokenizer_source}`."
+        sentences[0] += f" by transferring it to the tokenizer `{record.tokenizer_source}`."
     else:
-        sentences[0] += " and keeps its tokenizer."
+        sentences[0] += ", with the same tokenizer."
     if record.teacher:
-        sentences.append(f"It was taught by `{record.teacher['source']}`.")
+        sentences.append(f"It was distilled from `{record.teacher['source']}`.")
     if not record.training.get("steps"):
-        sentences.append("It was initialised and not trained.")
+        sentences.append("Its new rows were initialised but not trained.")
     return " ".join(sentences)
 
 
@@ -71,13 +70,13 @@ def _sections(record: Provenance) -> Iterator[str]:
         yield "## Losses\n\n" + "\n".join(f"- `{loss['name']}`{_options(loss)}" for loss in record.losses)
     if measured := _measured(record.metrics):
         yield (
-            "## Measured while it was made\n\nOn a few windows of held-out text, as a guard of the run and no "
-            "benchmark; lower is better.\n\n" + measured
+            "## Held-out evaluation\n\nOn a few windows of held-out text, as a sanity check of the training run and "
+            "not as a benchmark. Lower is better.\n\n" + measured
         )
-    yield f"## How to load it\n\n```python\n{_OWN_CODE if record.ngrams else _PLAIN}\n```"
+    yield f"## Usage\n\n```python\n{_OWN_CODE if record.ngrams else _PLAIN}\n```"
     yield "## Licence\n\n" + _licence(record)
     version = record.versions["crosstok"]
-    yield f"`provenance.json` holds all of this and more for programs. Made with crosstok {version}."
+    yield f"`provenance.json` holds the full record. Made with crosstok {version}."
 
 
 def _made(record: Provenance) -> dict[str, str]:
@@ -91,13 +90,13 @@ def _made(record: Provenance) -> dict[str, str]:
         rows["special tokens"] = record.specials
     rows["vocabulary"] = f"{record.valid_rows} ids in {record.rows} rows, embeddings {'' if record.tied else 'un'}tied"
     if record.ngrams:
-        rows["n-grams of bytes"] = f"{record.ngrams} old tokens are looked up in the input"
+        rows["byte n-grams"] = f"{record.ngrams} old tokens in the input table"
     training = record.training
     if training.get("steps"):
         trained = training["train"].replace("_", " ")
         rows["training"] = (
             f"{training['steps']} steps of {training['batch']} windows of {training['window_bytes']} bytes, "
-            f"{trained}, rate {training['lr']:g}, {training['precision']}, seed {record.seed}"
+            f"{trained}, learning rate {training['lr']:g}, {training['precision']}, seed {record.seed}"
         )
     for text in record.data:
         rows["text"] = (
@@ -113,7 +112,7 @@ def _options(loss: Mapping[str, Any]) -> str:
 
 
 def _measured(metrics: Mapping[str, Any]) -> str:
-    """Return what was measured before and after training as a table, empty where nothing was."""
+    """Return a table of the figures before and after training, empty if there are none."""
     pairs = {
         f"loss `{name}`, first and last step": (value, metrics.get("last_step", {}).get(name))
         for name, value in metrics.get("first_step", {}).items()
@@ -135,7 +134,7 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _licence(record: Provenance) -> str:
-    own = f"That of its source: {record.licence}." if record.licence else "That of its source, which names none here."
+    own = f"Licence of the source model: {record.licence or 'unknown'}."
     if not record.teacher:
         return own
-    return f"{own} Its teacher's: {record.teacher.get('licence') or 'not named there'}."
+    return f"{own} Licence of the teacher: {record.teacher.get('licence') or 'unknown'}."

@@ -1,8 +1,9 @@
-"""Whether a model's input and output embeddings are one matrix, changed on purpose.
+"""Tying and untying of a model's input and output embeddings.
 
-A small vocabulary costs little twice, and the two sides of a byte want different things, so students of bytes train
-better untied (arXiv 2503.20083, table 12 of its appendix); some architectures and programs expect one matrix. Tensors,
-configuration and the library's own list of tied weights are changed together, so that saving and loading agree.
+With a small vocabulary a second matrix costs little, and input and output rows of a byte serve different purposes, so
+byte-level students train better untied (arXiv 2503.20083, appendix, table 12). Some architectures and programs require
+tied embeddings. Tensors, configuration and transformers' list of tied weights are updated together, so that saving and
+loading agree.
 """
 
 from typing import Any
@@ -15,19 +16,19 @@ from crosstok.errors import UserError
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Give the output head a copy of the input matrix, if they are one."""
+    """Give the output head its own copy of the input matrix, if the two are tied."""
     if is_tied(model):
         _head(model).weight = nn.Parameter(input_weight(model).detach().clone())
         _tell(model, tied=False)
 
 
 def tie(model: PreTrainedModel) -> None:
-    """Make the input matrix the output matrix too. Raises UserError where their shapes differ."""
+    """Use the input matrix as the output matrix. Raises UserError if their shapes differ."""
     head, matrix = _head(model), input_weight(model)
     if head.weight.shape != matrix.shape:
         raise UserError(
             f"Embeddings of shapes {tuple(matrix.shape)} and {tuple(head.weight.shape)} cannot be tied.",
-            hint="Leave `embeddings` as it is.",
+            hint="Remove the option `embeddings`.",
         )
     head.weight = matrix
     _tell(model, tied=True)
@@ -36,7 +37,7 @@ def tie(model: PreTrainedModel) -> None:
 def _head(model: PreTrainedModel) -> Any:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     if head is None:
-        raise UserError(f"{type(model).__name__} has no output embeddings.", hint="Leave `embeddings` as it is.")
+        raise UserError(f"{type(model).__name__} has no output embeddings.", hint="Remove the option `embeddings`.")
     return head
 
 

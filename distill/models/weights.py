@@ -1,9 +1,9 @@
-"""Loading a causal language model out of a Hugging Face folder, with what may go wrong silently turned into errors.
+"""Loading of causal language models from Hugging Face folders, with silent failures turned into errors.
 
-transformers fills a weight that the files lack with random numbers and says so in a log; it believes the configuration
-about tied embeddings. Here a missing or misshapen weight is an error, and the tie is checked by where the matrices lie
-in memory: the configuration, the files and the loaded model must tell the same story, or saving and reloading (in other
-programs, which drop one of the matrices on the configuration's word) would change the model.
+transformers initialises missing weights randomly and only logs it, and it trusts the configuration about tied
+embeddings. Here, missing or misshapen weights are errors, and tying is verified by memory address: configuration, files
+and the loaded model must agree. Otherwise saving and reloading would change the model, as other programs drop one of
+the matrices if the configuration says so.
 """
 
 import logging
@@ -26,16 +26,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Return the type called ``name``, or raise UserError."""
+    """Return the type called ``name``. Raises UserError for an unknown one."""
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     return DTYPES[name]
 
 
 def load_model(folder: Path, dtype: torch.dtype | str, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """Return the model in ``folder`` in eval mode, in ``dtype`` or, with ``auto``, in what it is stored in.
+    """Load the model in ``folder`` in eval mode, in ``dtype`` or, with ``auto``, in the stored type.
 
-    Raises UserError where its files do not make one whole model.
+    Raises UserError if its files are not one complete model.
     """
     loaded: Any
     try:
@@ -49,11 +49,11 @@ def load_model(folder: Path, dtype: torch.dtype | str, device: str | torch.devic
     model, report = loaded
     if lost := sorted({*report.get("missing_keys", ()), *(key for key, *_ in report.get("mismatched_keys", ()))}):
         raise UserError(
-            f"The weights in {folder} are incomplete or of another shape than config.json says: {_some(lost)}.",
-            hint="Fetch or save the model again.",
+            f"The weights in {folder} are missing or have other shapes than in config.json: {_some(lost)}.",
+            hint="Download or save the model again.",
         )
     if unused := sorted(report.get("unexpected_keys", ())):
-        log.warning("%s holds weights that %s has no place for: %s", folder, type(model).__name__, _some(unused))
+        log.warning("%s holds weights that %s does not use: %s", folder, type(model).__name__, _some(unused))
     _check_tie(model, folder)
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers annotates the decorated method wrongly
     model.train(mode=False)
@@ -61,25 +61,25 @@ def load_model(folder: Path, dtype: torch.dtype | str, device: str | torch.devic
 
 
 def input_weight(model: PreTrainedModel) -> nn.Parameter:
-    """Return the matrix of input embeddings, ``[rows, width]``."""
+    """Return the input embedding matrix, ``[rows, width]``."""
     embedding: Any = model.get_input_embeddings()
     weight: nn.Parameter = embedding.weight
     return weight
 
 
 def output_weight(model: PreTrainedModel) -> nn.Parameter | None:
-    """Return the matrix of the output head, ``[rows, width]``, None for a model without one (an ensemble)."""
+    """Return the output matrix, ``[rows, width]``; None for a model without one (an ensemble)."""
     head = _head(model)
     return None if head is None else head.weight
 
 
 def rows(model: PreTrainedModel) -> int:
-    """Return the number of ids that the model can be given; an ensemble has more than its members' matrices say."""
+    """Return the number of ids that the model accepts; an ensemble may accept more than its members."""
     return int(model.config.vocab_size) if output_weight(model) is None else input_weight(model).shape[0]
 
 
 def is_tied(model: PreTrainedModel) -> bool:
-    """Tell whether the input and output embeddings are the same memory."""
+    """Return whether the input and output embeddings share memory."""
     weight = output_weight(model)
     return weight is not None and weight.data_ptr() == input_weight(model).data_ptr()
 
@@ -100,7 +100,7 @@ def _check_tie(model: PreTrainedModel, folder: Path) -> None:
         _head(model).weight = embedding
         return
     raise UserError(
-        f"{folder} contradicts itself: config.json has tie_word_embeddings={str(wanted).lower()}, "
+        f"{folder} is inconsistent: config.json has tie_word_embeddings={str(wanted).lower()}, "
         f"but the files hold {'two different matrices' if wanted else 'a single matrix'}.",
         hint=f"Set tie_word_embeddings to {str(not wanted).lower()} in its config.json.",
     )
@@ -108,7 +108,7 @@ def _check_tie(model: PreTrainedModel, folder: Path) -> None:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar for the second that safetensors take."""
+    """Disable transformers' progress bar, which would only flash up."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped there
     try:

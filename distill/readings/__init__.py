@@ -1,1 +1,1 @@
-"""Readings: what a loss may ask of a forward pass, and the divergences between two readings."""
+"""Readings: the quantities that a loss may request from a forward pass, and divergences between them."""

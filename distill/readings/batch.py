@@ -1,9 +1,9 @@
-"""The batch that every loss reads: one stretch of bytes per row, tokenised for the teacher and for the student.
+"""Aligned batches: rows of text, tokenised for the teacher and for the student, as every loss reads them.
 
-Which tokens of the two sides belong together is told by a chunk id per token, never by a token-by-chunk matrix, so the
-memory of an alignment is that of the tokens themselves. The rule of what may be scored stands here once, for all
-losses: a token counts if the model predicted it (it is not the first of its window) and if it is content rather than
-padding, a special token or a masked prompt; a chunk counts if all of its tokens count, on both sides.
+Tokens of the two sides are matched by one chunk id per token, never by a token-by-chunk matrix, so the memory of an
+alignment is linear in the number of tokens. The rule for what is scored is defined here for all losses. A token counts
+if the model predicts it (it is not the first of its window) and if it is content rather than padding, a special token
+or a masked prompt. A chunk counts if all of its tokens count, on both sides.
 """
 
 from dataclasses import dataclass, replace
@@ -15,32 +15,33 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Side:
-    """One tokenisation of the batch, padded on the right to ``n`` tokens."""
+    """One tokenisation of the batch, right-padded to ``n`` tokens."""
 
     ids: Tensor
     """``[b, n]`` int64 token ids."""
     attention: Tensor
     """``[b, n]`` int64, 1 for a real token and 0 for padding."""
     chunks: Tensor
-    """``[b, n]`` int64 chunk id of each token inside its row; -1 for tokens outside every chunk."""
+    """``[b, n]`` int64 chunk id of each token within its row; -1 for tokens in no chunk."""
     counted: Tensor
-    """``[b, n]`` bool: content that may be trained on (no padding, no special token, no prompt)."""
+    """``[b, n]`` bool: content to train on (no padding, no special token, no prompt)."""
     lengths: Tensor
     """``[b, n]`` int64 bytes of each token; 0 for special tokens and padding."""
     positions: Tensor | None = None
-    """``[b, n]`` int64 where windows share a row: the place of each token in its window. None: a window a row."""
+    """``[b, n]`` int64 position of each token in its window, if windows share a row; None with one window per row."""
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same side on another device."""
+        """Return the side on another device."""
         values = {field: getattr(self, field) for field in self.__dataclass_fields__}
         return replace(self, **{field: value.to(device) for field, value in values.items() if value is not None})
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What a Hugging Face model is called with.
+        """Keyword arguments for a Hugging Face model.
 
-        Positions that begin anew keep windows of one row apart: the library lets no token see another window. Padding
-        is on the right, where causal attention does not look, and needs no mask then; the library wants none.
+        In packed rows, positions restart at each window, from which transformers infers that attention must not cross
+        windows. It then requires that no mask is passed; none is needed, since causal attention never reaches padding
+        on the right.
         """
         if self.positions is None:
             return {"input_ids": self.ids, "attention_mask": self.attention}
@@ -48,7 +49,7 @@ class Side:
 
     @property
     def begins(self) -> Tensor:
-        """``[b, n]`` bool: the first tokens of windows."""
+        """``[b, n]`` bool: the first token of each window."""
         if self.positions is not None:
             return (self.positions == 0) & (self.attention == 1)
         first = torch.zeros_like(self.counted)
@@ -57,11 +58,11 @@ class Side:
 
     @property
     def predicted(self) -> Tensor:
-        """``[b, n]`` bool: the counted tokens that have a prediction, which the first of a window has not."""
+        """``[b, n]`` bool: the counted tokens that are predicted, i.e. not the first of their window."""
         return self.counted & ~self.begins
 
     def window_ends(self, count: int) -> Tensor:
-        """``[b, count]`` bool: chunks after which the row goes on with another window."""
+        """``[b, count]`` bool: chunks followed by another window in the same row."""
         windows = self.begins.long().cumsum(dim=1)
         of_chunk = windows.gather(1, self.chunk_ends(count).clamp(min=0))
         return torch.nn.functional.pad(of_chunk[:, 1:] > of_chunk[:, :-1], (0, 1))
@@ -88,12 +89,12 @@ class Side:
         return ends.scatter_reduce(1, _bucket(self.chunks, count), position, "amax")[:, :count]
 
     def whole_chunks(self, count: int) -> Tensor:
-        """``[b, count]`` bool: chunks that have tokens on this side, all of them predicted."""
+        """``[b, count]`` bool: non-empty chunks all of whose tokens are predicted."""
         tokens = self.sum_by_chunk(torch.ones_like(self.ids), count)
         return (tokens > 0) & (self.sum_by_chunk(self.predicted.long(), count) == tokens)
 
     def regroup(self, groups: Tensor) -> Self:
-        """Return the side with chunk ``k`` renamed to ``groups[:, k]``, so that chunks with one name are merged."""
+        """Return the side with chunk ``k`` renamed to ``groups[:, k]``; chunks with the same new id are merged."""
         inside = self.chunks >= 0
         renamed = groups.gather(1, self.chunks.clamp(min=0)) if groups.shape[1] else self.chunks
         return replace(self, chunks=torch.where(inside, renamed, self.chunks))
@@ -101,26 +102,26 @@ class Side:
 
 @dataclass(frozen=True)
 class AlignedBatch:
-    """The same bytes seen from both sides."""
+    """The same bytes as tokens of the teacher and of the student."""
 
     teacher: Side
     student: Side
     count: int
-    """Chunk ids run below this number, the largest count of any row."""
+    """Upper bound of the chunk ids: the largest number of chunks of a row."""
     texts: tuple[str, ...] = ()
-    """What the rows were made of, for messages and for the file that a failed step leaves behind."""
+    """Text of each row, for messages and for the file written when a step fails."""
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same batch on another device."""
+        """Return the batch on another device."""
         return replace(self, teacher=self.teacher.to(device), student=self.student.to(device))
 
     @property
     def scored(self) -> Tensor:
-        """``[b, count]`` bool: chunks whose every token has a counted prediction on both sides."""
+        """``[b, count]`` bool: chunks that count on both sides."""
         return self.teacher.whole_chunks(self.count) & self.student.whole_chunks(self.count)
 
     def regroup(self, groups: Tensor) -> Self:
-        """Return the batch with its chunks merged as ``groups [b, count]`` says, on both sides alike."""
+        """Return the batch with its chunks merged by ``groups [b, count]``, on both sides."""
         return replace(self, teacher=self.teacher.regroup(groups), student=self.student.regroup(groups))
 
 

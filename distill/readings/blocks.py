@@ -1,9 +1,9 @@
-"""A loss over whole vocabularies in bounded memory: value and gradient of one block of positions after the other.
+"""Blockwise losses over the whole vocabulary in bounded memory, with gradients computed in the forward pass.
 
-Logits of every position of a batch are the largest thing that a step can hold, and checkpointing computes them twice.
-But a loss that is a sum over positions needs no second look: its gradient into the states and into the output matrix is
-known as soon as its value is, up to a factor that the backward pass brings. Both are therefore taken in the forward
-pass, block by block, and a block's logits are gone before the next one's come.
+The logits of all positions are the largest tensor of a training step, and checkpointing computes them twice. For a loss
+that is a sum over positions, the gradients with respect to states and output matrix are known together with its value,
+up to the factor that the backward pass brings. Both are therefore computed in the forward pass, block by block, and the
+logits of a block are freed before the next block.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from torch import Tensor
 from crosstok.distill.models.output_head import Head
 
 Block = Callable[[Tensor, slice], Tensor]
-"""From states ``[q, d]`` and the positions that they are of to a sum over them."""
+"""Maps states ``[q, d]`` and the slice of positions that they belong to, to a sum over these positions."""
 
 
 def by_blocks(block: Block, states: Tensor, head: Head, size: int) -> Tensor:
-    """Return the sum of ``block`` over ``size`` positions at a time of ``states [p, d]``.
+    """Return the sum of ``block`` over the positions of ``states [p, d]``, ``size`` positions at a time.
 
-    Gradients go into the states and into whatever of ``head`` learns; ``block`` must use no other trained parameter.
+    Gradients go to the states and to the trained parameters of ``head``; ``block`` must not use any other trained
+    parameter.
     """
     weights = [part for part in (head.weight, head.bias, head.new_rows) if part is not None and part.requires_grad]
     learns = torch.is_grad_enabled()
@@ -30,7 +31,7 @@ def by_blocks(block: Block, states: Tensor, head: Head, size: int) -> Tensor:
 
 
 class _Blocks(torch.autograd.Function):
-    """Sums blocks in the forward pass, and keeps the gradient of the sum."""
+    """Sums over blocks in the forward pass and stores the gradient of the sum."""
 
     @staticmethod
     def forward(ctx: Any, block: Block, size: int, learns: bool, states: Tensor, *weights: Tensor) -> Tensor:

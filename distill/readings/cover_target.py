@@ -1,14 +1,13 @@
-"""The target of ``kl`` that tells new tokens from their first old ones, as far as one pass of the teacher can tell.
+"""Cover target of the loss ``kl``: the teacher's distribution over a larger vocabulary, from one pass.
 
-``q(w) = prod_i p_T(t_i)``, and an old token keeps what no new token takes from it, ``q(a) = p_T(a) - sum q(w)`` over
-the longest w that begin with a, since ``a`` and then the rest of w is not how the student's tokenizer writes w.
-Conditionals are known along the text that follows and one token off it; what would need more stays merged. The
-divergence over all outcomes that are told apart is that of the classes plus that inside the class of the token which
-the text goes on with::
+``q(w) = prod_i p_T(t_i)`` for a new token w, and an old token keeps the remaining mass: ``q(a) = p_T(a) - sum q(w)``
+over the longest w that begin with a, because the student's tokenizer does not encode w as ``a`` and the rest of w.
+Conditionals are known along the text that follows and one token beside it; outcomes that need others stay merged. The
+divergence over all distinguished outcomes is that of the classes plus that within the class of the actual next token::
 
     KL = KL(p_T || p')  +  sum_o q(o) ln(q(o) / p(o))  -  p_T(a) ln(p_T(a) / p'(a)),        o in the class of a
 
-It is exact where the student's tokenizer writes the longest new token that fits, which BPE nearly always does.
+It is exact if the student's tokenizer writes the longest new token that fits, which BPE nearly always does.
 """
 
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.positions import Places
 from crosstok.distill.tokenizers.token_cover import Cover, Told
 
-BLOCK = 1 << 23  # logits of one model held at a time
+BLOCK = 1 << 23  # logits of one model per block
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What the teacher makes of a batch."""
+    """The teacher's outputs for a batch."""
 
     states: Tensor
     """``[b, n, d]`` last hidden states."""
@@ -38,13 +37,13 @@ class Taught:
 
     @torch.no_grad()
     def log_probabilities(self, rows: Tensor, after: Tensor, ids: Tensor) -> Tensor:
-        """Return the log-probability of ``ids [p]`` after token ``after[i]`` of row ``rows[i]``; no logits are kept."""
+        """Return the log-probability of ``ids [p]`` after token ``after[i]`` of row ``rows[i]`` without logits."""
         order = Order.of(torch.zeros(self.size, dtype=torch.bool))
         return score(self.states[rows, after], ids, self.head, order)[0]
 
     @torch.no_grad()
     def conditionals(self, queries: Sequence[tuple[int, int, int]]) -> list[float]:
-        """Return the probability of each (row, token after which, id); each state is read once."""
+        """Return the probability of each query (row, token after which, id); each state is read once."""
         if not queries:
             return []
         width = self.states.shape[1]
@@ -62,26 +61,26 @@ class Taught:
 
 @dataclass(frozen=True)
 class CoverTarget:
-    """What is told apart inside of classes, over all positions of a batch, as flat arrays."""
+    """The distinguished outcomes within classes, for all positions of a batch, as flat arrays."""
 
     places: Tensor
-    """``[r]`` positions, rising, at which the class of the next token is told apart."""
+    """``[r]`` positions, ascending, at which the class of the next token is split into outcomes."""
     firsts: Tensor
-    """``[r]`` that token."""
+    """``[r]`` next token (old id) at each of these positions."""
     owners: Tensor
-    """``[o]`` entry of ``places`` of each outcome."""
+    """``[o]`` index into ``places`` of each outcome."""
     masses: Tensor
-    """``[o]`` its probability given the class, fp64."""
+    """``[o]`` probability of each outcome given its class, fp64."""
     outcomes: Tensor
     """``[t]`` outcome of each student token."""
     tokens: Tensor
-    """``[t]`` its id."""
+    """``[t]`` id of each student token."""
     first_new: int
 
     @classmethod
     @torch.no_grad()
     def of(cls, cover: Cover, batch: AlignedBatch, places: Places, taught: "Taught") -> "CoverTarget":
-        """Walk along the text from every position."""
+        """Follow the text from every position."""
         ids = batch.teacher.ids.tolist()
         stops = {(row, token): stop for row, start, stop in batch.teacher.windows() for token in range(start, stop)}
         found: list[tuple[int, Told]] = []
@@ -110,9 +109,9 @@ class CoverTarget:
         )
 
     def value(self, p: Tensor, old: Tensor, new: Tensor, part: slice) -> Tensor:
-        """Return what telling outcomes apart adds to the divergence of the positions ``part``, summed.
+        """Return the sum over the positions ``part`` of the divergence within classes.
 
-        ``p [q, V]`` are the teacher's log-probabilities there, ``old [q, V]`` and ``new [q, k]`` the student's logits.
+        ``p [q, V]`` are the teacher's log-probabilities, ``old [q, V]`` and ``new [q, k]`` the student's logits.
         """
         inside = (self.places >= part.start) & (self.places < part.stop)
         mine = inside[self.owners]

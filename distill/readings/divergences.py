@@ -1,16 +1,16 @@
-"""Divergences between two binary distributions that are given by the log-probability of their first outcome.
+"""Divergences between two binary distributions, given the log-probability of the first outcome of each.
 
-All take ``a = ln p`` (teacher) and ``b = ln q`` (student), fp32, below zero, of one shape, and return nats of that
-shape (total variation: no unit). They stay finite down to the smallest fp32 probabilities, where the obvious form
-``ln(1 - exp(z))`` loses all digits at both ends.
+All take ``a = ln p`` (teacher) and ``b = ln q`` (student), fp32, negative, of the same shape, and return nats of that
+shape (total variation has no unit). They are finite down to the smallest fp32 probabilities, where the naive form
+``ln(1 - exp(z))`` loses all precision at both ends.
 
-A divergence is a class with two methods. ``of`` is the value for two given distributions. ``limit`` is what ``tau``
-times the value tends to as the temperature of ``p^(1/tau)`` and ``q^(1/tau)`` goes to infinity; there the probabilities
-of the first outcome tend to 1 and those of the second to ``-a/tau`` and ``-b/tau``.
+A divergence is a class with two methods. ``of`` is the value for two given distributions. ``limit`` is the limit of
+``tau`` times the value as the temperature of ``p^(1/tau)`` and ``q^(1/tau)`` goes to infinity; the probabilities of the
+first outcome then tend to 1 and those of the second to ``-a/tau`` and ``-b/tau``.
 
-``outcomes`` is ``both`` or ``single``. The sum over both outcomes is 0 exactly where a = b, and never below it. The
-single form keeps the first summand, that of "this chunk", only: it is the cheaper approximation of some code, where a
-KL may be negative and a Rényi divergence has no meaning.
+``outcomes`` is ``both`` or ``single``. The sum over both outcomes is 0 if and only if a = b, and never negative.
+``single`` keeps the term of the first outcome, "this chunk", only: a cheaper approximation used by some code, for which
+the KL may be negative and the Rényi divergence is undefined.
 
 | name | both outcomes, P = (p, 1-p), Q = (q, 1-q) | limit of tau times it |
 |---|---|---|
@@ -19,7 +19,8 @@ KL may be negative and a Rényi divergence has no meaning.
 | ``tvd`` | abs(p - q) + abs((1-p) - (1-q)) | ``2 abs(a - b)`` |
 | ``renyi`` | ``ln(p^α q^(1-α) + (1-p)^α (1-q)^(1-α)) / (α - 1)`` | ``(x^α y^(1-α) - αx - (1-α)y)/(α-1)``, x=-a, y=-b |
 
-Minixhofer, Vulić, Ponti, arXiv 2503.20083, section 3 and appendix; the limits of reverse KL and Rényi are ours.
+Source: Minixhofer, Vulić, Ponti, arXiv 2503.20083, section 3 and appendix. The limits of the reverse KL and of the
+Rényi divergence are our derivation.
 """
 
 import math
@@ -36,7 +37,8 @@ Outcomes = Literal["both", "single"]
 def log1mexp(z: Tensor) -> Tensor:
     """Return ln(1 - e^z) for z < 0, accurate near 0 and far below (Mächler 2012, "Accurately computing log(1 - e^-a)").
 
-    Each branch sees only the arguments it is good for, so that the other one's infinite slope cannot reach a gradient.
+    Each branch is evaluated only in its valid range, so that the infinite slope of the other one never enters a
+    gradient.
     """
     near = z > -math.log(2)
     close = torch.where(near, z, -1.0)
@@ -50,15 +52,15 @@ def kl(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Divergence(ABC):
-    """A divergence of two binary distributions."""
+    """Base class of divergences between two binary distributions."""
 
     @abstractmethod
     def of(self, a: Tensor, b: Tensor, outcomes: Outcomes) -> Tensor:
-        """Return the divergence at finite temperature; ``a`` and ``b`` are divided by it already."""
+        """Return the divergence at a finite temperature, by which ``a`` and ``b`` are already divided."""
 
     @abstractmethod
     def limit(self, a: Tensor, b: Tensor, outcomes: Outcomes) -> Tensor:
-        """Return the limit of tau times the divergence for tau to infinity; ``a`` and ``b`` are not divided."""
+        """Return the limit of tau times the divergence as tau goes to infinity; ``a`` and ``b`` are not divided."""
 
 
 class ForwardKL(Divergence):
@@ -86,7 +88,7 @@ class ReverseKL(Divergence):
 
 
 class TVD(Divergence):
-    """The absolute difference of the probabilities, of one outcome or (twice that) of both."""
+    """Total variation: the absolute difference of the probabilities, summed over one or both outcomes."""
 
     def of(self, a: Tensor, b: Tensor, outcomes: Outcomes) -> Tensor:
         """Return the divergence."""
@@ -101,12 +103,12 @@ class TVD(Divergence):
 
 @dataclass(frozen=True)
 class Renyi(Divergence):
-    """Rényi's divergence of order ``alpha``, which is not 1; its limit there is the forward KL."""
+    """Rényi divergence of order ``alpha``, which must not be 1; the limit at 1 is the forward KL."""
 
     alpha: float
 
     def of(self, a: Tensor, b: Tensor, outcomes: Outcomes) -> Tensor:
-        """Return the divergence. Raises ValueError for a single outcome, of which it is not a sum."""
+        """Return the divergence. Raises ValueError for a single outcome."""
         _both_only(outcomes)
         first = self.alpha * a + (1 - self.alpha) * b
         second = self.alpha * log1mexp(a) + (1 - self.alpha) * log1mexp(b)
@@ -121,11 +123,11 @@ class Renyi(Divergence):
 
 def _both_only(outcomes: Outcomes) -> None:
     if outcomes != "both":
-        raise ValueError("Rényi's divergence is not a sum over outcomes; take both")
+        raise ValueError("the Rényi divergence needs both outcomes")
 
 
 def divergence(name: Literal["kl", "reverse_kl", "tvd", "renyi"], alpha: float) -> Divergence:
-    """Return the divergence called ``name``; only Rényi's has an order ``alpha``."""
+    """Return the divergence called ``name``; ``alpha`` is the order of ``renyi`` and ignored by the others."""
     if name == "renyi":
         return Renyi(alpha)
     simple: dict[str, Divergence] = {"kl": ForwardKL(), "reverse_kl": ReverseKL(), "tvd": TVD()}

@@ -1,9 +1,8 @@
-"""What a loss may ask of a model: named readings of one forward pass, in fp32 and without padded vocabulary rows.
+"""Readings of a forward pass: the named quantities that losses may request, in fp32 and without padded vocabulary rows.
 
-A loss declares the readings that it needs of the student and of the teacher. That declaration decides whether the
-teacher runs at all, whether logits of the whole vocabulary must be held (``fused_scoring`` does without), and whether a
-stored reading can stand in for the teacher (``teacher_cache``): the log-probability of the actual token and the
-boundary mass are one number per token each.
+A loss declares the readings that it needs from the student and from the teacher. The declaration determines whether the
+teacher runs at all, whether full logits are computed (``fused_scoring`` avoids them), and whether the teacher cache can
+replace the forward pass (``teacher_cache``).
 """
 
 import dataclasses
@@ -24,20 +23,20 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 Reading = Literal["gold", "boundary", "logits", "top", "rest", "hidden", "layers", "embedded", "head"]
 
 _BOUNDARY_BYTES = frozenset(b" \t\n")
-_TOP_TOKENS = 64  # tokens whose logits are held at a time where only the largest ones are kept
+_TOP_TOKENS = 64  # tokens per block of logits for the readings top and rest
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads a model. ``valid_rows`` is the number of ids that may carry probability."""
+    """Computes readings of a model; ``valid_rows`` is the number of ids that may carry probability."""
 
     valid_rows: int
     boundary: Tensor
-    """``[valid_rows]`` bool: the ids that begin a new pretoken (a space, tab or newline first, or a special token)."""
+    """``[valid_rows]`` bool: ids that begin a pretoken (they start with a space, tab or newline, or are special)."""
     top: int = 0
-    """How many of the likeliest tokens the readings ``top`` and ``rest`` tell apart."""
+    """Number of most likely tokens in the readings ``top`` and ``rest``."""
     fused: bool = True
-    """Whether scores are taken from hidden states where no loss needs logits; False is for comparisons."""
+    """Compute scores from hidden states if no loss needs logits; False exists for comparisons."""
 
     @classmethod
     def of(cls, tokens: TokenBytes, valid_rows: int) -> "Reader":
@@ -50,23 +49,23 @@ class Reader:
         return cls(valid_rows, boundary)
 
     def telling_apart(self, top: int) -> "Reader":
-        """Return the reader that keeps the ``top`` likeliest tokens."""
+        """Return a reader whose readings ``top`` and ``rest`` hold the ``top`` most likely tokens."""
         return dataclasses.replace(self, top=top)
 
     @cached_property
     def order(self) -> Order:
-        """The ids in the order in which they are scored."""
+        """The ids in the order of scoring."""
         return Order.of(self.boundary)
 
     def read(self, model: nn.Module, side: Side, needs: AbstractSet[Reading]) -> "Outputs":
-        """Run ``model`` on one side of a batch and keep the readings named in ``needs``; gradients flow if enabled.
+        """Run ``model`` on one side of a batch and return the readings in ``needs``, with gradients if enabled.
 
-        Everything from the log-softmax on is fp32, whatever the model computes in. Logits of the whole batch exist only
-        if they are asked for, or if the model makes them in a way that is not known (see ``fused_scoring``).
+        Everything from the log-softmax on is fp32, whatever the model's type. Full logits are computed only if they are
+        requested or if the model's output head is unknown (see ``output_head``).
         """
         if not needs:
             return Outputs({})
-        bare: Any = getattr(model, "module", model)  # without the wrapper of several processes
+        bare: Any = getattr(model, "module", model)  # unwraps DistributedDataParallel
         head = head_of(bare) if self.fused and "logits" not in needs else None
         if head is None:
             readings = self._from_logits(model, side, needs)
@@ -107,7 +106,7 @@ class Reader:
             if bare is model:
                 answer: Any = body(**side.inputs, use_cache=False, output_hidden_states="layers" in needs)
                 last = answer.last_hidden_state
-            else:  # through the wrapper, which has to see the pass
+            else:  # DistributedDataParallel must see the forward pass
                 answer = model(**side.inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
                 last = answer.hidden_states[-1]
         readings: dict[Reading, Tensor] = _states((*(answer.hidden_states or ())[:-1], last), needs)
@@ -131,10 +130,15 @@ class Reader:
 
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return ids (int64) ``[..., count]`` of the largest ``logits [..., V]``, and log-probabilities ``[..., count+1]``.
+    """Return the ``count`` most likely ids and their log-probabilities, with all other ids as one class.
 
-    The last of these is that of all other ids together: a log-sum-exp over them, not 1 minus the others, which has no
-    digits left where the model is sure.
+    Args:
+        logits: ``[..., V]``.
+        count: Number of ids to return.
+
+    Returns:
+        Ids, int64 ``[..., count]``, and log-probabilities (nats) ``[..., count + 1]``. The last one is that of all
+        other ids: a log-sum-exp over them, because 1 minus the sum has no precision left if the model is confident.
     """
     norm = logits.logsumexp(dim=-1, keepdim=True)
     values, ids = logits.topk(count, dim=-1)
@@ -157,18 +161,18 @@ def _states(layers: tuple[Tensor, ...], needs: AbstractSet[Reading]) -> dict[Rea
 
 @dataclass(frozen=True)
 class Outputs:
-    """The readings that were asked for; another one raises KeyError, a defect of the loss that did not declare it."""
+    """The requested readings; accessing another one raises KeyError, as the loss has not declared it."""
 
     readings: dict[Reading, Tensor] = field(default_factory=dict)
 
     @property
     def gold(self) -> Tensor:
-        """``[b, n]`` log-probability (nats) of each token given those before it; 0 at position 0, which has none."""
+        """``[b, n]`` log-probability (nats) of each token given the preceding ones; 0 at the first position."""
         return self.readings["gold"]
 
     @property
     def boundary(self) -> Tensor:
-        """``[b, n]`` log of the probability (nats) that the token *after* each position begins a new pretoken."""
+        """``[b, n]`` log-probability (nats) that the token *after* each position begins a pretoken."""
         return self.readings["boundary"]
 
     @property
@@ -178,7 +182,7 @@ class Outputs:
 
     @property
     def top(self) -> Tensor:
-        """``[b, n, k]`` int64 ids that are the likeliest *after* each position, by falling probability."""
+        """``[b, n, k]`` int64: most likely ids *after* each position, in descending order of probability."""
         return self.readings["top"]
 
     @property
@@ -188,20 +192,20 @@ class Outputs:
 
     @property
     def hidden(self) -> Tensor:
-        """``[b, n, d]`` last hidden states, as the output head reads them."""
+        """``[b, n, d]`` last hidden states, the input of the output head."""
         return self.readings["hidden"]
 
     @property
     def layers(self) -> Tensor:
-        """``[b, n, L, d]`` states after each of the L layers, the last ones as in :attr:`hidden`."""
+        """``[b, n, L, d]`` states after each of the L layers; the last layer's are :attr:`hidden`."""
         return self.readings["layers"]
 
     @property
     def embedded(self) -> Tensor:
-        """``[b, n, d]`` input embeddings of the tokens, without gradient."""
+        """``[b, n, d]`` input embeddings of the tokens, detached."""
         return self.readings["embedded"]
 
     @property
     def head(self) -> Tensor:
-        """``[valid_rows, d]`` rows of the output matrix, without gradient."""
+        """``[valid_rows, d]`` output matrix, detached."""
         return self.readings["head"]

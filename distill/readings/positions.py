@@ -1,8 +1,8 @@
-"""Where the two models predict from the same bytes: the positions at which whole distributions may be compared.
+"""Comparable positions: those at which both models predict from the same bytes.
 
-Logits at token i predict token i + 1. At the first token of a chunk both models have read the same bytes, so their
-next-token distributions answer the same question, over different vocabularies. Where the chunk is one token on either
-side they also give the same answer.
+Logits at token i predict token i + 1. At the first token of a chunk, both models have read the same bytes, so their
+next-token distributions answer the same question over different vocabularies. If the chunk is one token on both sides,
+the actual tokens spell the same bytes too.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from crosstok.distill.readings.outputs import Outputs
 
 @dataclass(frozen=True)
 class Places:
-    """Predicted tokens that belong together, ``[p]`` int64 each."""
+    """Pairs of predicted tokens, ``[p]`` int64 each."""
 
     rows: Tensor
-    """Row of the batch."""
+    """Row in the batch."""
     chunks: Tensor
-    """Chunk of the row."""
+    """Chunk in the row."""
     teacher: Tensor
     """Index of the predicted token on the teacher's side."""
     student: Tensor
@@ -34,7 +34,7 @@ class Places:
 def one_to_one(batch: AlignedBatch) -> Places:
     """Return the scored chunks that are a single token on both sides.
 
-    A token without bytes (the dummy space that SentencePiece puts in front of a text) does not count as one.
+    Tokens without bytes (SentencePiece's dummy prefix space) are not counted.
     """
     sides = (batch.teacher, batch.student)
     single = [side.sum_by_chunk((side.lengths > 0).long(), batch.count) == 1 for side in sides]
@@ -55,7 +55,7 @@ def token_counts(side: Side, count: int) -> Tensor:
 
 
 def chunk_starts(side: Side, count: int) -> Tensor:
-    """Return the position of the first token of each chunk, ``[b, count]``; meaningless for an empty chunk."""
+    """Return the position of the first token of each chunk, ``[b, count]``; undefined for an empty chunk."""
     return side.chunk_ends(count) - token_counts(side, count) + 1
 
 
@@ -65,5 +65,5 @@ def predictions(outputs: Outputs, rows: Tensor, tokens: Tensor) -> Tensor:
 
 
 def touch(outputs: Outputs) -> Tensor:
-    """Return 0 with a gradient path into every reading, so that a batch without anything to score can be trained on."""
+    """Return 0 with a gradient path to every reading, so that a batch without anything to score can be trained on."""
     return torch.stack([reading[..., :0].sum() for reading in outputs.readings.values()]).sum()

@@ -104,7 +104,7 @@ def test_ids_past_the_matrix_are_refused_by_name(tmp_path: Path, save_tiny: Save
     tokenizer = checkpoints.load(folder).tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image_soft_token>", special=True)]})
     tokenizer.save_pretrained(folder)
-    with pytest.raises(UserError, match=rf"ids past the {size} rows of its matrix: {size} '?<image_soft_token>"):
+    with pytest.raises(UserError, match=rf"ids beyond the {size} rows of its matrix: {size} '?<image_soft_token>"):
         checkpoints.load(folder)
 
 
@@ -179,7 +179,10 @@ def test_a_config_that_calls_one_matrix_untied_is_refused(tmp_path: Path, save_t
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer"),
-        (lambda folder: (folder / "provenance.json").write_text('{"kind": "toy"}'), "provenance.json is broken: kind"),
+        (
+            lambda folder: (folder / "provenance.json").write_text('{"kind": "toy"}'),
+            "provenance.json is not a valid provenance record: kind",
+        ),
         (lambda folder: edit_config(folder, model_type="of-tomorrow"), "cannot be loaded"),
     ],
 )

@@ -68,16 +68,16 @@ def test_the_head_is_what_a_hub_reads() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "by moving it to the tokenizer `wheel:qwen`",
+        "by transferring it to the tokenizer `wheel:qwen`",
         "| new rows | `fvt` (3 exact, 1 fallback) |",
         "6 ids in 8 rows, embeddings untied",
-        "9 steps of 4 windows of 64 bytes, new rows, rate 0.0001, float32, seed 3",
+        "9 steps of 4 windows of 64 bytes, new rows, learning rate 0.0001, float32, seed 3",
         "`stdlib`: 7 documents, 99 bytes, SHA-256 `cafe`",
         "- `alm`: tau 5.0, weight 1.0",
         "| loss `alm`, first and last step | 0.5 | 0.25 |",
         "| bits per byte | 2 | 1 |",
         "| chunk kl | 1.5 | 0.75 |",
-        "That of its source: Apache-2.0.",
+        "Licence of the source model: Apache-2.0.",
         "AutoModelForCausalLM.from_pretrained",
     ],
 )
@@ -89,19 +89,19 @@ def test_a_teacher_stands_with_its_licence() -> None:
     taught = card(
         target_tokenizer="a", teacher={"source": "wheel:large", "fingerprint": "dead", "licence": "Gemma Terms of Use"}
     )
-    assert "keeps its tokenizer. It was taught by `wheel:large`." in taught
-    assert "Its teacher's: Gemma Terms of Use." in taught
+    assert "with the same tokenizer. It was distilled from `wheel:large`." in taught
+    assert "Licence of the teacher: Gemma Terms of Use." in taught
 
 
 def test_a_student_that_was_only_initialised_says_so_and_has_no_figures() -> None:
     text = card(training={"steps": 0}, losses=[], metrics={}, data=[])
-    assert "It was initialised and not trained." in text
+    assert "Its new rows were initialised but not trained." in text
     assert "## Losses" not in text
-    assert "## Measured" not in text
+    assert "## Held-out" not in text
 
 
 def test_added_tokens_and_ngrams_of_bytes_are_told() -> None:
-    assert "by 12 more tokens." in card(expansion={"count": 12})
+    assert "by adding 12 tokens to its vocabulary." in card(expansion={"count": 12})
     bytewise = card(ngrams=40)
     assert "checkpoints.load(" in bytewise
     assert "AutoModelForCausalLM" not in bytewise, "its input is code that transformers does not have"
@@ -126,7 +126,7 @@ def test_every_student_has_a_card_whose_way_of_loading_works(tmp_path: Path) -> 
     out = make_student(check_student("transfer", options), tmp_path / "out", device="cpu")
     text = (out / FILE).read_text("utf-8")
     assert text.index("# source: bytes, fvt, alm+sft") > 0
-    for section in ("How it was made", "Losses", "Measured while it was made", "How to load it", "Licence"):
+    for section in ("How it was made", "Losses", "Held-out evaluation", "Usage", "Licence"):
         assert f"## {section}\n" in text
     record = read(out)
     assert record is not None
