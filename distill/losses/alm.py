@@ -1,33 +1,32 @@
 """ALM: approximate likelihood matching between models with different tokenizers.
 
-Minixhofer, Vulić, Ponti: "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
-arXiv 2503.20083, section 3. Both sides give the log-probability of the same bytes, chunk by chunk: for chunk c,
-``LT_c`` and ``LS_c`` are the sums (nats) of the log-probabilities of its tokens. "This chunk" against "anything else"
-is an event with two outcomes that both models assign a probability, and the loss is the binary divergence between
-the two after a temperature::
+Minixhofer, Vulić, Ponti, "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching", arXiv
+2503.20083, section 3. Both models assign a log-probability to the same bytes, chunk by chunk: ``LT_c`` and ``LS_c`` are
+the sums (nats) over the tokens of chunk c. "This chunk" against "anything else" is an event with two outcomes, and the
+loss is the binary divergence between the two models' probabilities after a temperature::
 
     a = LT_c / tau - eps        b = LS_c / tau - eps
     KL = e^a (a - b) + (1 - e^a) (ln(1 - e^a) - ln(1 - e^b))
 
-Merging two outcomes into one cannot increase a divergence, so the value bounds that of the full distributions over
-continuations from below. It is 0 exactly where the models agree; the paper's code reports the cross-entropy, which
-differs by the teacher's entropy and has the same gradient. Other divergences, and the form that keeps the first outcome
-only, are in ``divergences``.
+Merging outcomes cannot increase a divergence, so the value is a lower bound of that between the full distributions over
+continuations. It is 0 if and only if the models agree. The paper's code reports the cross-entropy instead, which
+differs by the teacher's entropy and has the same gradient. For other divergences, and the form that keeps the first
+outcome only, see ``divergences``.
 
-As tau grows the value falls as 1/tau. ``tau: inf`` is the limit of tau times it, in closed form (for KL ``(LT - LS) +
-LT ln(LS / LT)``), so that it does not vanish.
+The value decreases as 1/tau. ``tau: inf`` is the limit of tau times the value, in closed form (for KL ``(LT - LS) +
+LT ln(LS / LT)``), which does not vanish.
 
-Chunk policy (section 3.2). With ``gamma`` 0 a chunk is the shortest stretch that ends with a token on both sides. A
-larger ``gamma`` merges chunks until one ends where the teacher gives more than ``gamma`` to a pretoken boundary next.
-``debias`` multiplies each chunk's probability by that boundary mass, the student's by the student's own: the teacher's
-``"_Wor"`` has already excluded ``"_World"``, which the bytes alone do not. The mass is a log-sum-exp over the boundary
-ids, since the logarithm of a summed probability underflows to -inf.
+Chunks (section 3.2). With ``gamma`` 0, a chunk is the shortest span that ends at a token boundary of both tokenizers. A
+larger ``gamma`` merges chunks until one ends where the teacher assigns more than ``gamma`` to a pretoken boundary next.
+``debias`` multiplies the probability of each chunk by this boundary mass, computed by each model for itself: the
+teacher's ``"_Wor"`` excludes ``"_World"``, which the bytes alone do not. The mass is a log-sum-exp over the boundary
+ids, because the logarithm of a summed probability underflows to -inf.
 
-A chunk is dropped on both sides if one of its tokens has no prediction, is padding or belongs to a prompt; a merged
-group goes as a whole. The last group of a window is kept although no boundary closed it, so that every byte is
-scored; no group crosses into the next window of a packed row. Unlike the published implementation, chunk sums are taken
-by chunk id in O(n) instead of through a dense token-by-chunk matrix, and the global number of chunks divides the sum
-also when chunks are merged.
+A chunk is excluded on both sides if one of its tokens is not predicted, is padding or belongs to a prompt; a merged
+chunk is excluded as a whole. The last chunk of a window is kept even if no boundary closed it, so that every byte is
+scored. No chunk crosses windows of a packed row. Unlike the published implementation, chunk sums are segment sums by
+chunk id in O(n) instead of products with a dense token-by-chunk matrix, and the sum is divided by the total number of
+chunks even if chunks are merged.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -40,31 +39,31 @@ from crosstok.distill.readings.batch import AlignedBatch, Side
 from crosstok.distill.readings.divergences import Outcomes, divergence
 from crosstok.distill.readings.outputs import Outputs, Reading
 
-_EPS = 1e-6  # nats; keeps both probabilities off 1, where the second outcome has no logarithm
+_EPS = 1e-6  # nats; keeps both probabilities below 1, so that the second outcome has a logarithm
 
 
 class ALM(Loss):
-    """Binary divergence between the chunk likelihoods of teacher and student; unit: nats per chunk."""
+    """Binary divergence between the chunk likelihoods of teacher and student, in nats per chunk."""
 
     name: ClassVar[str] = "alm"
 
     f: Literal["kl", "reverse_kl", "tvd", "renyi"] = "kl"
-    """The divergence between the two binary distributions."""
+    """Divergence between the two binary distributions."""
     alpha: float = Field(default=0.5, gt=0)
-    """Order of Rényi's divergence, not 1."""
+    """Order of the Rényi divergence; must not be 1."""
     outcomes: Outcomes = "both"
-    """Sum over both outcomes, or keep that of the chunk only (not for Rényi's)."""
+    """Sum over both outcomes, or keep the term of the chunk only (not for renyi)."""
     tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["inf"] = 100.0
-    """Temperature. The gradient shrinks with it: at 100 it is about a hundredth of that at 1. ``inf``: the limit."""
+    """Temperature. The gradient scales with 1/tau: at 100 it is about a hundredth of that at 1. ``inf``: the limit."""
     gamma: float = Field(default=0.1, ge=0, le=1)
-    """Merge chunks until the teacher's boundary mass exceeds this; 0 never merges, 1 makes one chunk of a window."""
+    """Merge chunks until the teacher's boundary mass exceeds this; 0 never merges, 1 merges a whole window."""
     debias: bool = True
-    """Multiply each chunk's probability by the mass of a pretoken boundary after it."""
+    """Multiply the probability of each chunk by the mass of a pretoken boundary after it."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.f == "renyi" and (self.alpha == 1 or self.outcomes == "single"):
-            raise ValueError("renyi needs an alpha other than 1 (at 1 it is kl) and both outcomes")
+            raise ValueError("renyi requires alpha != 1 (at 1 it is kl) and outcomes: both")
         return self
 
     @property
@@ -73,16 +72,16 @@ class ALM(Loss):
 
     @property
     def of_student(self) -> frozenset[Reading]:
-        """The gold log-probabilities, and the boundary mass if it debiases."""
+        """The log-probabilities of the tokens, and the boundary mass if ``debias`` is set."""
         return self._readings
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """As of the student; merging needs the boundary mass too."""
+        """The student's readings, and the boundary mass if chunks are merged."""
         return self._readings | ({"boundary"} if self.gamma > 0 else set())
 
     def merge(self, batch: AlignedBatch, teacher: Outputs) -> AlignedBatch:
-        """Return the batch with its chunks merged as ``gamma`` says; group k ends at the k-th qualifying chunk end."""
+        """Return the batch with its chunks merged as ``gamma`` requires."""
         if self.gamma == 0 or batch.count == 0:
             return batch
         ends = batch.teacher.chunk_ends(batch.count)
@@ -91,11 +90,11 @@ class ALM(Loss):
         return batch.regroup(closes.long().cumsum(dim=1) - closes.long())
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
-        """Return the number of chunks that are scored, after merging."""
+        """Return the number of scored chunks, after merging."""
         return float(self.merge(batch, teacher).scored.sum())
 
     def _chunk_log_probs(self, side: Side, outputs: Outputs, count: int) -> Tensor:
-        """Return ln p of each chunk, ``[b, count]``; meaningless where the chunk is not scored."""
+        """Return the log-probability (nats) of each chunk, ``[b, count]``; undefined for chunks that are not scored."""
         sums = side.sum_by_chunk(outputs.gold, count)
         if self.debias:
             sums = sums + outputs.boundary.gather(1, side.chunk_ends(count).clamp(min=0))

@@ -1,21 +1,21 @@
-"""BPM: the teacher's distribution summed up onto the student's tokens through the bytes that they begin with.
+"""BPM: byte-prefix marginalisation of the teacher's distribution onto the student's tokens.
 
-Byte-prefix marginalisation, arXiv 2607.22334. Each teacher token is mapped to the longest student token whose bytes
-are a prefix of its own. At every position where both models have read the same bytes, the teacher's mass is summed
-per student token, ``q(s)``, and the student learns from the whole distribution: ``KL(q, p_S)``. Unit: nats per
-position, one per chunk. The map is static and exact wherever the student's token does not span several teacher
-tokens.
+arXiv 2607.22334. Each teacher token is mapped to the longest student token whose bytes are a prefix of its own. At
+every position at which both models have read the same bytes, the teacher's mass is summed per student token, ``q(s)``,
+and the loss is ``KL(q, p_S)``, in nats per position, one per chunk. The map is static, and it is exact unless the
+student's token spans several teacher tokens.
 
-Where it does (the chunk's first student token is longer than the first teacher token), the mass of that one token is
-known from the text by the chain rule: the product of the teacher's probabilities of the tokens that cover it, a lower
-bound. It is moved to it out of the class that the first teacher token falls in.
+In that case (the first student token of the chunk is longer than the first teacher token), the mass of this one token
+follows from the text by the chain rule: the product of the teacher's probabilities of the tokens that cover it, a lower
+bound. It is moved to the student token from the class of the first teacher token.
 
-What is left (teacher tokens that begin with no student token, specials) is one residual class. The student's
-counterpart is its specials and all its tokens that no teacher token maps to; a student without such rows is compared
-to the teacher without its residual. Specials of the same name are a class of their own.
+The remaining teacher tokens (special tokens, and tokens that begin with no student token) form one residual class. Its
+student counterpart consists of the special tokens and all tokens to which no teacher token is mapped; a student without
+such tokens is compared to the teacher without its residual. Special tokens with the same name form classes of their
+own.
 
-Reported, not cured: exact supervision of white space has been seen to ruin generated code, in runs on the student's own
-samples; the rows that were masked there are not described well enough to build.
+Known limitation: exact supervision of white space has been reported to degrade generated code in on-policy runs. The
+masking that was used against it is not described in enough detail to implement.
 """
 
 from typing import ClassVar
@@ -31,11 +31,11 @@ from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, predictions, starts, touch
 from crosstok.distill.readings.vocabularies import shared_ids
 
-_NEVER = 1e4  # nats; minus this stands for the logarithm of nothing, so that 0 times it is 0
+_NEVER = 1e4  # nats; -_NEVER replaces ln 0 = -inf, so that 0 times it is 0 instead of NaN
 
 
 class BPM(Loss):
-    """KL to the teacher's byte-prefix marginal over the student's tokens."""
+    """KL divergence to the teacher's byte-prefix marginal over the student's tokens, in nats per position."""
 
     name: ClassVar[str] = "bpm"
 
@@ -48,19 +48,19 @@ class BPM(Loss):
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """The logits, and the actual tokens' log-probabilities for tokens that span several of the teacher's."""
+        """The logits, and the log-probabilities of the tokens, for student tokens that span several teacher tokens."""
         return frozenset({"logits", "gold"})
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Make the map of tokens: O(bytes of the teacher's vocabulary)."""
+        """Build the map of tokens, in O(bytes of the teacher's vocabulary)."""
         self._classes = prefix_map(student, teacher)
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
-        """Return the number of chunks."""
+        """Return the number of scored chunks."""
         return float(batch.scored.sum())
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed KL."""
+        """Return the KL summed over positions."""
         places = starts(batch)
         ours = predictions(student, places.rows, places.student).log_softmax(dim=-1)
         theirs = predictions(teacher, places.rows, places.teacher).detach().softmax(dim=-1)
@@ -77,7 +77,7 @@ class BPM(Loss):
 
 
 def prefix_map(student: ModelInfo, teacher: ModelInfo) -> Tensor:
-    """Return for each teacher id the student id whose mass it counts towards, ``student.valid_rows`` for none."""
+    """Return, for each teacher id, the student id that receives its mass; ``student.valid_rows`` for the residual."""
     classes = torch.full((teacher.valid_rows,), student.valid_rows, dtype=torch.int64)
     for token, data in enumerate(teacher.tokens.table[: teacher.valid_rows]):
         for stop in range(len(data or b""), 0, -1):
@@ -85,7 +85,7 @@ def prefix_map(student: ModelInfo, teacher: ModelInfo) -> Tensor:
             if found is not None and found < student.valid_rows:
                 classes[token] = found
                 break
-    here, there = shared_ids(student, teacher)  # settles specials, and ids that share their bytes with others
+    here, there = shared_ids(student, teacher)  # overrides: special tokens, and ids that share their bytes with others
     classes[there] = here
     return classes
 
@@ -93,13 +93,16 @@ def prefix_map(student: ModelInfo, teacher: ModelInfo) -> Tensor:
 def class_masses(theirs: Tensor, classes: Tensor, size: int) -> Tensor:
     """Return the teacher's mass per student token and, last, of the residual: ``[p, size + 1]``.
 
-    ``theirs [p, V_T]`` are probabilities, ``classes [V_T]`` the map and ``size`` the student's number of tokens.
+    Args:
+        theirs: The teacher's probabilities ``[p, V_T]``.
+        classes: The class of each teacher id ``[V_T]``.
+        size: Number of student ids.
     """
     return theirs.new_zeros(len(theirs), size + 1).index_add(1, classes, theirs)
 
 
 def spanning_mass(batch: AlignedBatch, places: Places, gold: Tensor) -> Tensor:
-    """Return the chain-rule mass ``[p]`` of student tokens that are longer than the first teacher token, else 0."""
+    """Return the chain-rule mass ``[p]`` of each student token that is longer than the first teacher token, else 0."""
     length = batch.student.lengths[places.rows, places.student]
     longer = length > batch.teacher.lengths[places.rows, places.teacher]
     side = batch.teacher

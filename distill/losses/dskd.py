@@ -1,22 +1,23 @@
-"""DSKD-CMA: both models' states brought into each other's space by attention over each other's tokens.
+"""DSKD-CMA: dual-space distillation, which maps each model's states into the other's space by cross-model attention.
 
 Zhang et al., "Dual-Space Knowledge Distillation", arXiv 2406.17328. Per window, with m student and n teacher positions
-(those that predict a counted token), input embeddings ``e``, those of the token to come ``e'``, and last states ``h``::
+(those that predict a counted token), input embeddings ``e``, those of the next token ``e'``, and last states ``h``::
 
     Q = W_q [e; e']_S           K = [e; e']_T / std            A = Q K' / sqrt(2 d_T)
     to student:  h_ts = softmax(A) W_ts (h_T / std + e'_T / std)     logits with the student's head, without gradient
     to teacher:  h_st = softmax(A') W_st h_S                        logits with the teacher's head
 
     L = CE(h_ts, actual student tokens)                 trains the projections
-      + div(h_ts, student)                              where h_ts finds the actual token; no gradient into h_ts
+      + div(h_ts, student)                              where h_ts predicts the actual token; no gradient into h_ts
       + KL(teacher, h_st)
 
-in nats per student token, with temperature T = 2 in the last two. The paper trains on this and cross-entropy with 1/2
-each: list ``sft`` beside it. ``W`` are learnt beside the student, at a rate of their own, and dropped afterwards.
+in nats per student token, with temperature T = 2 in the last two terms. The paper adds cross-entropy with weights 1/2
+each: list ``sft`` as a second loss. The projections ``W`` are trained with a learning rate of their own and discarded
+after training.
 
-``std`` is taken over the positions and channels of one window. The authors take it over the whole tensor, padding and
-neighbours included, so that the loss of a window depends on its batch. Output heads are read as plain matrices: a cap
-on the logits is applied to the models' own distributions only.
+``std`` is taken over the positions and channels of one window. The authors take it over the whole tensor, including
+padding and other windows, which makes the loss of a window depend on its batch. Output heads are used as plain
+matrices: a soft cap applies only to the models' own distributions.
 """
 
 import math
@@ -34,30 +35,30 @@ from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import touch
 
-_MASKED = -1e5  # added to attention scores; finite, so that a window without positions gives no NaN
+_MASKED = -1e5  # added to masked attention scores; finite, so that a window without positions gives no NaN
 
 
 class DSKD(DistributionLoss):
-    """Dual-space distillation with cross-model attention."""
+    """Dual-space distillation with cross-model attention, in nats per student token."""
 
     name: ClassVar[str] = "dskd"
-    packs: ClassVar[bool] = False  # attends over, and is scaled by, all of a row
+    packs: ClassVar[bool] = False  # attention and scale cover the whole row
 
     temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """Divides both sides' logits."""
+    """Temperature that divides the logits of both sides."""
     lr: float = Field(default=1e-3, gt=0)
-    """Peak rate of the projections."""
+    """Peak learning rate of the projections."""
 
     _projections: nn.ModuleDict | None = PrivateAttr(default=None)
 
     @property
     def of_student(self) -> frozenset[Reading]:
-        """Logits, states, embeddings and the output head."""
+        """Logits, states, embeddings and the output matrix."""
         return frozenset({"logits", "hidden", "embedded", "head"})
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """Logits, states, embeddings and the output head."""
+        """Logits, states, embeddings and the output matrix."""
         return frozenset({"logits", "hidden", "embedded", "head"})
 
     @property
@@ -67,11 +68,11 @@ class DSKD(DistributionLoss):
 
     @property
     def learned_lr(self) -> float:
-        """Peak rate of the projections."""
+        """Peak learning rate of the projections."""
         return self.lr
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Draw the projections."""
+        """Initialise the projections."""
         self._projections = nn.ModuleDict(
             {
                 "query": nn.Linear(2 * student.width, 2 * teacher.width),
@@ -85,7 +86,7 @@ class DSKD(DistributionLoss):
         return float(batch.student.predicted.sum())
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the sum of the three parts."""
+        """Return the sum of the three terms."""
         ours, theirs = (side.predicted[:, 1:] for side in (batch.student, batch.teacher))
         to_student, to_teacher = self.crossed(batch, student, teacher)
         gold = batch.student.ids[:, 1:][ours]
@@ -101,10 +102,10 @@ class DSKD(DistributionLoss):
         return LossTerm(projected + distilled + returned + touch(student), tokens, metrics)
 
     def crossed(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
-        """Return the teacher's states in the student's space ``[b, m-1, d_S]`` and the reverse ``[b, n-1, d_T]``."""
+        """Return the teacher's states in the student's space, ``[b, m-1, d_S]``, and vice versa, ``[b, n-1, d_T]``."""
         learned = self._projections
         if learned is None:
-            raise RuntimeError("the loss dskd was called before it was prepared")
+            raise RuntimeError("dskd: call prepare() first")
         ours, theirs = (side.predicted[:, 1:] for side in (batch.student, batch.teacher))
         query = learned["query"](_index(student))
         key = _scaled(_index(teacher).detach(), theirs)
@@ -119,7 +120,7 @@ class DSKD(DistributionLoss):
 
 
 def _index(outputs: Outputs) -> Tensor:
-    """Return the embeddings of each token and of the one after it, ``[b, n-1, 2d]``."""
+    """Return the embeddings of each token and of the next one, ``[b, n-1, 2d]``."""
     return torch.cat([outputs.embedded[:, :-1], outputs.embedded[:, 1:]], dim=2)
 
 
@@ -128,7 +129,7 @@ def _masked(positions: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor, positions: Tensor) -> Tensor:
-    """Return ``values [b, n, d]`` divided by their deviation over the chosen positions of each row."""
+    """Return ``values [b, n, d]`` divided by their standard deviation over the chosen positions of each row."""
     chosen = positions[:, :, None].to(values.dtype)
     number = (chosen.sum(dim=(1, 2), keepdim=True) * values.shape[2]).clamp(min=1)
     mean = (values * chosen).sum(dim=(1, 2), keepdim=True) / number

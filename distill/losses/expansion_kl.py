@@ -1,25 +1,25 @@
-"""KL between a model and itself with a larger vocabulary: self-distillation for vocabulary expansion.
+"""KL self-distillation for vocabulary expansion: a model with a larger vocabulary learns from itself without it.
 
 After Rehman Linder, "Vocabulary Expansion of Large Language Models via Kullback-Leibler-Based Self-Distillation"
-(arXiv 2508.15807), of which the idea and the claims are public; the derivation is not, and what follows is our
-reconstruction.
+(arXiv 2508.15807). The idea and the claims are public but not the derivation; what follows is our reconstruction.
 
-The student's vocabulary is the teacher's and new tokens W behind it; each w in W stands for old tokens t1 .. tk in a
-row. Both read the same text, and at the beginning of every chunk both have read the same bytes. Unit: nats per such
-position. ``target`` says what the student is compared with there.
+The student's vocabulary is the teacher's followed by new tokens W; each w in W stands for a sequence of old tokens
+t1 .. tk. Both models read the same text, and at the start of every chunk both have read the same bytes. The loss is in
+nats per such position. ``target`` selects what the student is compared with.
 
-``classes``: the student's tokens are merged by their first old token, ``p'(a) = p(a) + sum_{w: t1(w) = a} p(w)``, and
-the divergence to the teacher's ``p_T`` is taken over the old vocabulary. It needs one pass of each model, sees the
-whole distribution, and since merging outcomes cannot raise a divergence, it is a lower bound of the one between what
-the two models say of the text that follows. It cannot tell w from its first token, so where the text has w a chunk term
-is added, the binary divergence between ``prod_i p_T(t_i)`` and ``p(w)``, ``chunk_weight`` times (ALM with w as chunk).
+``classes``: student tokens are merged by their first old token, ``p'(a) = p(a) + sum_{w: t1(w) = a} p(w)``, and
+compared with the teacher's ``p_T`` over the old vocabulary. This takes one forward pass per model and covers the whole
+distribution. As merging outcomes cannot increase a divergence, it is a lower bound of the divergence between the
+models' distributions over continuations. It cannot distinguish w from its first token, so where the text has w a chunk
+term is added with weight ``chunk_weight``: the binary divergence between ``prod_i p_T(t_i)`` and ``p(w)`` (ALM with w
+as the chunk).
 
-``cover``: the teacher's distribution is carried over to the student's vocabulary as far as the text tells (see
-``cover_target``), and the divergence over all outcomes that are told apart takes the place of both terms.
+``cover``: the teacher's distribution is mapped to the student's vocabulary as far as the text determines it (see
+``cover_target``), and the divergence over all distinguished outcomes replaces both terms.
 
-Gradients: output rows of W learn where w is predicted, input rows only through what comes after w. The teacher gets
-none. Distributions are gone through in blocks of positions, and the gradient of each block is taken at once, so logits
-of the whole batch never exist, and nothing is computed twice.
+Gradients: output rows of W are trained where w is predicted, input rows only through what follows w. The teacher gets
+no gradient. Positions are processed in blocks, and the gradient of each block is computed with its value, so full
+logits never exist and nothing is computed twice.
 """
 
 from typing import ClassVar, Literal, Self
@@ -43,18 +43,18 @@ from crosstok.distill.tokenizers.token_cover import Cover
 from crosstok.distill.tokenizers.tokenbytes import first_differences
 from crosstok.errors import UserError
 
-_EPS = 1e-6  # nats; keeps probabilities off 1, where the other outcome has no logarithm
+_EPS = 1e-6  # nats; keeps probabilities below 1, so that the other outcome has a logarithm
 
 
 class ExpansionKL(DistributionLoss):
-    """Divergence of a model with more tokens from the same model without them."""
+    """Divergence of a model with an expanded vocabulary from the original model, in nats per position."""
 
     name: ClassVar[str] = "kl"
 
     target: Literal["classes", "cover"] = "classes"
-    """What the student is compared with: merged classes and a chunk term, or the distribution carried over."""
+    """Compare merged classes plus a chunk term, or the teacher's distribution over the larger vocabulary."""
     chunk_weight: float = Field(default=1.0, ge=0)
-    """Of the chunk term beside the classes."""
+    """Weight of the chunk term of the target ``classes``."""
 
     _first: int = PrivateAttr(default=0)
     _classes: Tensor = PrivateAttr()
@@ -64,7 +64,9 @@ class ExpansionKL(DistributionLoss):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.target == "cover" and (self.f != "kl" or self.temperature != 1):
-            raise ValueError("the target cover needs f kl and temperature 1: no other divergence adds up over classes")
+            raise ValueError(
+                "target: cover requires f: kl and temperature: 1, as no other divergence is additive over classes"
+            )
         return self
 
     @property
@@ -74,29 +76,29 @@ class ExpansionKL(DistributionLoss):
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """The same."""
+        """The last hidden states."""
         return frozenset({"hidden"})
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Read the spellings of the new tokens.
 
-        Raises UserError unless the student's vocabulary is the teacher's and merges of it behind, and for a model whose
-        output head is not known.
+        Raises UserError unless the student's vocabulary is the teacher's followed by merges of it, and for a model with
+        an unknown output head.
         """
         first = teacher.tokens.size
         for token, there, here in first_differences(teacher.tokens, student.tokens, 1):
             if token < first:
                 raise UserError(
-                    f"The loss kl needs a student whose vocabulary continues the teacher's; id {token} is {there} to "
-                    f"the teacher and {here} to the student.",
-                    hint="Make it with `crosstok expand`; between other vocabularies take alm, bpm or strict.",
+                    f"The loss kl needs a student whose vocabulary extends the teacher's, but id {token} is {there} in "
+                    f"the teacher and {here} in the student.",
+                    hint="Create the student with `crosstok expand`, or use alm, bpm or strict.",
                 )
         spelt = spellings(student.tokens, first)
         heads = [head_of(model.network) for model in (student, teacher)]
         if heads[0] is None or heads[1] is None:
             raise UserError(
-                f"The loss kl does not know how {type(teacher.network).__name__} makes its logits.",
-                hint="Take a model whose output layer is one linear map.",
+                f"The loss kl does not support the output head of {type(teacher.network).__name__}.",
+                hint="Use a model whose output head is a single linear layer.",
             )
         self._first, self._heads = first, (heads[0], heads[1])
         self._classes = torch.tensor([spelling[0] for spelling in spelt], dtype=torch.int64)
@@ -107,7 +109,7 @@ class ExpansionKL(DistributionLoss):
         return float(batch.scored.sum())
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed divergence."""
+        """Return the divergence summed over positions."""
         places = starts(batch)
         ours, theirs = self._heads
         states = student.hidden[places.rows, places.student - 1]
@@ -148,7 +150,7 @@ class ExpansionKL(DistributionLoss):
         return LossTerm(total + touch(student), positions, metrics)
 
     def _logits(self, head: Head, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the student's logits of old and of new tokens."""
+        """Return the student's logits for old and for new tokens."""
         count = len(self._classes)
         old = head.logits(states, slice(0, self._first))
         if head.new_rows is not None:
@@ -157,7 +159,7 @@ class ExpansionKL(DistributionLoss):
 
 
 def merged(old: Tensor, new: Tensor, classes: Tensor) -> Tensor:
-    """Return log-sum-exps ``[p, V]``: each old token with the new ones of its class.
+    """Return log-sum-exps ``[p, V]``: each old token together with the new ones of its class.
 
     ``old [p, V]`` and ``new [p, k]`` are logits, ``classes [k]`` the old token of each new one.
     """
@@ -171,7 +173,7 @@ def merged(old: Tensor, new: Tensor, classes: Tensor) -> Tensor:
 
 
 def _spelling(batch: AlignedBatch, places: Places, new: Tensor, taught: Taught) -> Tensor:
-    """Return the teacher's log-probability ``[p]`` of the old spelling where a new token stands, 0 elsewhere."""
+    """Return the teacher's log-probability ``[p]`` of the old spelling at new tokens, 0 elsewhere."""
     side = batch.teacher
     wanted = torch.zeros(len(side.ids), batch.count + 1, dtype=torch.bool, device=side.ids.device)
     wanted[places.rows, places.chunks] = new >= 0

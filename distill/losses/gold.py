@@ -1,20 +1,20 @@
-"""GOLD: Jensen-Shannon on the shared tokens and sorted distances on the rest, over merged groups of tokens.
+"""GOLD: generalised JSD on shared tokens and sorted distance on the others, over merged chunks.
 
-TRL's GOLD trainer, an extension of ULD (arXiv 2402.12030). A chunk of several tokens is merged into one vector over the
-vocabulary per side, which is not normalised; on the ids that both vocabularies have the generalised JSD of the two
-vectors is taken, on all others the L1 distance of the sorted values. Unit: per chunk, nats and probability mixed.
+TRL's GOLD trainer, an extension of ULD (arXiv 2402.12030). A chunk of several tokens is merged into one unnormalised
+vector over the vocabulary per side. On the ids that both vocabularies share, the loss is the generalised JSD of the two
+vectors; on all others, the L1 distance of the sorted values. It is per chunk, and mixes nats and probabilities.
 
 ``merge``:
 
-- ``chain_rule`` (default): the product of the probabilities of the chunk's tokens but the last, times the distribution
-  that predicts the last one, so that the actual token's entry is the probability of the chunk. TRL calls it bayesian.
+- ``chain_rule`` (default): the distribution that predicts the last token of the chunk, times the probabilities of the
+  tokens before it, so that the entry of the actual token is the probability of the chunk. TRL calls it bayesian.
 - ``observed``: the distribution that predicts the first token, times the probabilities of the tokens after it.
-- ``published``: TRL's default at the time of writing. It is meant as ``observed``, but the distributions are read one
-  position late: those after each token are used where those before it are meant. For comparisons only.
+- ``published``: TRL's default at the time of writing. It is intended as ``observed``, but reads the distributions one
+  position late, after each token instead of before it. For comparisons only.
 
-``beta`` mixes as in TRL: M = (1 - beta) S + beta T and beta KL(T, M) + (1 - beta) KL(S, M); 0 is KL(T, S), 1 is KL(S,
-T). Probabilities are kept above 1e-8. Shared means equal bytes, where TRL compares the strings of the vocabularies,
-of which SentencePiece and byte-level families have few in common.
+``beta`` has TRL's meaning: M = (1 - beta) S + beta T and beta KL(T, M) + (1 - beta) KL(S, M); 0 is KL(T, S), 1 is KL(S,
+T). Probabilities are clamped to at least 1e-8. Tokens are shared if their bytes are equal; TRL compares token strings,
+of which SentencePiece and byte-level vocabularies have few in common.
 """
 
 from typing import ClassVar, Literal
@@ -37,28 +37,28 @@ _LEAST = 1e-8
 
 
 class GOLD(Loss):
-    """JSD on shared tokens and sorted L1 on the others, per merged chunk."""
+    """Generalised JSD on shared tokens plus sorted L1 distance on the others, per merged chunk."""
 
     name: ClassVar[str] = "gold"
 
     merge: Merge = "chain_rule"
-    """How the distributions of a chunk of several tokens become one."""
+    """Rule that merges the distributions of a chunk of several tokens into one."""
     beta: float = Field(default=0.5, ge=0, le=1)
-    """Share of the teacher in the mixture of the JSD."""
+    """Weight of the teacher in the mixture of the JSD."""
     shared_weight: float | None = Field(default=None, ge=0, le=1)
-    """Weight of the shared part, 1 minus it that of the rest; default: the shared tokens' part of the teacher's."""
+    """Weight of the JSD term, the other term having 1 minus it; default: the teacher's share of shared tokens."""
 
     _shared: tuple[Tensor, Tensor] = PrivateAttr()
     _share: float = PrivateAttr(default=0.0)
 
     @property
     def of_student(self) -> frozenset[Reading]:
-        """Logits and log-probabilities of the actual tokens."""
+        """Logits and log-probabilities of the tokens."""
         return frozenset({"logits", "gold"})
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """Logits and log-probabilities of the actual tokens."""
+        """Logits and log-probabilities of the tokens."""
         return frozenset({"logits", "gold"})
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
@@ -67,11 +67,11 @@ class GOLD(Loss):
         self._share = len(self._shared[0]) / teacher.valid_rows
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
-        """Return the number of chunks."""
+        """Return the number of scored chunks."""
         return float(batch.scored.sum())
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the weighted sum of both parts over the scored chunks."""
+        """Return the weighted sum of both terms over the scored chunks."""
         places = starts(batch)
         theirs = merged(batch.teacher, teacher, batch.count, places, self.merge).detach()
         ours = merged(batch.student, student, batch.count, places, self.merge)
@@ -84,7 +84,7 @@ class GOLD(Loss):
 
 
 def merged(side: Side, outputs: Outputs, count: int, places: Places, how: Merge) -> Tensor:
-    """Return one vector over the vocabulary per chunk, ``[p, V]``, not normalised."""
+    """Return one unnormalised vector over the vocabulary per chunk, ``[p, V]``."""
     rows, chunks = places.rows, places.chunks
     first, last = (ends[rows, chunks] for ends in (chunk_starts(side, count), side.chunk_ends(count)))
     if how == "published":
@@ -97,7 +97,7 @@ def merged(side: Side, outputs: Outputs, count: int, places: Places, how: Merge)
 
 
 def generalised_jsd(theirs: Tensor, ours: Tensor, beta: float) -> Tensor:
-    """Return the generalised JSD ``[p]`` of two arrays ``[p, k]`` of probabilities that need not add up to 1."""
+    """Return the generalised JSD ``[p]`` of two arrays ``[p, k]`` of probabilities that need not sum to 1."""
     t, s = (part.clamp(min=_LEAST) for part in (theirs, ours))
     if beta in (0.0, 1.0):
         above, below = (t, s) if beta == 0.0 else (s, t)

@@ -1,17 +1,17 @@
-"""Hidden-state distillation: the student's last hidden state at the end of each chunk is pulled to the teacher's.
+"""Hidden-state distillation: matches the student's hidden states to the teacher's at the end of each chunk.
 
-ALM, arXiv 2503.20083, section 3.3; a small loss for moves between subword tokenizers and a large gain for moves to
-bytes. At the last token of each aligned chunk (not merged) both models have read the same bytes. With ``h_T [d_T]``
-and ``h_S`` there, and ``v`` the mean of ``h_T**2`` over the chunks, per channel::
+ALM, arXiv 2503.20083, section 3.3, where its gain is small for transfers between subword tokenizers and large for
+transfers to bytes. At the last token of each aligned chunk (without merging) both models have read the same bytes. With
+``h_T [d_T]`` and ``h_S`` there, and ``v`` the mean of ``h_T**2`` over the chunks, per channel::
 
     L = mean over channels of (W h_S - h_T)^2 / (v + 1e-8)
 
-averaged over chunks; no unit. W is the identity where the widths agree, else a linear map that is learnt beside the
-student. States are those that the output head reads; with ``layers`` those of earlier layers too, the mean over the
-pairs of layers being the loss. ``norm: none`` leaves the division out.
+averaged over chunks, without a unit. W is the identity if the widths are equal, else a linear map that is trained with
+the student. The states are those that the output head reads. With ``layers``, earlier layers are included, and the loss
+is the mean over the pairs of layers. ``norm: none`` omits the division.
 
-``v`` is taken over each window of text by itself. Over the whole batch, as the published code has it, the loss of a
-window would depend on the windows that happen to be beside it, and a step on how it is cut into micro-batches.
+``v`` is computed per window. Computed over the batch, as in the published code, the loss of a window would depend on
+the other windows, and a step on how it is split into micro-batches.
 """
 
 from typing import ClassVar, Literal
@@ -29,54 +29,55 @@ from crosstok.errors import UserError
 
 
 class Hidden(Loss):
-    """Squared distance of hidden states at chunk ends, relative to the teacher's channels."""
+    """Squared distance of hidden states at chunk ends, relative to the teacher's mean square per channel."""
 
     name: ClassVar[str] = "hidden"
-    packs: ClassVar[bool] = False  # a channel's mean square is taken over all of a row
+    packs: ClassVar[bool] = False  # the mean square of a channel covers the whole row
 
     norm: Literal["channel", "none"] = "channel"
-    """Divide each channel by the teacher's mean square of it."""
+    """Divide each channel by the teacher's mean square, or not."""
     layers: Literal["last", "all"] | tuple[tuple[int, int], ...] = "last"
-    """Which layers are compared: the last ones, every layer of the student with the teacher's at the same relative
-    depth, or pairs of a student's and a teacher's layer, counted from 1."""
+    """Layers to compare: last, all (each layer of the student with the teacher's at the same relative depth), or pairs
+    [student, teacher], counted from 1.
+    """
     lr: float = Field(default=1e-3, gt=0)
-    """Peak rate of the projections, where there are any."""
+    """Peak learning rate of the projections, if there are any."""
 
     _pairs: tuple[tuple[int, int], ...] = PrivateAttr(default=())
     _projections: nn.ModuleList | None = PrivateAttr(default=None)
 
     @property
     def of_student(self) -> frozenset[Reading]:
-        """The hidden states, of the last layer or of all."""
+        """The hidden states, of the last layer or of all layers."""
         return frozenset({"hidden" if self.layers == "last" else "layers"})
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """As of the student."""
+        """The same as the student's."""
         return self.of_student
 
     @property
     def learned(self) -> nn.Module | None:
-        """The projections, one per pair of layers; None where both widths are equal."""
+        """The projections, one per pair of layers; None if both widths are equal."""
         return self._projections
 
     @property
     def learned_lr(self) -> float:
-        """Peak rate of the projections."""
+        """Peak learning rate of the projections."""
         return self.lr
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Pair the layers and make the projections if any are needed. Raises UserError for layers that do not exist."""
+        """Pair the layers and create the projections, if needed. Raises UserError for layers that do not exist."""
         self._pairs = self.pairs(student.depth, teacher.depth)
         if student.width != teacher.width:
             maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in self._pairs]
             self._projections = nn.ModuleList(maps)
 
     def pairs(self, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
-        """Return the pairs of layers (from 1) of models with so many layers."""
+        """Return the pairs of layers (from 1) for models with these numbers of layers."""
         if self.layers == "last":
             return ((student, teacher),)
-        if self.layers == "all":  # rounded half up, and never below the first
+        if self.layers == "all":  # rounded half up, at least 1
             return tuple((i, max(1, (2 * i * teacher + student) // (2 * student))) for i in range(1, student + 1))
         wrong = [pair for pair in self.layers if not (1 <= pair[0] <= student and 1 <= pair[1] <= teacher)]
         if wrong or not self.layers:
@@ -88,7 +89,7 @@ class Hidden(Loss):
         return self.layers
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
-        """Return the number of chunks."""
+        """Return the number of scored chunks."""
         return float(batch.scored.sum())
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
@@ -109,7 +110,7 @@ class Hidden(Loss):
         return outputs.hidden if self.layers == "last" else outputs.layers[:, :, layer - 1]
 
     def _distance(self, ours: Tensor, theirs: Tensor, rows: Tensor, height: int) -> Tensor:
-        """Return the distance of states ``[p, d]`` at the chunk ends of ``rows [p]``, summed."""
+        """Return the sum of the distances between states ``[p, d]`` at the chunk ends of ``rows [p]``."""
         square = (ours - theirs) ** 2
         if self.norm == "channel":
             sums = theirs.new_zeros(height, theirs.shape[1]).index_add(0, rows, theirs**2)

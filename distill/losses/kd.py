@@ -1,13 +1,13 @@
-"""KD: knowledge distillation between models with one vocabulary, by any divergence of ``distributions``.
+"""KD: knowledge distillation between models with the same vocabulary, with any divergence of ``distributions``.
 
-Hinton et al., arXiv 1503.02531. Unit: nats per token. Positions are paired through the alignment, so a BOS on one side
-shifts nothing. A pair of models whose ids mean different things is refused: programs that compare the sizes of the two
-vocabularies, or nothing at all, have trained on nonsense here.
+Hinton et al., arXiv 1503.02531; in nats per token. Positions are paired through the alignment, so a BOS on one side
+shifts nothing. Models whose ids differ in meaning are rejected: programs that compare only the vocabulary sizes, or
+nothing, train on meaningless targets here.
 
-With ``top`` = k the teacher is known by its k likeliest tokens at each position, and both distributions are compared
-over k + 1 classes: those, and all other tokens together. Merging classes cannot raise a divergence, so the value bounds
-the full one from below; unlike renormalising the k tokens it is 0 only where the student gives them their very
-probabilities. That is what fits into the teacher cache.
+With ``top`` = k, both distributions are compared over k + 1 classes: the teacher's k most likely tokens and all others
+as one class. Merging classes cannot increase a divergence, so the value is a lower bound of the full one. Unlike
+renormalising the k tokens, it is 0 only if the student assigns them the same probabilities. These readings fit into the
+teacher cache.
 """
 
 from typing import ClassVar, Self
@@ -27,17 +27,17 @@ from crosstok.errors import UserError
 
 
 class KD(DistributionLoss):
-    """Divergence of next-token distributions over the common vocabulary."""
+    """Divergence of the next-token distributions over the common vocabulary, in nats per token."""
 
     name: ClassVar[str] = "kd"
 
     top: int | None = Field(default=None, ge=1)
-    """Tell only this many of the teacher's likeliest tokens apart, and all others together as one more class."""
+    """Compare only this many of the teacher's most likely tokens, and all others together as one class."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.top is not None and self.temperature != 1:
-            raise ValueError("top needs temperature 1: a class of many tokens has no logit to divide")
+            raise ValueError("top requires temperature: 1, as a class of several tokens has no logit")
         return self
 
     @property
@@ -47,27 +47,28 @@ class KD(DistributionLoss):
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """The logits, or only the largest."""
+        """The logits, or only the ``top`` most likely tokens."""
         return frozenset({"logits"}) if self.top is None else frozenset({"top", "rest"})
 
     @property
     def teacher_top(self) -> int:
-        """The number of tokens told apart."""
+        """The value of ``top``."""
         return self.top or 0
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Raise UserError unless every id means the same to both models."""
+        """Raise UserError unless every id has the same meaning for both models."""
         if self.top is not None and self.top >= teacher.valid_rows:
             raise UserError(
-                f"The loss kd cannot tell {self.top} of {teacher.valid_rows} tokens apart from the others.",
-                hint="Lower top, or leave it out.",
+                f"The loss kd cannot use the top {self.top} of {teacher.valid_rows} tokens.",
+                hint="Decrease top, or leave it out.",
             )
         differences = first_differences(teacher.tokens, student.tokens, 1)
         if differences or student.valid_rows != teacher.valid_rows:
             token, there, here = (*differences, (student.valid_rows, "unused", "unused"))[0]
             raise UserError(
-                f"The loss kd needs one vocabulary; id {token} is {there} to the teacher and {here} to the student.",
-                hint="Take a loss across tokenizers: strict, alm, bpm, gold, mined, uld or dskd.",
+                f"The loss kd needs a common vocabulary, but id {token} is {there} in the teacher and {here} in the "
+                f"student.",
+                hint="Use a loss across tokenizers: strict, alm, bpm, gold, mined, uld or dskd.",
             )
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
@@ -75,7 +76,7 @@ class KD(DistributionLoss):
         return float(len(one_to_one(batch)))
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed divergence."""
+        """Return the divergence summed over tokens."""
         places = one_to_one(batch)
         ours = predictions(student, places.rows, places.student)
         if self.top is None:
@@ -89,5 +90,5 @@ class KD(DistributionLoss):
 
 
 def merged_rest(rest: Tensor, top: int) -> Tensor:
-    """Return ``rest [p, k + 1]`` with the log-probabilities after the first ``top`` as one: ``[p, top + 1]``."""
+    """Return ``rest [p, k + 1]`` with all classes after the first ``top`` merged into one: ``[p, top + 1]``."""
     return torch.cat([rest[:, :top], rest[:, top:].logsumexp(dim=1, keepdim=True)], dim=1)

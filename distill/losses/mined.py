@@ -1,15 +1,15 @@
-"""MinED: the teacher's distribution carried over to the student's tokens by the smallest edit distance.
+"""MinED: maps the teacher's distribution to the student's tokens by minimum edit distance.
 
-FuseLLM, arXiv 2401.10491. Every student token is mapped to the teacher token with the fewest byte edits to it (see
-``vocabulary_map``; equal bytes map to each other, specials by name). Where a chunk is one token on both sides the
-target is ``softmax(z_T[map] / T)``, a teacher logit being used by every student token that maps to it; at all other
-student tokens it is the actual token with certainty. The loss is ``KL(target, softmax(z_S / T))``, in nats per student
-token, T = 2 by default. List ``sft`` beside it for the sum that the papers train on.
+FuseLLM, arXiv 2401.10491. Every student token is mapped to the teacher token at the smallest edit distance in bytes
+(see ``vocabulary_map``); tokens with equal bytes map to each other, special tokens by name. If a chunk is one token on
+both sides, the target is ``softmax(z_T[map] / T)``, where several student tokens may use the same teacher logit. At all
+other student tokens, the target is one-hot at the actual token. The loss is ``KL(target, softmax(z_S / T))`` in nats
+per student token, with T = 2 by default. The papers add cross-entropy: list ``sft`` as a second loss.
 
-Sequences are aligned by bytes, as for every loss here, in place of dynamic time warping over tokens. tokenkit's
-implementation divides by more positions than it has, because chunks without tokens pass for one to one; its figures
-for MinED are lower than this loss gives. Student ids without any meaning to the teacher (specials that it lacks) are
-left out on both sides. The map of two real vocabularies takes minutes and is kept in the cache folder.
+Sequences are aligned by bytes, as for all losses here, instead of by dynamic time warping over tokens. tokenkit's
+implementation divides by too many positions, because it counts empty chunks as one-to-one, so its MinED values are
+lower than those of this loss. Student ids without a counterpart (special tokens that the teacher lacks) are excluded on
+both sides. Building the map for two real vocabularies takes minutes; it is stored in the cache folder.
 """
 
 import logging
@@ -36,16 +36,16 @@ from crosstok.folders import cache_folder
 
 log = logging.getLogger(__name__)
 
-_WORTH_KEEPING = 1000  # tokens to search for, from which on the map is kept on disk
+_WORTH_KEEPING = 1000  # minimum number of tokens to search for, to store the map on disk
 
 
 class MinED(Loss):
-    """KL to the teacher's distribution through the nearest-token map."""
+    """KL divergence to the teacher's distribution under the nearest-token map, in nats per student token."""
 
     name: ClassVar[str] = "mined"
 
     temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """Divides both sides' logits."""
+    """Temperature that divides the logits of both sides."""
 
     _map: Tensor = PrivateAttr()
 
@@ -60,7 +60,7 @@ class MinED(Loss):
         return frozenset({"logits"})
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Make the map, or read it from the cache."""
+        """Build the map, or read it from the cache."""
         self._map = nearest_map(student, teacher)
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
@@ -68,7 +68,7 @@ class MinED(Loss):
         return float(_tokens(batch).sum())
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed KL."""
+        """Return the KL summed over student tokens."""
         mapped = self._map.to(batch.student.ids.device)
         columns = (mapped >= 0).nonzero()[:, 0]
         places = one_to_one(batch)
@@ -100,12 +100,14 @@ def nearest_map(student: ModelInfo, teacher: ModelInfo) -> Tensor:
     missing = [token for token in range(len(found)) if found[token] < 0 and student.tokens.table[token]]
     known = [token for token, data in enumerate(teacher.tokens.table[: teacher.valid_rows]) if data]
     if not known:
-        raise UserError("The loss mined needs a teacher with ordinary tokens.")
+        raise UserError(
+            "The loss mined needs a teacher with tokens that have bytes, but its vocabulary has only special tokens."
+        )
     path = cache_folder() / "nearest-tokens" / f"{student.tokens.fingerprint}-{teacher.tokens.fingerprint}.npy"
     if path.exists() and len(kept := np.load(path)) == len(found):
         return torch.from_numpy(kept)
     if missing:
-        log.info("looking for the nearest of %d tokens for each of %d", len(known), len(missing))
+        log.info("searching %d tokens for the nearest to each of %d", len(known), len(missing))
         nearest, _ = nearest_tokens(
             [student.tokens.table[token] or b"" for token in missing],
             [teacher.tokens.table[token] or b"" for token in known],
@@ -123,4 +125,4 @@ def _keep(path: Path, found: npt.NDArray[np.int64]) -> None:
         np.save(pending, found)
         pending.rename(path)
     except OSError as error:
-        log.warning("the map of tokens cannot be kept in %s and will be made again next time: %s", path.parent, error)
+        log.warning("the token map cannot be stored in %s and will be rebuilt next time: %s", path.parent, error)

@@ -1,6 +1,6 @@
-"""SFT: next-token cross-entropy on the student's own tokens, the control that every distillation loss must beat.
+"""SFT: next-token cross-entropy on the student's own tokens, the baseline that every distillation loss must beat.
 
-Unit: nats per student token. It uses neither the teacher nor the alignment.
+In nats per student token. It uses neither the teacher nor the alignment.
 """
 
 import math
@@ -12,7 +12,7 @@ from crosstok.distill.readings.outputs import Outputs
 
 
 class SFT(Loss):
-    """Cross-entropy over the counted tokens of the student."""
+    """Cross-entropy over the student's tokens, in nats per token."""
 
     name: ClassVar[str] = "sft"
 

@@ -1,11 +1,12 @@
-"""Strict positions: a divergence over the shared vocabulary where both sides cut out the same single token.
+"""Strict positions: divergence over the shared vocabulary at positions that are the same single token on both sides.
 
 "Strict-position on-policy distillation", arXiv 2610.08448: the cheapest baseline across tokenizers, and a strong one.
-Compared are the chunks of one token on both sides; both distributions are restricted to the tokens that both
-vocabularies have and renormalised. The paper uses the reverse KL and, as an option, only the student's ``top`` shared
-tokens. Unit: nats per such position; ``coverage`` reports how many of the student's tokens they are.
+The loss compares chunks of one token on both sides, with both distributions restricted to the shared tokens and
+renormalised. The paper uses the reverse KL and, optionally, only the student's ``top`` shared tokens. In nats per such
+position; the metric ``coverage`` is their share of the student's tokens.
 
-Shared means equal bytes (and specials of the same name), not equal strings of the vocabulary files.
+Tokens are shared if their bytes are equal, or if they are special tokens with the same name; token strings do not
+matter.
 """
 
 from typing import ClassVar
@@ -24,14 +25,14 @@ from crosstok.errors import UserError
 
 
 class Strict(DistributionLoss):
-    """Divergence over shared tokens at positions that match one to one."""
+    """Divergence over shared tokens at one-to-one positions, in nats per position."""
 
     name: ClassVar[str] = "strict"
 
     f: DistributionDivergence = "reverse_kl"
-    """The divergence."""
+    """Divergence between teacher and student."""
     top: int | None = Field(default=None, ge=2)
-    """Compare only this many shared tokens, those that the student finds most likely."""
+    """Compare only this many shared tokens, the most likely ones under the student."""
 
     _shared: tuple[Tensor, Tensor] = PrivateAttr()
 
@@ -46,17 +47,17 @@ class Strict(DistributionLoss):
         return frozenset({"logits"})
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Find the shared tokens. Raises UserError where there are fewer than two."""
+        """Find the shared tokens. Raises UserError if there are fewer than two."""
         self._shared = shared_ids(student, teacher)
         if len(self._shared[0]) < 2:
-            raise UserError("The loss strict needs shared tokens, and these vocabularies have none.")
+            raise UserError("The loss strict needs shared tokens, but these vocabularies have fewer than two.")
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
         """Return the number of positions compared."""
         return float(len(one_to_one(batch)))
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed divergence."""
+        """Return the divergence summed over positions."""
         places = one_to_one(batch)
         here, there = (ids.to(batch.student.ids.device) for ids in self._shared)
         ours = predictions(student, places.rows, places.student)[:, here]

@@ -1,14 +1,15 @@
-"""ULD: the distance between two sorted distributions, blind to which token has which probability.
+"""ULD: the distance between two sorted distributions, regardless of which token has which probability.
 
-Boizard et al., "Towards Cross-Tokenizer Distillation", arXiv 2402.12030. With both distributions sorted downwards and
-the shorter one padded with zeros, the loss of a position is ``sum_k |P_S(k) - P_T(k)|``, the Wasserstein-1 distance
-when every token is equally far from every other. Unit: probability per position, 0 to 2. The paper adds it to
-cross-entropy with factor 1.5: list ``sft`` beside it. A student that gives the right probabilities to the wrong
-tokens has loss 0.
+Boizard et al., "Towards Cross-Tokenizer Distillation", arXiv 2402.12030. With both distributions sorted in descending
+order and the shorter one padded with zeros, the loss of a position is ``sum_k |P_S(k) - P_T(k)|``: the Wasserstein-1
+distance if all tokens are equidistant. The unit is probability per position, from 0 to 2. The paper adds it to
+cross-entropy with factor 1.5: list ``sft`` as a second loss. A student that assigns the right probabilities to the
+wrong tokens has loss 0.
 
-Positions (``pairing``): the paper takes the i-th token of both sides together, which read different text as soon as one
-tokenizer has cut more often than the other. ``chunks``, the default, compares the distributions at the start of each
-chunk, where both have read the same bytes; ``index`` is the published pairing, up to the shorter side's end.
+Positions (``pairing``): the paper pairs the i-th tokens of both sides, which read different text as soon as one
+tokenizer has produced more tokens than the other. ``chunks``, the default, compares the distributions at the start of
+each chunk, where both models have read the same bytes; ``index`` is the published pairing, up to the end of the shorter
+side.
 """
 
 from typing import ClassVar, Literal
@@ -24,12 +25,12 @@ from crosstok.distill.readings.positions import Places, predictions, starts, tou
 
 
 class ULD(Loss):
-    """L1 distance of sorted distributions."""
+    """L1 distance of sorted distributions, per position."""
 
     name: ClassVar[str] = "uld"
 
     pairing: Literal["chunks", "index"] = "chunks"
-    """Which positions are compared."""
+    """Positions to compare: chunk starts, or the i-th tokens of both sides."""
 
     @property
     def of_student(self) -> frozenset[Reading]:
@@ -49,7 +50,7 @@ class ULD(Loss):
         return float(len(self._places(batch)))
 
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed distance."""
+        """Return the distance summed over positions."""
         places = self._places(batch)
         theirs = predictions(teacher, places.rows, places.teacher).softmax(dim=-1).detach()
         ours = predictions(student, places.rows, places.student).softmax(dim=-1)
@@ -64,7 +65,7 @@ def sorted_distance(p: Tensor, q: Tensor) -> Tensor:
 
 
 def by_index(batch: AlignedBatch) -> Places:
-    """Return the i-th predicted token of both sides together, in each row up to the shorter side's end."""
+    """Pair the i-th predicted tokens of both sides, in each row up to the end of the shorter side."""
     rows, teacher, student = [], [], []
     for row in range(len(batch.student.ids)):
         here, there = (_predicted(side, row) for side in (batch.student, batch.teacher))

@@ -131,7 +131,7 @@ def test_the_temperature_flattens_and_its_square_restores_the_size() -> None:
 
 
 def test_kd_refuses_two_vocabularies_and_names_a_difference() -> None:
-    with pytest.raises(UserError, match=r"id \d+ is .* to the teacher and .* to the student"):
+    with pytest.raises(UserError, match=r"id \d+ is .* in the teacher and .* in the student"):
         setup("kd", model_info("byte", 0), model_info("bpe", 1))
 
 

@@ -265,7 +265,7 @@ def test_rows_that_learn_alone_get_the_gradient_that_they_get_among_all(shape: s
 
 def test_a_vocabulary_that_does_not_continue_the_teachers_is_refused() -> None:
     student, teacher = model_info("byte", 0), model_info("bpe", 0)
-    with pytest.raises(UserError, match=r"continues the teacher's; id 0 is .*crosstok expand"):
+    with pytest.raises(UserError, match=r"extends the teacher's, but id 0 is .*crosstok expand"):
         setup("kl", student, teacher)
 
 
