@@ -1,22 +1,22 @@
-"""What every initialiser that approximates missing rows has in common.
+"""Base class of the initialisers that approximate missing rows.
 
-Such an initialiser differs from the next in one step only: what the row of a token is that the source does not have.
-The steps around it stand here once. Special tokens and exact byte strings are copied bit for bit; the rest is
-approximated, in fp32; rows of which nothing is known (unused ids, special tokens without a counterpart, tokens that
-cannot be approximated) get the mean of the source's rows, because a row of zeros or of noise takes nearly all
-probability wherever the other logits are well below zero (Hewitt 2021, "Initializing New Word Embeddings for Pretrained
-Language Models").
+Such initialisers differ only in how they make the row of a token that the source lacks. The common steps are
+implemented here. Special tokens and exact byte strings are copied bit for bit. The other rows are approximated in fp32.
+Rows about which nothing is known (unused ids, special tokens without a counterpart, tokens that cannot be approximated)
+get the mean of the source's rows, because rows of zeros or noise take nearly all probability if the other logits are
+well below zero (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
 
-Input and output matrix are approximated each from its own rows. Where they are tied there is only ``input``, and an
-initialiser with one rule for each side uses its input rule.
+Input and output matrix are approximated separately, each from its own rows. If they are tied there is only ``input``,
+and an initialiser with one rule per matrix uses its input rule.
 
-Norm calibration (``calibrate``) rescales each approximated row to the mean norm of the rows that were copied from exact
-matches, per matrix: a mean of several rows is shorter than the rows that it is a mean of. Rows of length 0 stay.
+Norm calibration (``calibrate``) rescales each approximated row to the mean norm of the exactly matched rows of its
+matrix, because a mean of several rows is shorter than these rows. Zero rows stay zero.
 
-``untrained`` leaves rows out of means, covariances and dictionaries whose norm is below that share of the median norm:
-tokens that a tokenizer has and training text had not (Land and Bartolo, "Fishing for Magikarp", arXiv 2405.05417, find
-them by several indicators, of which a short row is the one that needs no knowledge of the model). 0, the default, keeps
-all. Rows are never left out of copying, so that a model's own tokenizer still gives the model back.
+``untrained`` excludes rows whose norm is below this fraction of the median norm from means, covariances and
+dictionaries. These are tokens that the tokenizer has but the training text did not (Land and Bartolo, "Fishing for
+Magikarp", arXiv 2405.05417, who detect them with several indicators; the norm is the one that needs no knowledge of the
+model). The default 0 excludes none. Excluded rows are still copied, so that a model's own tokenizer reproduces the
+model.
 """
 
 from abc import ABC, abstractmethod
@@ -34,14 +34,14 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 @dataclass(frozen=True)
 class Missing:
-    """The tokens to approximate, and what may be used for it."""
+    """The tokens to approximate, and the vocabularies to approximate them from."""
 
     tokens: tuple[int, ...]
     """Target ids, each with bytes and without a row to copy."""
     source: TokenBytes
     target: TokenBytes
     shared: Tensor
-    """``[n, 2]`` int64: target id and source id of the tokens with equal bytes (specials left out)."""
+    """``[n, 2]`` int64: target id and source id of the tokens with equal bytes, special tokens excluded."""
 
     @property
     def data(self) -> list[bytes]:
@@ -50,25 +50,25 @@ class Missing:
 
 
 Approximated = tuple[dict[Kind, Tensor], list[Origin]]
-"""Rows ``[len(missing.tokens), d]`` fp32 of each matrix, and their origins; ``fallback`` asks for the mean row."""
+"""Rows ``[len(missing.tokens), d]`` fp32 per matrix, and their origins; ``fallback`` requests the mean row."""
 
 
 class Approximation(Initialiser, ABC):
-    """Copies what can be copied and approximates the rest."""
+    """Copies the rows that the source has and approximates the others."""
 
     calibrate: bool = False
-    """Rescale each approximated row to the mean norm of the exact rows."""
+    """Rescale each approximated row to the mean norm of the exactly matched rows."""
     untrained: float = Field(default=0.0, ge=0, lt=1)
-    """Leave rows with less than this share of the median norm out of all statistics."""
+    """Exclude rows whose norm is below this fraction of the median norm from all statistics."""
 
     @abstractmethod
     def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
-        """Return a row per missing token; ``matrices`` are the source's ``[source.size, d]`` in fp32."""
+        """Return one row per missing token; ``matrices`` are the source's, ``[source.size, d]`` in fp32."""
 
     def rows(
         self, matrices: Mapping[Kind, Tensor], source: TokenBytes, target: TokenBytes, specials: Mapping[int, int]
     ) -> Rows:
-        """Return the rows of ``target``."""
+        """Return the rows of the target vocabulary."""
         copied, origins = match(source, target, specials)
         tokens = tuple(token for token in range(target.size) if copied[token] < 0 and target.table[token])
         known = torch.from_numpy(copied)
@@ -93,16 +93,16 @@ class Approximation(Initialiser, ABC):
         return Rows(new, tuple(origins))
 
     def trained(self, matrix: Tensor) -> Tensor:
-        """Return the rows of ``matrix`` without those that ``untrained`` leaves out."""
+        """Return the rows of ``matrix`` that ``untrained`` does not exclude."""
         return matrix[self.is_trained(matrix)]
 
     def is_trained(self, matrix: Tensor) -> Tensor:
-        """Return ``[rows]`` bool: which rows statistics may use."""
+        """Return ``[rows]`` bool: the rows that statistics may use."""
         norms: Tensor = matrix.norm(dim=1)
         return norms >= self.untrained * norms.median()
 
 
 def calibrated(rows: Tensor, norm: float) -> Tensor:
-    """Return ``rows`` rescaled to length ``norm`` each; rows of length 0 stay."""
+    """Return ``rows`` rescaled to norm ``norm``; zero rows stay zero."""
     lengths = rows.norm(dim=1, keepdim=True)
     return torch.where(lengths > 0, rows * (norm / lengths.clamp(min=torch.finfo(rows.dtype).tiny)), rows)

@@ -1,12 +1,12 @@
-"""Initialisers that look a missing token up in another model, the donor, which has an embedding of it.
+"""Base class of the initialisers that use the embeddings of a second model, the donor.
 
-The tokens that source and donor share give paired rows: ``A [n, d_donor]`` and ``B [n, d_source]``. A missing token's
-donor row is expressed by rows of A, and the same combination of rows of B is its new row. The two spaces need not have
-anything in common, not even their width.
+The tokens shared by source and donor give paired rows ``A [n, d_donor]`` and ``B [n, d_source]``. The donor's row of a
+missing token is expressed as a combination of rows of A, and the same combination of rows of B is the new row. The two
+embedding spaces need not be related, and their widths may differ.
 
-The pairs are tokens with equal bytes in source, donor and target. Published programs compare the strings of the two
-vocabularies, in which a leading space or a letter outside ASCII is written differently by every family, so most pairs
-are never found. Input and output rows are paired separately; a side that the donor has tied gives its one matrix.
+Tokens are paired if source, donor and target have the same bytes. Other implementations compare token strings, in which
+model families encode spaces and non-ASCII characters differently, and so miss most pairs. Input and output rows are
+paired separately; a donor with tied embeddings uses its one matrix for both.
 """
 
 from abc import abstractmethod
@@ -25,10 +25,10 @@ from crosstok.errors import UserError
 
 
 class Donated(Approximation):
-    """Base of the initialisers with a donor."""
+    """Base class of initialisers with a donor."""
 
     donor: str
-    """Any model source whose vocabulary holds the new tokens: a model that was trained with the new tokenizer."""
+    """Model source whose vocabulary has the new tokens, e.g. a model trained with the new tokenizer."""
 
     @property
     def model_source(self) -> str:
@@ -37,19 +37,19 @@ class Donated(Approximation):
 
     @abstractmethod
     def combine(self, atoms: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Express each row of ``wanted [t, d]`` by rows of ``atoms [n, d]``.
+        """Express each row of ``wanted [t, d]`` as a combination of rows of ``atoms [n, d]``.
 
         Returns the indices ``[t, k]`` int64 of the rows used and their coefficients ``[t, k]``.
         """
 
     def load_donor(self) -> tuple[dict[Kind, Tensor], TokenBytes]:
-        """Return the donor's matrices and its tokenizer."""
+        """Return the donor's matrices and its token bytes."""
         loaded = checkpoints.load(self.donor)
         inputs, outputs = input_weight(loaded.model).detach(), output_weight(loaded.model)
         return {"input": inputs, "output": inputs if outputs is None else outputs.detach()}, loaded.tokenbytes
 
     def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
-        """Return the combinations of the source's rows. Raises UserError if the donor shares no token."""
+        """Return the combinations of the source's rows. Raises UserError if no token is shared with the donor."""
         donated, tokens = self.load_donor()
         rows, _ = match(tokens, missing.target, {})
         known = torch.from_numpy(rows)
@@ -65,7 +65,7 @@ class Donated(Approximation):
             if not len(atoms):
                 raise UserError(
                     f"The donor {self.donor} shares no token with both the model and its new tokenizer.",
-                    hint="Name a model that was trained with the new tokenizer.",
+                    hint="Choose a donor that was trained with the new tokenizer.",
                 )
             new = matrix.new_zeros(len(here), matrix.shape[1])
             if bool(has_row.any()):

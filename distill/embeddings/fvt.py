@@ -1,13 +1,14 @@
 """FVT: the row of a new token is the mean of the rows of its pieces under the source tokenizer.
 
 Gee et al., "Fast Vocabulary Transfer for Language Model Compression", EMNLP 2022 industry track (arXiv 2402.09977);
-ALM (arXiv 2503.20083, section 4) starts from it. Order per target token: special role, exact byte string, mean of the
-source's encoding of its text, mean of the longest source pieces that spell its bytes, mean of all rows.
+also the initialisation of ALM (arXiv 2503.20083, section 4). For each target token, the first applicable rule is used:
+special token with the same role, exact byte string, mean over the source's encoding of its text, mean over the longest
+source tokens that spell its bytes, mean of all rows.
 
-Ours: a token that is not valid UTF-8 (half a character), or whose text by itself the source does not give back byte for
-byte (a dummy space in front, say), is spelt with source tokens by longest match over bytes; published code draws random
-noise for the former and keeps the extra space of the latter. Input and output
-matrices use the same pieces, each its own rows; sums run in fp32.
+Difference from published code: if a token is not valid UTF-8 (part of a character), or the source does not preserve its
+text byte for byte (e.g. a dummy prefix space), it is spelt with source tokens by longest match over bytes. Published
+code uses random noise in the former case and keeps the additional space in the latter. Input and output matrices use
+the same pieces, each with its own rows; sums are in fp32.
 """
 
 from collections.abc import Mapping
@@ -23,12 +24,12 @@ from crosstok.distill.tokenizers.tokenbytes import RoundTripError, TokenBytes
 
 
 class FVT(Approximation):
-    """Mean of constituents."""
+    """Mean of the rows of a token's pieces."""
 
     name: ClassVar[str] = "fvt"
 
     def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
-        """Return the means; seconds for a vocabulary of 256k tokens."""
+        """Return the means; takes seconds for a vocabulary of 256k tokens."""
         pieces = constituents(missing.source, missing.data)
         ids = [found for found, _ in pieces]
         evenly = [[1 / max(1, len(found))] * len(found) for found in ids]
@@ -39,9 +40,9 @@ class FVT(Approximation):
 
 
 def constituents(source: TokenBytes, tokens: list[bytes]) -> list[tuple[list[int], Origin]]:
-    """Return for each byte string the source ids whose bytes join to it, and whether text or bytes were matched.
+    """Return, for each byte string, the source ids that spell it, and whether its text or its bytes were matched.
 
-    An empty list with ``fallback`` means that the source lacks a byte of it and nothing of the string can be spelt.
+    An empty list with ``fallback`` means that no source token spells any part of it.
     """
     texts: dict[int, str] = {}
     for index, data in enumerate(tokens):
@@ -61,7 +62,7 @@ def constituents(source: TokenBytes, tokens: list[bytes]) -> list[tuple[list[int
 
 
 def _encode_each(source: TokenBytes, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text, none where they spell other bytes or a dummy space in front of them."""
+    """Return the ids of each text; none if they do not spell its bytes or add a dummy prefix space."""
     return [
         [] if isinstance(encoding, RoundTripError) or encoding.prefix else encoding.ids.tolist()
         for encoding in source.try_encode_many(texts)
@@ -69,7 +70,7 @@ def _encode_each(source: TokenBytes, texts: list[str]) -> list[list[int]]:
 
 
 def _spell(source: TokenBytes, data: bytes) -> list[int]:
-    """Return the source ids of the longest matches from left to right; a byte that the source lacks is left out."""
+    """Return the source ids of the longest matches from left to right; bytes that the source lacks are skipped."""
     ids = []
     start = 0
     while start < len(data):

@@ -1,12 +1,12 @@
-"""Every new token gets a draw from the normal distribution with the mean and the covariance of the source's rows.
+"""Hewitt initialisation: new rows are normal draws with the mean and covariance of the source's rows.
 
-Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models". ``mu [d]`` and ``Sigma [d, d]`` are of
-the rows of each matrix; a row is ``mu + sqrt(scale) U sqrt(L) z`` with ``Sigma = U L U'`` and z standard normal.
-``scale`` shrinks the covariance: 1 draws rows as varied as real ones, while Hewitt's own example draws at 1e-5, next to
-the mean row, which bounds how far the model's predictions move.
+Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models". For each matrix with mean ``mu [d]`` and
+covariance ``Sigma [d, d]`` of its rows, a new row is ``mu + sqrt(scale) U sqrt(L) z``, where ``Sigma = U L U'`` and z
+is standard normal. ``scale`` shrinks the covariance: 1 draws rows as varied as real ones; Hewitt's example uses 1e-5,
+next to the mean row, which bounds the change of the model's predictions.
 
-Ours: a root by eigenvalues instead of Cholesky's, which fails for the singular covariance of a vocabulary with fewer
-rows than dimensions.
+The square root uses eigenvalues instead of a Cholesky decomposition, which fails for the singular covariance of a
+vocabulary with fewer rows than dimensions.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Hewitt(Approximation):
-    """A draw from N(mu, scale * Sigma); the same seed gives the same rows."""
+    """Draws from N(mu, scale * Sigma); the same seed gives the same rows."""
 
     name: ClassVar[str] = "hewitt"
 
     scale: float = Field(default=1.0, ge=0)
     """Factor of the covariance."""
     seed: int = Field(default=0, ge=0)
-    """Of the draw."""
+    """Seed of the draw."""
 
     def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
-        """Return the draws; time and memory of an eigenvalue problem of the model's width."""
+        """Return the draws; costs one eigendecomposition of the model's width."""
         generator = torch.Generator().manual_seed(self.seed)
         made: dict[Kind, Tensor] = {}
         for kind, matrix in matrices.items():

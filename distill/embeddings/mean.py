@@ -1,8 +1,8 @@
-"""Every new token gets the mean of all rows of the source.
+"""Mean initialisation: every new row is the mean of all rows of the source.
 
-Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models": the logit of the mean output row is the
-mean of the logits, so a new token never takes more probability than the tokens have on average in log space, which
-a zero or random row does wherever most logits are far below 0.
+Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models". The logit of the mean output row is the
+mean of the logits, so the log-probability of a new token is at most the mean over the old ones. A zero or random row,
+in contrast, takes nearly all probability if most logits are far below 0.
 """
 
 from collections.abc import Mapping

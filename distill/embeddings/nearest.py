@@ -1,8 +1,8 @@
-"""A new row is a mean of the rows of the shared tokens that are nearest to the new token in a donor's space.
+"""Nearest-neighbour initialisation: a new row is a weighted mean of the nearest shared tokens in a donor's space.
 
-mergekit's ``common_interpolation``. Among the donor rows of the shared tokens the k nearest to the new token's donor
-row are taken, by Euclidean distance or by cosine distance (1 - cos), and the source's rows of these tokens are averaged
-with weights ``1/distance``, normalised. A shared row at distance 0 takes all the weight.
+mergekit's ``common_interpolation``. Among the donor's rows of the shared tokens, the k nearest to the new token's row
+are selected, by Euclidean or cosine distance (1 - cos). The source's rows of these tokens are averaged with normalised
+weights ``1/distance``. A shared row at distance 0 gets all the weight.
 """
 
 from typing import ClassVar, Literal
@@ -23,15 +23,15 @@ class Nearest(Donated):
     name: ClassVar[str] = "nearest"
 
     k: int = Field(default=8, ge=1)
-    """Neighbours per new row."""
+    """Number of neighbours per new row."""
     distance: Literal["euclidean", "cosine"] = "cosine"
-    """What near means."""
+    """Distance between rows."""
 
     def combine(self, atoms: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the k nearest atoms and their weights, which add up to 1. Raises UserError if there are fewer."""
+        """Return the k nearest atoms and their normalised weights. Raises UserError if there are fewer than k."""
         if self.k > len(atoms):
             raise UserError(
-                f"nearest is to use k = {self.k} shared tokens, but only {len(atoms)} are shared with {self.donor}.",
+                f"nearest needs k = {self.k} shared tokens, but only {len(atoms)} are shared with {self.donor}.",
                 hint=f"Set k to at most {len(atoms)}.",
             )
         parts = [self._nearest(atoms, block) for block in torch.split(wanted, _BLOCK)]
@@ -44,5 +44,5 @@ class Nearest(Donated):
         else:
             distances = torch.cdist(wanted, atoms, compute_mode="donot_use_mm_for_euclid_dist")
         near, indices = distances.topk(self.k, dim=1, largest=False)
-        inverse = 1 / near.clamp(min=1e-12)  # a distance of 0 outweighs every other by far
+        inverse = 1 / near.clamp(min=1e-12)  # a distance of 0 outweighs all others
         return indices, inverse / inverse.sum(dim=1, keepdim=True)

@@ -1,7 +1,8 @@
-"""Every new token gets a draw from a normal distribution with the rows' mean and deviation in each dimension.
+"""Normal initialisation: new rows are drawn per dimension with the mean and standard deviation of the source's rows.
 
-That is noise at the scale of real rows. A unit normal, which some programs draw, is ten to a hundred times longer than
-the rows of most language models. Dimensions are drawn independently of each other; ``hewitt`` keeps their covariance.
+This is noise at the scale of real rows. Draws from a standard normal distribution, as in some programs, are ten to a
+hundred times longer than the rows of most language models. Dimensions are independent; ``hewitt`` keeps their
+covariance.
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,12 @@ from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Normal(Approximation):
-    """A draw from N(mean, deviation) per dimension; the same seed gives the same rows."""
+    """Draws from N(mean, deviation) per dimension; the same seed gives the same rows."""
 
     name: ClassVar[str] = "normal"
 
     seed: int = Field(default=0, ge=0)
-    """Of the draw."""
+    """Seed of the draw."""
 
     def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
         """Return the draws."""

@@ -1,18 +1,19 @@
-"""OMP: a new row is the sparse combination of shared rows that orthogonal matching pursuit finds in a donor's space.
+"""OMP: a new row is a sparse combination of shared rows, found by orthogonal matching pursuit in a donor's space.
 
 Goddard and Fernandes Neto, "Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit", arXiv 2506.06607;
-the default method of mergekit's tokensurgeon. For the donor row ``y`` of a new token and the donor rows ``a_j`` of the
-shared tokens, k times: take the unused ``a_j`` with the largest ``|<residual, a_j>|`` and fit ``y`` by least squares to
-all that are taken, ``y ≈ sum_j c_j a_j``. The new row is ``sum_j c_j b_j`` with the source's rows ``b_j``.
+the default method of mergekit's tokensurgeon. Let ``y`` be the donor's row of a new token and ``a_j`` the donor's rows
+of the shared tokens. In each of k steps, select the unused ``a_j`` with the largest ``|<residual, a_j>|`` and refit
+``y`` by least squares to all selected rows, ``y ≈ sum_j c_j a_j``. The new row is ``sum_j c_j b_j`` with the source's
+rows ``b_j``.
 
-The atoms are not normalised, as in the original: long rows are taken first. All tokens of a block go through the steps
-together. The fit is kept as a QR factorisation that grows by one column per step, each made orthogonal twice, so it
-does not drift and needs no repair in between.
+As in the original, atoms are not normalised: long rows are preferred. The tokens of a block are processed together. The
+fit is a QR factorisation that grows by one column per step; each column is orthogonalised twice, which keeps it
+numerically stable.
 
-The cost is in the products of residuals with atoms, ``2 d n`` operations per token and step. As ``<residual, a_j> =
-<y, a_j> - sum_i c_i <a_i, a_j>``, they are also a sum of as many rows of the atoms' Gram matrix as atoms were taken so
-far, which is several times cheaper in the first steps and no cheaper after some forty, where the product takes over.
-The Gram matrix is made once for all tokens, if it is not too large (then products do it all).
+The cost is dominated by the products of residuals and atoms, ``2 d n`` operations per token and step. Since
+``<residual, a_j> = <y, a_j> - sum_i c_i <a_i, a_j>``, they can also be computed by adding one row of the atoms' Gram
+matrix per selected atom. This is several times faster in the first steps and loses its advantage after about forty,
+when the product takes over. The Gram matrix is computed once for all tokens, unless it is too large.
 """
 
 from typing import ClassVar
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from crosstok.distill.embeddings.donor import Donated
 from crosstok.errors import UserError
 
-_BLOCK = 256  # tokens per product: larger ones fall out of the processor's cache
-_GRAM_STEPS = 40  # up to which rows of the Gram matrix are added up
-_GRAM_SIZE = 1 << 29  # entries of it, at most: 2 GB
-_NOTHING = 1e-6  # share of an atom or of a target below which what is left of it is rounding
+_BLOCK = 256  # tokens per product; larger blocks exceed the processor's cache
+_GRAM_STEPS = 40  # number of steps that use the Gram matrix
+_GRAM_SIZE = 1 << 29  # maximum entries of the Gram matrix: 2 GB
+_NOTHING = 1e-6  # relative residual below which an atom or target counts as zero
 
 
 class OMP(Donated):
@@ -36,13 +37,13 @@ class OMP(Donated):
     name: ClassVar[str] = "omp"
 
     k: int = Field(default=64, ge=1)
-    """Shared tokens per new row, at most."""
+    """Maximum number of shared tokens per new row."""
 
     def combine(self, atoms: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the atoms taken and their least-squares coefficients. Raises UserError if k exceeds their number."""
+        """Return the selected atoms and their least-squares coefficients. Raises UserError if k is too large."""
         if self.k > len(atoms):
             raise UserError(
-                f"omp is to use k = {self.k} shared tokens, but only {len(atoms)} are shared with {self.donor}.",
+                f"omp needs k = {self.k} shared tokens, but only {len(atoms)} are shared with {self.donor}.",
                 hint=f"Set k to at most {len(atoms)}.",
             )
         gram = atoms @ atoms.T if len(atoms) ** 2 <= _GRAM_SIZE and len(wanted) > _BLOCK else None
@@ -51,13 +52,13 @@ class OMP(Donated):
 
 
 def matching_pursuit(atoms: Tensor, wanted: Tensor, k: int, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return indices and coefficients, both ``[t, k]``, for ``wanted [t, d]`` over ``atoms [n, d]``.
+    """Return indices and coefficients, ``[t, k]`` each, for ``wanted [t, d]`` over ``atoms [n, d]``.
 
-    ``gram`` is ``atoms @ atoms.T``, if it is at hand. Once a row is matched exactly, further atoms get coefficient 0.
+    ``gram`` is ``atoms @ atoms.T``, if available. After an exact fit, further atoms get coefficient 0.
     """
     count, width = wanted.shape
     rows = torch.arange(count, device=wanted.device)
-    basis = wanted.new_zeros(count, k, width)  # orthonormal, or zero where an atom added nothing
+    basis = wanted.new_zeros(count, k, width)  # orthonormal, or zero for atoms that are linearly dependent
     factor = torch.eye(k, dtype=wanted.dtype, device=wanted.device).repeat(count, 1, 1)
     inner = wanted.new_zeros(count, k)  # <basis, wanted>
     indices = torch.zeros(count, k, dtype=torch.int64, device=wanted.device)
@@ -92,6 +93,6 @@ def matching_pursuit(atoms: Tensor, wanted: Tensor, k: int, gram: Tensor | None 
 
 
 def _solve(factor: Tensor, inner: Tensor) -> Tensor:
-    """Return the coefficients of a fit ``[t, k]`` from its QR factorisation."""
+    """Return the coefficients of a fit, ``[t, k]``, from its QR factorisation."""
     found: Tensor = torch.linalg.solve_triangular(factor, inner[:, :, None], upper=True)
     return found[:, :, 0]

@@ -1,25 +1,25 @@
-"""Rows made of the rows of a token's pieces under the source tokenizer, by a rule for each matrix.
+"""Subword initialisation: a new row is a weighted sum of the rows of its pieces, with one rule per matrix.
 
-With pieces p_1 … p_k of the new token (by text, else by longest match over bytes: see ``fvt``), the row is ``sum_i w_i
-E[p_i]`` with
+Let p_1 … p_k be the pieces of the new token under the source tokenizer (by text, else by longest match over bytes; see
+``fvt``). Its row is ``sum_i w_i E[p_i]`` with
 
-| rule | w_i | whose |
+| rule | w_i | source |
 |---|---|---|
 | ``mean`` | 1/k | FVT (arXiv 2402.09977) |
 | ``sum`` | 1 | mergekit's tokensurgeon |
 | ``length`` | bytes of p_i over bytes of the token | arXiv 2608.03494, for output rows |
-| ``first`` | 1 for i = 1 | transplant-vocab, for output rows: the model predicts the first piece at that point |
-| ``last`` | 1 for i = k | transplant-vocab, for input rows: a causal model's state after the last piece counts |
+| ``first`` | 1 for i = 1 | transplant-vocab, for output rows: the model predicts the first piece at this point |
+| ``last`` | 1 for i = k | transplant-vocab, for input rows: the next prediction follows the last piece |
 | ``decay`` | decay^(i-1), normalised | transplant-vocab, for output rows; decay 0 is ``first`` and 1 is ``mean`` |
 
-The default is what arXiv 2608.03494 found best of twenty: the mean for input rows and the length-weighted mean for
-output rows (it also calibrates norms: set ``calibrate``). tokensurgeon's ``first_last`` is ``input: last, output:
-first``.
+The default is the best of twenty combinations in arXiv 2608.03494: the mean for input rows and the length-weighted mean
+for output rows (the paper also calibrates norms: set ``calibrate``). tokensurgeon's ``first_last`` is ``input: last,
+output: first``.
 
-Ours: lengths are bytes rather than characters, so that half a character has one, and the weights run with the length
-of the piece, not with its place (tokensurgeon's weighted mean gives the first piece of an input row the most, against
-its own comment). Tokens that share their first piece share its whole output row, and with it their probability; there
-is no bias to subtract ln n from.
+Differences from published code: lengths are in bytes instead of characters, so that part of a character has a length,
+and weights follow the length of a piece, not its position (tokensurgeon's weighted mean gives the first piece of an
+input row the largest weight, contrary to its own comment). With ``first``, tokens with the same first piece have the
+same output row and share its probability; there is no bias from which ln n could be subtracted.
 """
 
 from collections.abc import Mapping
@@ -39,19 +39,19 @@ Rule = Literal["mean", "sum", "length", "first", "last", "decay"]
 
 
 class Subword(Approximation):
-    """A weighted sum of constituents."""
+    """Weighted sum of the rows of a token's pieces."""
 
     name: ClassVar[str] = "subword"
 
     input: Rule = "mean"
-    """How input rows are made, and those of a tied matrix."""
+    """Rule for input rows, and for tied matrices."""
     output: Rule = "length"
-    """How the rows of an untied output matrix are made."""
+    """Rule for the rows of an untied output matrix."""
     decay: float = Field(default=0.5, ge=0, le=1)
-    """Weight of a piece relative to the one before it, for the rule ``decay``."""
+    """Weight of a piece relative to the previous one, for the rule ``decay``."""
 
     def approximate(self, matrices: Mapping[Kind, Tensor], missing: Missing) -> Approximated:
-        """Return the sums; seconds for a vocabulary of 256k tokens."""
+        """Return the weighted sums; takes seconds for a vocabulary of 256k tokens."""
         found = constituents(missing.source, missing.data)
         pieces = [ids for ids, _ in found]
         lengths = [[int(missing.source.lengths[piece]) for piece in ids] for ids in pieces]
@@ -63,7 +63,7 @@ class Subword(Approximation):
         return made, [names.get(origin, origin) for _, origin in found]
 
     def weights(self, rule: Rule, lengths: list[int]) -> list[float]:
-        """Return the weight of each piece of a token; ``lengths`` are those of its pieces in bytes."""
+        """Return the weight of each piece of a token, given the ``lengths`` of the pieces in bytes."""
         count = len(lengths)
         if not count:
             return []

@@ -1,18 +1,19 @@
-"""Token Distillation: rows fitted so that the model goes on after a new token as it does after its old pieces.
+"""Token Distillation: new rows are fitted so that the model continues after a new token as after its old pieces.
 
-Dobler et al., arXiv 2505.20133. Take text in which a new token w occurs and read it twice with the frozen source: once
-in old tokens ``.. p1 p2 p3 next ..``, once with the pieces replaced by one vector, ``.. e_w next ..``. From w on both
-readings have the same positions to the right, and ``e_w`` is moved until their hidden states agree::
+Dobler et al., arXiv 2505.20133. Text in which a new token w occurs is read twice by the frozen source: in old tokens,
+``.. p1 p2 p3 next ..``, and with the pieces replaced by one vector, ``.. e_w next ..``. From w on, both readings have
+corresponding positions, and ``e_w`` is trained until the hidden states agree::
 
-    L(e_w) = mean over the last piece and what follows it of  ||h(.. e_w ..) - h(.. p1 p2 p3 ..)||^2
+    L(e_w) = mean over the last piece and the tokens after it of  ||h(.. e_w ..) - h(.. p1 p2 p3 ..)||^2
 
-Only input rows learn. Everything starts from FVT, and tokens that the text does not hold keep its rows.
+Only input rows are trained. All rows start from FVT; tokens that do not occur in the text keep it.
 
-Ours: the row of an untied output matrix is not trained on next-token loss, which would teach it that w always follows.
-It is fitted to the probability that the model itself gives to the pieces, ``p = prod p(p_i | ..)``, as the sigmoid of
-its logit over the log-sum-exp of the old vocabulary (binary cross-entropy; no pass through the network). A tied matrix
-has the input rule alone. Occurrences that the source's own tokens do not begin and end with are left out: there the two
-readings would be of different text. The same seed, text and machine give the same rows.
+Difference from the paper: rows of an untied output matrix are not trained on next-token loss, which would teach the
+model that w always follows. They are fitted to the probability that the model itself assigns to the pieces, ``p = prod
+p(p_i | ..)``: the sigmoid of the new logit minus the log-sum-exp over the old vocabulary is trained by binary
+cross-entropy, without a pass through the network. A tied matrix uses the input rule only. Occurrences that do not begin
+and end at boundaries of source tokens are skipped, as the two readings would differ in text. The same seed, text and
+machine give the same rows.
 """
 
 from collections import Counter
@@ -33,7 +34,7 @@ from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
 @dataclass(frozen=True)
 class _Snippet:
-    """A stretch of text in source tokens; ``ids[first:stop]`` are the pieces of the new token ``token``."""
+    """A span of text in source tokens; ``ids[first:stop]`` are the pieces of the new token ``token``."""
 
     token: int
     ids: list[int]
@@ -42,26 +43,26 @@ class _Snippet:
 
 
 class TokenDistillation(FVT):
-    """FVT, then a fit of hidden states on text."""
+    """FVT followed by a fit of hidden states on text."""
 
     name: ClassVar[str] = "token_distillation"
 
     corpus: str = "stdlib"
-    """Text source whose training part is read."""
+    """Text source; its training split is read."""
     steps: int = Field(default=100, ge=1)
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch: int = Field(default=16, ge=1)
     """Snippets per step."""
     context: int = Field(default=25, ge=1)
     """Source tokens on each side of the new token."""
     per_token: int = Field(default=25, ge=1)
-    """Snippets per new token, at most."""
+    """Maximum number of snippets per new token."""
     layer: int = Field(default=-1)
-    """Whose hidden states are compared: 0 is the embeddings, -1 the last."""
+    """Layer whose hidden states are compared: 0 is the embeddings, -1 the last layer."""
     lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of Adam; it falls linearly to 0."""
+    """Peak learning rate of Adam; it decays linearly to 0."""
     seed: int = Field(default=0, ge=0)
-    """Of the order of snippets."""
+    """Seed of the order of snippets."""
 
     @property
     def text_source(self) -> str:
@@ -69,7 +70,7 @@ class TokenDistillation(FVT):
         return self.corpus
 
     def refine(self, rows: Rows, source_model: SourceModel, source: TokenBytes, target: TokenBytes) -> Rows:
-        """Return ``rows`` with those of new tokens that occur in the text fitted; hours for a large vocabulary."""
+        """Return ``rows`` with the new tokens of the text fitted; takes hours for a large vocabulary."""
         new = {token for token, origin in enumerate(rows.origins) if origin in {"mean", "bytes", "fallback"}}
         found = self._snippets(source_model, source, target, new - set(target.special_ids))
         if not found:
@@ -89,16 +90,16 @@ class TokenDistillation(FVT):
         return Rows(matrices, tuple(origins), {**metrics, "error_before": before, "error_after": after})
 
     def _batches(self, snippets: list[_Snippet]) -> Iterator[list[_Snippet]]:
-        """Yield as many batches as there are steps, going through all snippets again and again."""
+        """Yield one batch per step, cycling through all snippets."""
         for step in range(self.steps):
             yield [snippets[place % len(snippets)] for place in range(step * self.batch, (step + 1) * self.batch)]
 
     def _snippets(
         self, source_model: SourceModel, source: TokenBytes, target: TokenBytes, wanted: set[int]
     ) -> list[_Snippet]:
-        """Return what the steps go through: shuffled occurrences, all first ones of a token before all second ones.
+        """Return shuffled snippets: the first of each token before the second of each token, and so on.
 
-        So a budget that is too small for all occurrences is still spent on as many tokens as it can reach.
+        A budget that is too small for all snippets thereby covers as many tokens as possible.
         """
         found: list[list[_Snippet]] = [[] for _ in range(self.per_token)]
         counts: Counter[int] = Counter()
@@ -124,7 +125,7 @@ class TokenDistillation(FVT):
 
 
 class _Fit:
-    """The rows that learn, and the frozen model that they learn from."""
+    """The rows to train and the frozen model."""
 
     def __init__(
         self, options: TokenDistillation, source_model: SourceModel, rows: Rows, places: dict[int, int]
@@ -143,7 +144,7 @@ class _Fit:
         self.optimizer = torch.optim.Adam(list(self.learned.values()), lr=options.lr)
 
     def step(self, snippets: list[_Snippet], *, rate: float) -> None:
-        """Move the rows of the tokens in ``snippets``."""
+        """Train the rows of the tokens in ``snippets``."""
         self.optimizer.param_groups[0]["lr"] = rate * self.options.lr
         loss = self._loss(snippets)
         for parameter, gradient in zip(
@@ -169,7 +170,7 @@ class _Fit:
         return loss
 
     def _states(self, snippets: list[_Snippet]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the states of both readings from the new token on, ``[p, d]`` each, and the last states of the old."""
+        """Return the states of both readings from the new token on, ``[p, d]`` each, and the old reading's last states."""
         with torch.no_grad():
             old = [[*self.front, *snippet.ids] for snippet in snippets]
             answer = self._read(
@@ -190,17 +191,17 @@ class _Fit:
         return torch.cat([a for a, _ in pairs]).float(), torch.cat([b for _, b in pairs]).float(), answer[1]
 
     def _read(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hidden states of the chosen layer and of the last, ``[b, n, d]``; padding is on the right."""
+        """Return the hidden states of the chosen and of the last layer, ``[b, n, d]``; right-padded."""
         states = self.model(
             inputs_embeds=embedded, use_cache=False, output_hidden_states=True, logits_to_keep=1
         ).hidden_states
         return states[self.options.layer], states[-1]
 
     def _surprise(self, snippets: list[_Snippet], states: Tensor) -> Tensor:
-        """Return the binary cross-entropy of the new tokens' output rows to the probability of their old pieces."""
+        """Return the binary cross-entropy between the new output rows and the probability of the old pieces."""
         head, terms = self.head, []
         if head is None:
-            raise ValueError("a model without a known head has no output rows to fit")
+            raise ValueError("output rows cannot be fitted for a model with an unknown output head")
         for index, snippet in enumerate(snippets):
             start = len(self.front) + snippet.first
             if not start:  # nothing predicts the first token of a text
@@ -220,7 +221,7 @@ class _Fit:
 
 
 class _Row(nn.Module):
-    """A single row in the place of an output layer."""
+    """A single row in place of an output layer."""
 
     def __init__(self, row: Tensor) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""Puts a new vocabulary into a model: rows made, matrices replaced, ties and configuration kept consistent.
+"""Vocabulary replacement: new rows, resized matrices, and consistent tying and configuration.
 
-Whether input and output share one matrix is read off the tensors, not off the configuration, and holds afterwards. Rows
-are the stored ones: Gemma's factor on its input embeddings and Gemma 2's cap on its logits are applied by the model
-later and stay as they are. A model that is given its own tokenizer back is left bit for bit as it was, padding rows
-included.
+Whether input and output matrix are tied is determined from the tensors, not from the configuration, and is preserved.
+Rows are raw parameters: Gemma's scale of input embeddings and Gemma 2's soft cap are applied by the model afterwards.
+Replacing a vocabulary by itself leaves the model bit-identical, including padding rows.
 """
 
 import logging
@@ -25,10 +24,10 @@ log = logging.getLogger(__name__)
 def special_rows(
     source: TokenBytes, target: TokenBytes, source_roles: Mapping[str, int], target_roles: Mapping[str, int]
 ) -> dict[int, int]:
-    """Map special target ids to the source ids that play the same part.
+    """Map special target ids to source ids with the same role.
 
-    The same string is the same token. A string that the source lacks is matched by role (``bos``, ``eos``, ``eot``,
-    ``pad``, …); where one token has several roles the first of ``target_roles`` that the source has decides.
+    Equal strings are the same token. A string that the source lacks is matched by role (``bos``, ``eos``, ``eot``,
+    ``pad``, …). For a token with several roles, the first of ``target_roles`` that the source has decides.
     """
     ids = {name: token for token, name in source.specials.items()}
     rows = {token: ids[name] for token, name in target.specials.items() if name in ids}
@@ -39,13 +38,13 @@ def special_rows(
 
 
 def special_ids(model: PreTrainedModel, specials: Mapping[int, int]) -> None:
-    """Rewrite the special ids in the configurations of ``model`` from the source's to the target's, in place.
+    """Replace the special ids in the configurations of ``model`` by those of the target, in place.
 
-    ``specials`` maps target ids to source ids. An id without a counterpart becomes None, a list loses it.
+    ``specials`` maps target ids to source ids. An id without a counterpart becomes None, or is removed from a list.
     """
     here = {source: target for target, source in sorted(specials.items(), reverse=True)}
     configs = {id(config): config for config in (model.config, model.config.get_text_config(), model.generation_config)}
-    for config in configs.values():  # a text-only model is its own text configuration, which must be rewritten once
+    for config in configs.values():  # a set: for a text-only model, config and text config are the same object
         for role in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
             value = getattr(config, role, None)
             if isinstance(value, int):
@@ -64,11 +63,18 @@ def transplant(
     multiple: int = 1,
     source_model: SourceModel | None = None,
 ) -> Rows:
-    """Give ``model`` the vocabulary of ``target`` in place and return the new rows with their origins.
+    """Replace the vocabulary of ``model`` by ``target`` in place, and return the new rows with their origins.
 
-    ``specials`` maps target ids to source ids (see :func:`special_rows`). ``multiple`` pads the matrices with zero rows
-    to a multiple of itself; readers mask them. ``source_model`` is for an initialiser that reads text. Raises
-    UserError for a model that has per-token parameters besides its two matrices.
+    Args:
+        model: The source model.
+        initialiser: Makes the rows.
+        source: Token bytes of the model's current tokenizer.
+        target: Token bytes of the new tokenizer.
+        specials: Maps target ids to source ids (see :func:`special_rows`).
+        multiple: The number of rows is padded with zero rows to a multiple of this; padding is masked everywhere.
+        source_model: Model and text, for an initialiser that reads text.
+
+    Raises UserError for a model with per-token parameters other than its two matrices.
     """
     tied = is_tied(model)
     matrices = _matrices(model, tied=tied)
@@ -94,7 +100,7 @@ def transplant(
 
 
 def _layers(model: Any) -> tuple[Any, Any]:
-    """Return the layers that hold the input and the output matrix, None for the latter where there is none."""
+    """Return the layers of the input and the output matrix, the latter None if there is none."""
     return model.get_input_embeddings(), model.get_output_embeddings()
 
 
@@ -103,7 +109,7 @@ def _matrices(model: PreTrainedModel, *, tied: bool) -> dict[Kind, Tensor]:
     if getattr(outputs, "bias", None) is not None:
         raise UserError(
             f"The output layer of {type(model).__name__} has a bias per token, which cannot be transferred.",
-            hint="Take a model without one.",
+            hint="Use a model without an output bias.",
         )
     found: dict[Kind, Tensor] = {"input": inputs.weight.detach()}
     if outputs is not None and not tied:
@@ -123,7 +129,7 @@ def _replace(layer: Any, matrix: Tensor) -> None:
 
 
 def _resize(layer: nn.Module, size: int) -> None:
-    """Correct what a layer says of its size; an embedding loses its padding id, which meant a token of the source."""
+    """Update the sizes stored in a layer, and remove its padding id, which refers to the old vocabulary."""
     if isinstance(layer, nn.Embedding):
         layer.num_embeddings = size
         layer.padding_idx = None

@@ -1,7 +1,7 @@
-"""Every new token gets a row of zeros: the control that shows how much any knowledge in the rows is worth.
+"""Zero initialisation: every new row is zero, a baseline for what the other initialisers contribute.
 
-An output row of zeros has logit 0. Where the other logits are, say, -20, the new tokens take all but 4e-9 of the
-probability (Hewitt 2021), so this is no default for anything.
+A zero output row has logit 0. If the other logits are, say, -20, the new tokens take all but 4e-9 of the probability
+(Hewitt 2021), so it is never a default.
 """
 
 from collections.abc import Mapping
