@@ -170,7 +170,7 @@ class _Fit:
         return loss
 
     def _states(self, snippets: list[_Snippet]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the states of both readings from the new token on, ``[p, d]`` each, and the old reading's last states."""
+        """Return the states of both readings from the new token on, ``[p, d]`` each, and the old one's last states."""
         with torch.no_grad():
             old = [[*self.front, *snippet.ids] for snippet in snippets]
             answer = self._read(
