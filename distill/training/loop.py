@@ -355,7 +355,7 @@ class _Run:
         path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
         values = ", ".join(f"{loss.name} {value:g}" for loss, value in zip(self.losses, sums, strict=True))
         raise UserError(
-            f"Training diverged at step {step + 1}: {values}, gradient norm {norm:g}; the batch was saved to {path}.",
+            f"Training stopped at step {step + 1}: {values}, gradient norm {norm:g}; the batch was saved to {path}.",
             hint="Decrease lr, increase warmup, or use precision: float32.",
         )
 
@@ -453,9 +453,8 @@ def _checkpoint_activations(student: Any, *, on: bool) -> None:
             f"{type(student).__name__} does not support gradient checkpointing.",
             hint="Set gradient_checkpointing: false.",
         )
-    prefix = (
-        "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"
-    )  # renamed between versions of transformers
+    # transformers renamed these methods.
+    prefix = "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"
     if on:
         getattr(student, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
     else:
