@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.tasks.choice.lm_eval_names import BORROWED, borrowed
-from crosstok.tasks.task import Task
+from crosstok.tasks.sampling import SampledOptions
+from crosstok.tasks.task import Task, TaskOptions
 
 YAML = "yaml:"
 """Before the path of a task file, see :mod:`crosstok.tasks.declared`."""
@@ -18,6 +19,7 @@ YAML = "yaml:"
 LM_EVAL = (
     "crosstok.harness.lm_eval.task:LmEvalTask"  # conducts lm-eval, so it lives above the tasks; bound when asked for
 )
+LM_EVAL_OPTIONS = "crosstok.harness.lm_eval.options:LmEvalOptions"
 
 # Named as text so that a listing imports no benchmark.
 BUILT_IN = {
@@ -74,19 +76,41 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
 
         return declared_task(kind, options, name or kind, data)
     task_type = _task_type(LM_EVAL if borrowed(kind) else kind)
+    task = task_type(name or kind, check_options(kind, options), data)
+    task.kind = kind
+    return task
+
+
+def options_type(kind: str) -> type[TaskOptions]:
+    """Return the options that the task ``kind`` has; loads no torch for any task of ours.
+
+    Raises ``UserError`` for an unknown task, with the closest name.
+    """
+    if kind.startswith(YAML):
+        return SampledOptions
+    if borrowed(kind):
+        module, _, attribute = LM_EVAL_OPTIONS.partition(":")
+        found: type[TaskOptions] = getattr(import_module(module), attribute)
+        return found
+    return _task_type(kind).options_type
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> TaskOptions:
+    """Return the checked options of the task ``kind``.
+
+    Raises ``UserError`` for an unknown task or option, with the closest name, and for a value that does not fit.
+    """
+    wanted = options_type(kind)
     try:
-        checked = task_type.options_type.model_validate(dict(options))
+        return wanted.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"
-        known = task_type.options_type.model_fields
+        known = wanted.model_fields
         if first["type"] == "extra_forbidden":
             raise unknown_name(f"option of task {kind!r}:", where, known) from error
         problem = first["msg"].removeprefix("Value error, ")
         raise UserError(f"Task {kind!r}: {where}: {problem}.", hint=f"Options: {', '.join(known)}.") from error
-    task = task_type(name or kind, checked, data)
-    task.kind = kind
-    return task
 
 
 def _task_type(kind: str) -> type[Task]:

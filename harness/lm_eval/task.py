@@ -17,12 +17,12 @@ from importlib.metadata import version
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from pydantic import Field
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256, fingerprint
 from crosstok.harness.lm_eval import metrics, requests
 from crosstok.harness.lm_eval.definitions import FEWSHOT_SEED, Definition, read_definitions
+from crosstok.harness.lm_eval.options import LmEvalOptions
 from crosstok.harness.measure.engines import Engine
 from crosstok.harness.measure.external_task import ForeignTask
 from crosstok.harness.plan.planned import PlannedCell
@@ -41,21 +41,8 @@ from crosstok.tasks.task import (
     Request,
     Rolling,
     Score,
-    TaskOptions,
     evenly_spaced,
 )
-
-
-class LmEvalOptions(TaskOptions):
-    """Options of every benchmark of lm-eval's."""
-
-    fewshot: int | None = Field(default=None, ge=0, description="Solved examples in front; default: the definition's.")
-    pmi_context: str | None = Field(
-        default="Answer:", description="Text behind which choices are scored by themselves for acc_pmi; null: never."
-    )
-    window_bytes: int = Field(default=2048, ge=64, description="Size of the sliding window over whole texts.")
-    stride_bytes: int = Field(default=1024, ge=32, description="New bytes scored per window after the first.")
-    revision: str = Field(default="", description="Hub commit to fetch the data at, where the catalogue pins none.")
 
 
 class LmEvalTask(ForeignTask):

@@ -4,6 +4,8 @@ A suite is YAML, checked completely before anything is loaded; an unknown key is
 one. See ``suites/quickstart.yaml`` for a commented example.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.tasks.collections import expand
+from crosstok.tasks.registry import check_options
 
 
 class Part(BaseModel):
@@ -170,9 +173,21 @@ def check_suite(content: Any, origin: str) -> Suite:
     except ValidationError as error:
         raise UserError(f"{origin}: {_first_problem(error)}") from error
     order_of_models(suite)
+    for task in suite.tasks:
+        with _located(f"{origin}: tasks.{task.name}"):
+            check_options(task.kind, task.options)
     if suite.agreement_with is not None and suite.agreement_with not in suite.models:
         raise unknown_name("model in `agreement_with`:", suite.agreement_with, suite.models)
     return suite
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Put ``where`` in front of the message of a ``UserError``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def order_of_models(suite: Suite) -> list[str]:

@@ -42,6 +42,23 @@ def test_a_task_may_be_a_name_alone(tmp_path: Path) -> None:
         (MINIMAL.replace("name: s\n", ""), "the key 'name' is missing"),
         (MINIMAL.replace("{source: somewhere}", "{}"), "exactly one of: source, transfer, distil, expand, ensemble"),
         (MINIMAL.replace("[humaneval]", "[humaneval, humaneval]"), "two tasks are called 'humaneval'"),
+        (MINIMAL.replace("humaneval", "humanevl"), "tasks.humanevl: Unknown task 'humanevl'. Did you mean 'humaneval'"),
+        (
+            MINIMAL.replace("[humaneval]", "[{name: easy, task: humaneval, limt: 3}]"),
+            "tasks.easy: Unknown option of task 'humaneval': 'limt'. Did you mean 'limit'",
+        ),
+        (
+            MINIMAL.replace("[humaneval]", "[{name: humaneval, limit: none}]"),
+            "Task 'humaneval': limit: Input should be a valid integer",
+        ),
+        (
+            MINIMAL.replace("[humaneval]", "[{name: humaneval, n: 5}]"),
+            "5 greedy answers would all be the same; set temperature",
+        ),
+        (
+            MINIMAL.replace("[humaneval]", "[{name: g, task: 'lm_eval:gsm8k', fewshots: 5}]"),
+            "Unknown option of task 'lm_eval:gsm8k': 'fewshots'. Did you mean 'fewshot'",
+        ),
         ("name: [\n", "not valid YAML at line 2"),
         ("just text", "is not a suite"),
         ("", "is not a suite"),
