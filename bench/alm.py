@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from crosstok.corpora import load_texts
-from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Reader, Side
+from crosstok.distill.losses import AlignedBatch, ModelInfo, Reader, Side
 from crosstok.distill.models import checkpoints
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.training.windows import Encoder, collate
 
 _WAYS = ("plain", "dense", "fused")

@@ -32,9 +32,10 @@ import torch
 from crosstok.corpora import load_texts
 from crosstok.distill.expansion.new_rows import train_new_rows
 from crosstok.distill.expansion.uptake import uptake
-from crosstok.distill.losses import LOSSES, ModelInfo, Reader
+from crosstok.distill.losses import ModelInfo, Reader
 from crosstok.distill.models import checkpoints
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.student import check_student, make_student
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.training.windows import Encoder, collate
 from crosstok.harness.generation.generator import Generator
 from crosstok.tasks.task import Generate

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from crosstok.corpora import Texts, load_texts
-from crosstok.distill.embeddings import INITIALISERS
 from crosstok.distill.embeddings.transplant import transplant
-from crosstok.distill.losses import LOSSES, Reader
+from crosstok.distill.losses import Reader
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.lora import share
+from crosstok.distill.registry import INITIALISERS, LOSSES
 from crosstok.distill.sources.tokenizers import load_tokenizer
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.log import read_log

@@ -1,95 +1,87 @@
-"""Methods found by name: the ones built in, and the ones that other packages offer through entry points.
+"""Registry of methods: losses and initialisers by name, built in or offered by other packages through entry points.
 
-A method that is still being written needs neither: ``module:Class`` names its class where it lies.
-
-A method is one class. Its options are pydantic fields, so a suite file names them, a misspelt one is refused with a
-hint, and provenance records them without further code. Modules are imported only when their method is asked for.
+A method that is still being written needs no package: ``module:Class`` names its class in the working directory.
+Listing and checking names imports no method and no torch; a module is imported when its method is asked for.
 """
 
-import importlib
 import inspect
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from crosstok.distill.method import Method
 from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import file_sha256
+from crosstok.plugins import find_plugin, plugin_names, refuse_clash
 
-
-class Method(BaseModel):
-    """Base of everything that a registry finds: immutable options under a name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: ClassVar[str]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the name and every option as JSON values: what provenance keeps and fingerprints use."""
-        return {"name": self.name, **self.model_dump(mode="json")}
-
+if TYPE_CHECKING:
+    from crosstok.distill.embeddings.initialiser import Initialiser
+    from crosstok.distill.losses.loss import Loss
 
 T = TypeVar("T", bound=Method)
 
 
 class Registry(Generic[T]):
-    """The classes of one kind, by name. Built-in names win over entry points of the same name."""
+    """Classes of one kind, by name."""
 
-    def __init__(self, kind: str, group: str, base: type[T], builtin: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, group: str, base: str, builtin: Mapping[str, str]) -> None:
+        """``group`` is the entry point group; ``base`` and the built-in classes are named as ``module:Class``."""
         self.kind = kind
         self.group = group
+        self.builtin = builtin
         self._base = base
-        self._builtin = builtin
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
-        return sorted({*self._builtin, *(point.name for point in entry_points(group=self.group))})
+        return sorted({*self.builtin, *plugin_names(self.group)})
+
+    def check_name(self, choice: str | Mapping[str, Any]) -> None:
+        """Raise UserError unless ``choice`` names a known method or is written ``module:Class``; nothing is imported.
+
+        A plug-in with the name of a built-in method is refused.
+        """
+        name = self._name(choice)
+        if name in self.builtin:
+            refuse_clash(self.kind, self.group, name)
+        elif ":" not in name and name not in (names := self.names()):
+            raise unknown_name(self.kind, name, names)
 
     def find(self, name: str) -> type[T]:
         """Return the class called ``name`` or ``module:Class``.
 
-        Raises UserError for an unknown name, a plug-in that does not load, and a class of another kind.
+        Raises UserError for an unknown name, a plug-in that does not load or has the name of a built-in method, and a
+        class of another kind.
         """
-        if ":" in name:
-            found = class_at(name)
-        elif name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
-            found = getattr(importlib.import_module(module), attribute)
+        if name in self.builtin:
+            refuse_clash(self.kind, self.group, name)
+            found = _load(self.builtin[name])
         else:
-            point = next(iter(entry_points(group=self.group, name=name)), None)
-            if point is None:
-                raise unknown_name(self.kind, name, self.names())
-            try:
-                found = point.load()
-            except (ImportError, AttributeError) as error:
-                raise UserError(
-                    f"The {self.kind} {name!r} comes from {point.value}, which cannot be imported: {error}.",
-                    hint="Repair or uninstall that package.",
-                ) from error
-        if not (isinstance(found, type) and issubclass(found, self._base)):
-            raise UserError(f"The {self.kind} {name!r} is not a subclass of {self._base.__qualname__}.")
+            found = find_plugin(self.kind, self.group, name, self.builtin)
+        base = _load(self._base)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(f"The {self.kind} {name!r} is not a subclass of {base.__qualname__}.")
         return found
 
     def code(self, name: str) -> str:
-        """Return the SHA-256 of the file that a method of somebody else is written in; empty for a built-in one.
+        """Return the SHA-256 of the file that defines a plug-in; empty for a built-in method.
 
-        It belongs to the fingerprint of whatever the method made: a built-in method changes with our own version, a
-        plug-in whenever its author saves the file.
+        It belongs to the fingerprint of everything that the method decides: a built-in method changes with crosstok's
+        own version, a plug-in whenever its author saves the file.
         """
-        if name in self._builtin:
+        if name in self.builtin:
             return ""
         return file_sha256(Path(inspect.getfile(self.find(name))))
 
     def create(self, choice: str | Mapping[str, Any]) -> T:
-        """Return the method that a suite file asks for: a name, or a mapping of ``name`` and options.
+        """Return the method that a suite asks for: a name, or a mapping of ``name`` and options.
 
         Raises UserError for an unknown name, an unknown option or a value out of range.
         """
-        options = {"name": choice} if isinstance(choice, str) else dict(choice)
-        name = options.pop("name", None)
-        if not isinstance(name, str):
-            raise UserError(f"A {self.kind} needs a name: {dict(options)!r} has none.", hint="Write {name: …, …}.")
+        name = self._name(choice)
+        options = {} if isinstance(choice, str) else {key: value for key, value in choice.items() if key != "name"}
         found = self.find(name)
         for option in options:
             if option not in found.model_fields:
@@ -99,16 +91,55 @@ class Registry(Generic[T]):
         except ValidationError as error:
             raise UserError(f"The {self.kind} {name} cannot be used: {plain(error)}.") from error
 
+    def _name(self, choice: str | Mapping[str, Any]) -> str:
+        name = choice if isinstance(choice, str) else choice.get("name")
+        if not isinstance(name, str):
+            raise UserError(f"A {self.kind} needs a name: {choice!r} has none.", hint="Write {name: …, …}.")
+        return name
 
-def class_at(path: str) -> Any:
-    """Return what ``module:Class`` names; raise UserError where the module cannot be imported or lacks it."""
+
+LOSSES: "Registry[Loss]" = Registry(
+    "loss",
+    "crosstok.losses",
+    "crosstok.distill.losses.loss:Loss",
+    {
+        "sft": "crosstok.distill.losses.sft:SFT",
+        "alm": "crosstok.distill.losses.alm:ALM",
+        "hidden": "crosstok.distill.losses.hidden:Hidden",
+        "kd": "crosstok.distill.losses.kd:KD",
+        "strict": "crosstok.distill.losses.strict:Strict",
+        "bpm": "crosstok.distill.losses.bpm:BPM",
+        "uld": "crosstok.distill.losses.uld:ULD",
+        "gold": "crosstok.distill.losses.gold:GOLD",
+        "mined": "crosstok.distill.losses.mined:MinED",
+        "dskd": "crosstok.distill.losses.dskd:DSKD",
+        "kl": "crosstok.distill.losses.expansion_kl:ExpansionKL",
+    },
+)
+"""Training losses."""
+
+INITIALISERS: "Registry[Initialiser]" = Registry(
+    "initialiser",
+    "crosstok.embeddings",
+    "crosstok.distill.embeddings.initialiser:Initialiser",
+    {
+        "fvt": "crosstok.distill.embeddings.fvt:FVT",
+        "subword": "crosstok.distill.embeddings.subword:Subword",
+        "mean": "crosstok.distill.embeddings.mean:Mean",
+        "hewitt": "crosstok.distill.embeddings.hewitt:Hewitt",
+        "normal": "crosstok.distill.embeddings.normal:Normal",
+        "zero": "crosstok.distill.embeddings.zero:Zero",
+        "omp": "crosstok.distill.embeddings.omp:OMP",
+        "nearest": "crosstok.distill.embeddings.nearest:Nearest",
+        "token_distillation": "crosstok.distill.embeddings.token_distillation:TokenDistillation",
+    },
+)
+"""Initialisers of embedding rows."""
+
+
+def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"The method {path!r} cannot be imported: {error}.", hint="Write module:Class, as Python would import it."
-        ) from error
+    return getattr(import_module(module), attribute)
 
 
 def plain(error: ValidationError) -> str:

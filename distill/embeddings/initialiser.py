@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from crosstok.corpora import Texts
-from crosstok.distill.registry import Method
+from crosstok.distill.method import Method
 from crosstok.distill.tokenizers.matching import Origin
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 

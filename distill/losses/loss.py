@@ -14,10 +14,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
+from crosstok.distill.method import Method
 from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
-from crosstok.distill.registry import Method
 
 Ratio = tuple[float, float]
 """A figure to report, as numerator and denominator, so that it too can be added up before it is divided."""

@@ -9,46 +9,25 @@ Tokenizers that cannot read the same bytes (one of them normalises Unicode, say)
 counts and an example.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from crosstok.distill.expansion.uptake import uptake
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.models.weights import input_weight, is_tied
-from crosstok.distill.recipes.student import BuildContext, BuiltStudent, Choice, StudentSpec
+from crosstok.distill.recipes.building import BuildContext, BuiltStudent
+from crosstok.distill.recipes.methods import losses_of
+from crosstok.distill.recipes.options import DistilSpec
 
 
-class DistilSpec(StudentSpec):
-    """Everything that decides a student of another model."""
-
-    kind: ClassVar[str] = "distil"
-    parents: ClassVar[Mapping[str, str]] = {"from": "source", "teacher": "teacher"}
-
-    teacher: str = Field(description="The model that teaches: any model source.")
-    loss: tuple[Choice, ...] = Field(default=("alm",), description="What it is trained on.")
-
-    @model_validator(mode="after")
-    def _is_trained(self) -> "DistilSpec":
-        if not self.steps:
-            raise ValueError("steps is 0, and a student that is not taught is its source")
-        return self
-
-    @property
-    def label(self) -> str:
-        """The teacher and the losses."""
-        return f"taught by {self.teacher.rpartition('/')[2]}, {'+'.join(self.loss_names)}"
-
-    def build(self, source: Checkpoint, context: BuildContext) -> BuiltStudent:
-        """Train the source in place against the teacher."""
-        teacher = checkpoints.load(self.teacher)
-        measured = context.train(source, teacher, self.losses(), self)
-        expansion = source.provenance.get("expansion", {})  # an expanded student stays one
-        if expansion and (held_out := context.held_out(self.corpus)):
-            measured["new_tokens"] = uptake(source, expansion["first"], held_out)
-        return BuiltStudent(source, _record(source, teacher) | {"metrics": measured, "expansion": expansion})
+def build_distil(spec: DistilSpec, source: Checkpoint, context: BuildContext) -> BuiltStudent:
+    """Train ``source`` in place against the teacher."""
+    teacher = checkpoints.load(spec.teacher)
+    measured = context.train(source, teacher, losses_of(spec), spec)
+    expansion = source.provenance.get("expansion", {})  # an expanded student stays one
+    if expansion and (held_out := context.held_out(spec.corpus)):
+        measured["new_tokens"] = uptake(source, expansion["first"], held_out)
+    return BuiltStudent(source, _record(source, teacher) | {"metrics": measured, "expansion": expansion})
 
 
 def _record(student: Checkpoint, teacher: Checkpoint) -> dict[str, Any]:

@@ -22,14 +22,14 @@ weight 0 from ``gradmag`` and does not affect the weights of the others.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
+from crosstok.distill.training.options import BalanceName
 
-BalanceName = Literal["fixed", "gradmag", "gradnorm"]
+log = logging.getLogger(__name__)
 
 _ALPHA, _RATE = 0.12, 2.5e-2  # GradNorm's exponent and learning rate, as in the paper's and ALM's runs
 _LEAST = 1e-3  # lower bound of GradNorm's weights

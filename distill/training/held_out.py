@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from crosstok.corpora import load_texts
-from crosstok.distill.losses import LOSSES, AlignedBatch, Outputs
+from crosstok.distill.losses import AlignedBatch, Outputs
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.training.loop import Model
 from crosstok.distill.training.windows import Encoder, Windows
 from crosstok.errors import UserError

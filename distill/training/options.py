@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from crosstok.distill.training.balance import BalanceName
+BalanceName = Literal["fixed", "gradmag", "gradnorm"]
 
 
 class TrainingSpec(BaseModel):

@@ -7,7 +7,8 @@ from pathlib import Path
 from crosstok.distill import ensemble
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
-from crosstok.distill.recipes import at, make_student
+from crosstok.distill.recipes.options import at
+from crosstok.distill.recipes.student import make_student
 from crosstok.distill.sources.tokenizers import read_tokenizer
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.log import read_log
@@ -51,7 +52,10 @@ class Students:
             if model.recipe:
                 recipe = at(model.recipe, dict(zip(model.options_of_parents, sources, strict=True)))
                 with self.reporter.stage(f"make {model.name}", max(recipe.steps, 1), expected) as advance:
-                    make_student(recipe, folder, data=self.data, device=self.device, progress=advance)
+                    make_student(
+                        recipe, folder, identity=model.identity, data=self.data, device=self.device, progress=advance,
+                        replace=True,
+                    )  # fmt: skip
             elif model.spec.ensemble:
                 spec = model.spec.ensemble
                 settings = spec.model_dump(exclude={"members"})

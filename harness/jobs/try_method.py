@@ -6,18 +6,17 @@ nor measured again. By default the baseline is, for each task, the best of the t
 """
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosstok.distill.embeddings import INITIALISERS
-from crosstok.distill.losses import LOSSES, Loss
-from crosstok.distill.registry import class_at
+from crosstok.distill.losses import Loss
+from crosstok.distill.registry import INITIALISERS, LOSSES
 from crosstok.errors import UserError, unknown_name
 from crosstok.harness.jobs.run import Outcome, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.plugins import class_at
 from crosstok.progress import ProgressCallback
 from crosstok.results.compare.contrast import Side, best_of, sides
 from crosstok.results.gate import GateReport, Rule, gate
@@ -94,8 +93,6 @@ def free_name(method: str, suite: Suite) -> str:
 def _is_initialiser(method: str) -> bool:
     if ":" not in method:
         return method in INITIALISERS.names() and method not in LOSSES.names()
-    if str(Path.cwd()) not in sys.path:  # as Python itself does for a script that lies here
-        sys.path.insert(0, str(Path.cwd()))
     found = class_at(method)
     return not (isinstance(found, type) and issubclass(found, Loss))
 

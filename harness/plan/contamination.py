@@ -21,8 +21,9 @@ def trained_texts(models: Iterable[PlannedModel]) -> list[str]:
     names: set[str] = set()
     for model in models:
         sources = [model.spec.source]
+        if model.identity is not None:
+            names |= set(model.identity.texts)
         if model.recipe is not None:
-            names |= set(model.recipe.corpora())
             sources += [getattr(model.recipe, field) for field in model.recipe.parents.values()]
         for source in sources:
             if source is not None and (folder := Path(source)).is_dir():

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crosstok.corpora import load_texts
 from crosstok.distill.models import checkpoints
-from crosstok.distill.recipes import StudentSpec, check_student
-from crosstok.distill.training.options import BESIDE
+from crosstok.distill.recipes.identity import StudentIdentity, identify_student
+from crosstok.distill.recipes.options import StudentSpec
+from crosstok.distill.recipes.student import check_student
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from crosstok.harness.openai.protocol import ServedModel, find_served, is_server
@@ -25,7 +25,6 @@ from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, Task, TextTask
 
-STUDENT_VERSION = 1  # raised when the same recipe would give other weights
 MEASURE_VERSION = 1  # raised when the same model would get other numbers
 AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other figures of agreement
 SERVED_DTYPE = "the server's"
@@ -97,6 +96,7 @@ def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
 def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data: Path | None) -> PlannedModel:
     spec = suite.models[name]
     recipe: StudentSpec | None = None
+    student: StudentIdentity | None = None
     served: ServedModel | None = None
     options: tuple[str, ...] = ()
     for parent in parents:
@@ -104,15 +104,16 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
             raise _behind_a_server(name, parent.name)
     if spec.source is not None and is_server(spec.source):
         served = find_served(spec.source)
-        identity: dict[str, Any] = {"source": served.fingerprint}
+        found = fingerprint({"source": served.fingerprint})
     elif spec.source is not None:
-        identity = {"source": checkpoints.identify(spec.source)}
+        found = fingerprint({"source": checkpoints.identify(spec.source)})
     elif spec.ensemble is not None:
         ensemble = spec.ensemble.model_dump(mode="json", exclude={"members"})
-        identity = {"members": [member.fingerprint for member in parents], **ensemble}
+        found = fingerprint({"members": [member.fingerprint for member in parents], **ensemble})
     else:
         options = tuple(made_from(suite, name))
-        recipe, identity = _student(spec, name, seed, dict(zip(options, parents, strict=True)), data)
+        recipe, student = _student(spec, name, seed, dict(zip(options, parents, strict=True)), data)
+        found = student.fingerprint
     repeated = bool(recipe and recipe.steps) or any("@" in parent.name for parent in parents)
     return PlannedModel(
         name=f"{name}@{seed}" if repeated and len(suite.seeds) > 1 else name,
@@ -122,7 +123,8 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
         recipe=recipe,
         seed=seed,
         style=spec.prompt or suite.prompt,
-        fingerprint=fingerprint(identity),
+        fingerprint=found,
+        identity=student,
         served=served,
         dtype=SERVED_DTYPE if served else "",
     )
@@ -130,8 +132,8 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
 
 def _student(
     spec: ModelSpec, name: str, seed: int, parents: Mapping[str, PlannedModel], data: Path | None
-) -> tuple[StudentSpec, dict[str, Any]]:
-    """Return the checked recipe of a student and all that decides what comes of it."""
+) -> tuple[StudentSpec, StudentIdentity]:
+    """Return the checked recipe of a student and everything that decides its weights."""
     if spec.recipe is None:
         raise UserError(f"Model {name!r} has neither source, ensemble nor recipe.")
     kind, options = spec.recipe
@@ -140,17 +142,8 @@ def _student(
     for field in recipe.parents.values():
         if is_server(getattr(recipe, field)):
             raise _behind_a_server(name, getattr(recipe, field))
-    models = {
-        option: parents[option].fingerprint if option in parents else checkpoints.identify(getattr(recipe, field))
-        for option, field in recipe.parents.items()
-    }
-    settings = recipe.model_dump(mode="json", exclude={*recipe.parents.values(), *BESIDE})
-    if not recipe.steps:
-        settings.pop("seed")
-    texts = {corpus: load_texts(corpus, "train", data).source for corpus in recipe.corpora()}
-    identity = {"version": STUDENT_VERSION, "recipe": kind, "models": models, "settings": settings, "texts": texts}
-    foreign = recipe.foreign_code()  # built-in methods change with STUDENT_VERSION
-    return recipe, identity | ({"code": foreign} if foreign else {})
+    known = {option: parent.fingerprint for option, parent in parents.items()}
+    return recipe, identify_student(recipe, models=known, data=data)
 
 
 def _behind_a_server(name: str, parent: str) -> UserError:

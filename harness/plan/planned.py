@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crosstok.distill.recipes import StudentSpec
+from crosstok.distill.recipes.identity import StudentIdentity
+from crosstok.distill.recipes.options import StudentSpec
 from crosstok.harness.openai.protocol import ServedModel
 from crosstok.harness.plan.references import References
 from crosstok.harness.plan.suite import ModelSpec, Suite
@@ -28,6 +29,8 @@ class PlannedModel:
     seed: int
     style: PromptStyle
     fingerprint: str
+    identity: StudentIdentity | None = None
+    """Everything that decides a student; its fingerprint is the model's."""
     served: ServedModel | None = None
     """The server that answers for it, where it is not loaded here."""
     dtype: str = ""

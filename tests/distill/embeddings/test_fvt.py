@@ -10,10 +10,11 @@ from tiny_models import tiny_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from toy_tokenizers import BUILDERS, toy_tokenizer
 
-from crosstok.distill.embeddings import INITIALISERS, match
+from crosstok.distill.embeddings import match
 from crosstok.distill.embeddings.fvt import FVT, constituents
 from crosstok.distill.embeddings.transplant import special_ids, special_rows, transplant
 from crosstok.distill.models.weights import is_tied
+from crosstok.distill.registry import INITIALISERS
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 

@@ -11,11 +11,11 @@ from tiny_models import tiny_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from toy_tokenizers import BUILDERS, toy_tokenizer
 
-from crosstok.distill.embeddings import INITIALISERS
 from crosstok.distill.embeddings.approximation import Approximation, calibrated
 from crosstok.distill.embeddings.donor import Donated
 from crosstok.distill.embeddings.omp import OMP, matching_pursuit
 from crosstok.distill.embeddings.transplant import special_rows, transplant
+from crosstok.distill.registry import INITIALISERS
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 

@@ -10,12 +10,14 @@ from tiny_models import tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 
 from crosstok.corpora import Text, Texts
-from crosstok.distill.embeddings import INITIALISERS, Rows, SourceModel
+from crosstok.distill.embeddings import Rows, SourceModel
 from crosstok.distill.expansion.selection import expand_tokenizer
 from crosstok.distill.expansion.tokens_spec import TokensSpec
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.methods import corpora_of, foreign_content
+from crosstok.distill.recipes.student import check_student, make_student
+from crosstok.distill.registry import INITIALISERS
 from crosstok.distill.sources.tokenizers import load_tokenizer
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
@@ -88,12 +90,12 @@ def test_a_student_says_how_its_rows_were_fitted_and_depends_on_the_text(tmp_pat
     init = {**QUICK, "steps": 3, "corpus": f"jsonl:{tmp_path / 'one.jsonl'}"}
     options = {"from": str(tmp_path / "source"), "tokenizer": str(tmp_path / "tokenizer"), "init": init}
     spec = check_student("transfer", options)
-    assert spec.corpora() == [init["corpus"]]
+    assert corpora_of(spec) == [init["corpus"]]
     student = checkpoints.load(make_student(spec, tmp_path / "student"))
     assert student.provenance["initialiser"]["tokens_fitted"] > 0
     assert student.provenance["initialiser"]["error_before"] > 0
     (tmp_path / "two.jsonl").rename(tmp_path / "one.jsonl")
-    with pytest.raises(Exception, match="not this student"):
+    with pytest.raises(Exception, match="other models, options or texts"):
         make_student(spec, tmp_path / "student")
 
 
@@ -102,9 +104,9 @@ def test_a_student_depends_on_the_content_of_the_donor(tmp_path: Path, save_tiny
     save_tiny(tmp_path / "donor", "bpe", seed=1)
     init = {"name": "omp", "donor": str(tmp_path / "donor"), "k": 2}
     spec = check_student("transfer", {"from": str(tmp_path / "source"), "tokenizer": "bytes", "init": init})
-    before = spec.foreign_code()
+    before = foreign_content(spec)
     save_tiny(tmp_path / "donor", "bpe", seed=2)
-    assert spec.foreign_code() != before
+    assert foreign_content(spec) != before
 
 
 @pytest.mark.real

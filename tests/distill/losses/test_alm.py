@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tiny_models import tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 
-from crosstok.distill.losses import LOSSES, AlignedBatch, Outputs, Reader, Side
+from crosstok.distill.losses import AlignedBatch, Outputs, Reader, Side
 from crosstok.distill.losses.alm import ALM
 from crosstok.distill.readings.divergences import kl, log1mexp
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.windows import Encoder, collate
 from crosstok.errors import UserError

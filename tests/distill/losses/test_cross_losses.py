@@ -11,7 +11,7 @@ from loss_setups import TEXTS, batch_of, model_info, read, setup
 from torch import Tensor
 from toy_tokenizers import toy_tokenizer
 
-from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Outputs, Side
+from crosstok.distill.losses import AlignedBatch, ModelInfo, Outputs, Side
 from crosstok.distill.losses.bpm import class_masses, prefix_map
 from crosstok.distill.losses.dskd import DSKD
 from crosstok.distill.losses.gold import generalised_jsd, merged
@@ -19,6 +19,7 @@ from crosstok.distill.losses.hidden import Hidden
 from crosstok.distill.losses.mined import MinED, nearest_map
 from crosstok.distill.losses.uld import sorted_distance
 from crosstok.distill.readings.positions import one_to_one, starts
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstok.distill.losses import LOSSES, AlignedBatch, Outputs, Side
+from crosstok.distill.losses import AlignedBatch, Outputs, Side
 from crosstok.distill.readings.divergences import Divergence, ForwardKL, Renyi, ReverseKL, divergence
+from crosstok.distill.registry import LOSSES
 from crosstok.errors import UserError
 
 P, Q = math.log(0.25), math.log(0.0625)

@@ -11,9 +11,10 @@ from loss_setups import batch_of, model_info, read, setup
 from toy_tokenizers import TEXT
 
 from crosstok.distill.expansion.new_rows import restore, train_new_rows
-from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo
+from crosstok.distill.losses import AlignedBatch, ModelInfo
 from crosstok.distill.losses.distribution_loss import kl
 from crosstok.distill.losses.expansion_kl import merged
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.token_cover import Cover
 from crosstok.errors import UserError

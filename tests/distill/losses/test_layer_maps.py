@@ -6,8 +6,8 @@ import pytest
 import torch
 from loss_setups import TEXTS, batch_of, model_info, read, setup
 
-from crosstok.distill.losses import LOSSES
 from crosstok.distill.losses.hidden import Hidden
+from crosstok.distill.registry import LOSSES
 from crosstok.errors import UserError
 
 

@@ -11,7 +11,8 @@ from loss_setups import TEXTS, batch_of, model_info, read, setup
 from tiny_training import first_gradient, losses
 from toy_tokenizers import toy_tokenizer
 
-from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Outputs, Side
+from crosstok.distill.losses import AlignedBatch, ModelInfo, Outputs, Side
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.loop import TrainingSpec
 from crosstok.distill.training.windows import collate

@@ -8,10 +8,10 @@ from real_tokenizers import real_tokenizer, real_tokens
 from tiny_models import tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 
-from crosstok.distill.embeddings import INITIALISERS
-from crosstok.distill.losses import LOSSES, AlignedBatch, ModelInfo, Outputs, Reader
+from crosstok.distill.losses import AlignedBatch, ModelInfo, Outputs, Reader
 from crosstok.distill.losses.bpm import prefix_map
 from crosstok.distill.readings.vocabularies import shared_ids
+from crosstok.distill.registry import INITIALISERS, LOSSES
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.windows import Encoder, collate
 

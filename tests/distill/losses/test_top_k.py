@@ -9,9 +9,10 @@ import torch
 from loss_setups import TEXTS, batch_of, model_info
 from toy_tokenizers import toy_tokenizer
 
-from crosstok.distill.losses import LOSSES, LossTerm, Outputs, Reader
+from crosstok.distill.losses import LossTerm, Outputs, Reader
 from crosstok.distill.losses.kd import merged_rest
 from crosstok.distill.readings.outputs import likeliest
+from crosstok.distill.registry import LOSSES
 from crosstok.errors import UserError
 
 BATCH = batch_of("bpe", "bpe", TEXTS)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.byte_ngrams import LONGEST, ByteNgramForCausalLM, NgramTable, with_ngrams
 from crosstok.distill.models.weights import input_weight, is_tied
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.student import check_student, make_student
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 

@@ -9,10 +9,10 @@ import torch
 from tiny_training import STUDENT, TEACHER, losses, model, windows
 from toy_tokenizers import toy_tokenizer
 
-from crosstok.distill.embeddings import INITIALISERS
 from crosstok.distill.embeddings.transplant import transplant
 from crosstok.distill.losses import Reader
 from crosstok.distill.models.lora import adapter_weights, attach, bytes_held, embedding_matrices, merge, share
+from crosstok.distill.registry import INITIALISERS
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.distill.training.loop import Model, TrainingSpec, train
 

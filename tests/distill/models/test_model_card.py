@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.model_card import FILE, model_card
 from crosstok.distill.models.provenance import Provenance, read
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.student import check_student, make_student
 
 TRANSFERRED: dict[str, Any] = {
     "kind": "student",

@@ -14,7 +14,8 @@ from crosstok.distill.ensemble import save_ensemble
 from crosstok.distill.losses import Reader
 from crosstok.distill.losses.sft import SFT
 from crosstok.distill.models import checkpoints
-from crosstok.distill.recipes import DistilSpec, check_student, make_student
+from crosstok.distill.recipes.options import DistilSpec
+from crosstok.distill.recipes.student import check_student, make_student
 from crosstok.distill.training.loop import Model, TrainingSpec, train
 from crosstok.distill.training.windows import Encoder, Windows
 from crosstok.errors import UserError
@@ -104,7 +105,7 @@ def test_another_teacher_makes_another_student(folders: Path, corpus: str, tmp_p
     options = options_for(folders, corpus, steps=1, batch=2)
     make_student(check_student("distil", options), tmp_path / "out", device="cpu")
     options["teacher"] = str(folders / "bystander")
-    with pytest.raises(UserError, match="exists and is not this student"):
+    with pytest.raises(UserError, match="other models, options or texts"):
         make_student(check_student("distil", options), tmp_path / "out", device="cpu")
 
 

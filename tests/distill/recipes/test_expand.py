@@ -14,7 +14,7 @@ from crosstok.distill.expansion.tokens_spec import TokensSpec
 from crosstok.distill.expansion.uptake import uptake
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.student import check_student, make_student
 from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from toy_tokenizers import TEXT
 
-from crosstok.distill.embeddings import INITIALISERS
-from crosstok.distill.losses import LOSSES
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.methods import foreign_content, losses_of
+from crosstok.distill.recipes.student import check_student, make_student
+from crosstok.distill.registry import INITIALISERS, LOSSES
 from crosstok.distill.training.log import read_log
 from crosstok.distill.training.loop import LOG
 from crosstok.errors import UserError
@@ -155,12 +155,12 @@ def test_a_method_that_is_being_written_is_named_by_its_class_and_its_code_is_pa
     monkeypatch.syspath_prepend(str(tmp_path))
     options = {"from": "x", "tokenizer": "bytes", "init": "fvt", "steps": 1}
     spec = check_student("transfer", {**options, "loss": [{"name": "written_today:AbsoluteGap", "scale": 2.0}]})
-    assert spec.losses()[0].model_dump() == {"scale": 2.0, "weight": 1.0}
-    before = spec.foreign_code()
+    assert losses_of(spec)[0].model_dump() == {"scale": 2.0, "weight": 1.0}
+    before = foreign_content(spec)
     assert list(before) == ["written_today:AbsoluteGap"]
     (tmp_path / "written_today.py").write_text(MODULE + "\n# changed\n")
-    assert spec.foreign_code() != before
-    assert check_student("transfer", {**options, "loss": ["sft"]}).foreign_code() == {}
+    assert foreign_content(spec) != before
+    assert foreign_content(check_student("transfer", {**options, "loss": ["sft"]})) == {}
     for wrong, said in (("nowhere:X", "cannot be imported"), ("json:JSONDecoder", "not a subclass of Loss")):
         with pytest.raises(UserError, match=said):
             check_student("transfer", {**options, "loss": [wrong]})

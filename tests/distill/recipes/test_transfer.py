@@ -23,7 +23,8 @@ from crosstok.distill.losses.alm import ALM
 from crosstok.distill.losses.sft import SFT
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
-from crosstok.distill.recipes import TransferSpec, check_student, make_student
+from crosstok.distill.recipes.options import TransferSpec
+from crosstok.distill.recipes.student import check_student, make_student
 from crosstok.distill.training.log import read_log
 from crosstok.distill.training.loop import LOG, Model, TrainingSpec, train
 from crosstok.distill.training.windows import Encoder, Windows
@@ -215,7 +216,7 @@ def test_asked_again_it_does_nothing_and_another_recipe_is_refused(tmp_path: Pat
     )
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert not steps
-    with pytest.raises(UserError, match="exists and is not this student"):
+    with pytest.raises(UserError, match="other models, options or texts"):
         make_student(check_student("transfer", {**options, "seed": 1}), tmp_path / "student")
 
 

@@ -8,7 +8,7 @@ import torch
 from tiny_training import STUDENT, TEACHER, first_gradient, losses, model, windows
 from torch import nn
 
-from crosstok.distill.recipes import check_student
+from crosstok.distill.recipes.student import check_student
 from crosstok.distill.training.balance import Fixed, GradMag, GradNorm, balance, gradients, last_layer
 from crosstok.distill.training.log import read_log
 from crosstok.distill.training.loop import LOG, TrainingSpec, _Run, train

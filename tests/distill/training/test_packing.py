@@ -11,7 +11,8 @@ from tiny_training import STUDENT, TEACHER, first_gradient, losses, model, windo
 from toy_tokenizers import TEXT
 
 from crosstok.corpora import Text, Texts
-from crosstok.distill.losses import LOSSES, AlignedBatch
+from crosstok.distill.losses import AlignedBatch
+from crosstok.distill.registry import LOSSES
 from crosstok.distill.training.loop import TrainingSpec
 from crosstok.distill.training.windows import Windows, cut, packed, stack
 from crosstok.errors import UserError

@@ -5,13 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
-from crosstok.distill import recipes
+from crosstok.distill.recipes import identity, student
 from crosstok.harness.cli.app import app
 from crosstok.harness.cli.options import task_option
+
+if TYPE_CHECKING:
+    from crosstok.distill.recipes.options import StudentSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -132,9 +136,9 @@ def test_what_a_recipe_cannot_be_made_of_is_one_line_before_it_starts(
 def test_a_transfer_with_a_loss_trains_and_one_without_only_initialises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[recipes.StudentSpec] = []
-    monkeypatch.setattr(recipes, "identity", lambda spec, data: "")
-    monkeypatch.setattr(recipes, "make_student", lambda spec, out, **rest: made.append(spec))
+    made: list[StudentSpec] = []
+    monkeypatch.setattr(identity, "identify_student", lambda spec, data: None)
+    monkeypatch.setattr(student, "make_student", lambda spec, out, **rest: made.append(spec))
     command = ["transfer", "source", str(tmp_path / "out"), "--tokenizer", "bytes"]
     for options in ([], ["--loss", "alm"], ["--loss", "alm", "--steps", "0"], ["--set", "loss=[alm]"]):
         assert CliRunner().invoke(app, [*command, *options]).exit_code == 0

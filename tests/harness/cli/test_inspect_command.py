@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from crosstok.distill.inspection import Inspection, inspect
 from crosstok.distill.inspection.records import Row, Spread
 from crosstok.distill.models import checkpoints, provenance
-from crosstok.distill.recipes import check_student, make_student
+from crosstok.distill.recipes.student import check_student, make_student
 from crosstok.errors import UserError
 from crosstok.harness.cli.app import app
 from crosstok.harness.inspection.page import page, summary, write_inspection

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crosstok.distill import recipes
+from crosstok.distill.recipes.options import RECIPES as MAKERS
 from crosstok.errors import UserError
 from crosstok.harness.plan.suite import RECIPES, ModelSpec, check_suite, order_of_models, read_suite
 
@@ -115,5 +115,5 @@ def test_an_ensemble_of_one_is_refused() -> None:
 
 
 def test_the_recipes_of_a_suite_are_those_that_make_students_with_the_same_parents() -> None:
-    assert {name: tuple(recipe.parents) for name, recipe in recipes.RECIPES.items()} == RECIPES
+    assert {name: tuple(recipe.parents) for name, recipe in MAKERS.items()} == RECIPES
     assert set(RECIPES) <= set(ModelSpec.model_fields)
