@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from repository import ROOT
+
 FLOOR = "crosstok"
 MAY_IMPORT = {
     FLOOR: set(),

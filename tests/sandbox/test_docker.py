@@ -133,7 +133,7 @@ def test_a_container_that_cannot_start_is_removed(client: "DockerClient", monkey
 def test_a_harness_that_is_killed_leaves_no_container(client: "DockerClient", number: signal.Signals) -> None:
     before = containers(client)
     script = (
-        "import signal, sandbox\nfrom sandbox import Program\n"
+        "import signal\nfrom crosstok import sandbox\nfrom crosstok.sandbox import Program\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "hang = Program('hang', 'while True:\\n    pass\\n', 'f()', 'f')\n"
         "ready = Program('ready', 'def f():\\n    return 1\\n', 'assert f() == 1\\n', 'f')\n"

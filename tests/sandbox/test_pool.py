@@ -54,7 +54,7 @@ def test_a_backend_that_is_not_here_is_told_in_the_summary(name: str) -> None:
 
 def test_workers_start_from_an_environment_that_holds_a_copy_of_its_interpreter(tmp_path: Path) -> None:
     venv.create(tmp_path / "env", symlinks=False)
-    code = "import sandbox; print(*(report.name for report in sandbox.probe() if report.available))"
+    code = "from crosstok import sandbox; print(*(report.name for report in sandbox.probe() if report.available))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [tmp_path / "env/bin/python", "-c", code], env=environment, capture_output=True, text=True, check=True

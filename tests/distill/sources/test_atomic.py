@@ -1,6 +1,5 @@
 """Folders that appear whole or not at all: other processes, killed ones, full disks."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -48,9 +47,8 @@ except UserError as error:
 
 
 def start(target: Path, builder: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(atomic.__file__).parents[1])}
     command = [sys.executable, "-c", BUILD, str(target), builder]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def folders(path: Path) -> list[str]:

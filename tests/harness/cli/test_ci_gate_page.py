@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import ROOT
 from typer.main import get_command
 
 from crosstok.harness.cli.app import app
 from crosstok.results.gate import Rule, read_rules
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "ci-gate.md"
+PAGE = ROOT / "docs" / "ci-gate.md"
 
 
 def fenced(page: str) -> list[str]:

@@ -17,8 +17,6 @@ from crosstok.harness.cli.options import task_option
 if TYPE_CHECKING:
     from crosstok.distill.recipes.options import StudentSpec
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 def crosstok(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the installed command with stdin closed, as a CI job would."""

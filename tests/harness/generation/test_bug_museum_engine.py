@@ -3,13 +3,13 @@
 import copy
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from engine_models import scripted_checkpoint, spell, toy_checkpoint
+from repository import ROOT
 from toy_tokenizers import TEXT
 from transformers import LlamaConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -249,8 +249,7 @@ def test_museum_20_a_generator_remembers_nothing_of_another_model() -> None:
 
 
 def test_every_test_that_the_museum_page_names_exists() -> None:
-    root = Path(__file__).resolve().parents[3]
-    named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "bug-museum.md").read_text(encoding="utf-8")))
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "bug-museum.md").read_text(encoding="utf-8")))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 15
     assert {name for name in named if f"def {name}(" not in sources} == set()

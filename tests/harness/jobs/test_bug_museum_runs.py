@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 from pytest_socket import SocketBlockedError
+from repository import ROOT
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
@@ -29,7 +30,6 @@ from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import metrics_of
 
 Content = Callable[..., dict[str, Any]]
-ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("crosstok", "distill", "harness", "results", "sandbox", "tasks")
 VARIABLES = {
     "CROSSTOK_ACCEPT_LICENCE": "names of licences",

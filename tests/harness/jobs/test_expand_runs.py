@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import ROOT
 from toy_tokenizers import toy_tokenizer
 from typer.testing import CliRunner
 
@@ -86,7 +87,7 @@ def test_new_ids_of_an_answer_are_counted_with_their_bytes() -> None:
 
 
 def test_the_suite_that_ships_crosses_every_initialiser_with_both_objectives() -> None:
-    path = Path(__file__).parents[3] / "suites" / "expansion-table.yaml"
+    path = ROOT / "suites" / "expansion-table.yaml"
     models = read_suite(path).models
     crossed = {"ce": "sft", "kl": "kl"}
     kinds = {name.rsplit("-", 1)[0] for name in models if name.endswith(("-ce", "-kl"))} - {"stage2"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import ROOT
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -115,7 +116,7 @@ def test_only_the_method_of_a_recipe_changes() -> None:
 
 
 def test_the_suite_for_continuous_integration_is_a_suite_with_recorded_methods() -> None:
-    suite = read_suite(Path(__file__).resolve().parents[3] / "suites" / "transfer-ci.yaml")
+    suite = read_suite(ROOT / "suites" / "transfer-ci.yaml")
     assert [name for name, spec in suite.models.items() if is_trained(spec)] == ["sft", "alm"]
 
 

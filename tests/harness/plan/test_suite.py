@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from crosstok.distill.recipes.options import RECIPES as MAKERS
 from crosstok.errors import UserError
 from crosstok.harness.plan.suite import RECIPES, ModelSpec, check_suite, order_of_models, read_suite
 
-ROOT = Path(__file__).resolve().parents[3]
 MINIMAL = "name: s\nmodels: {base: {source: somewhere}}\ntasks: [humaneval]\n"
 
 
