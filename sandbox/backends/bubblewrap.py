@@ -62,7 +62,15 @@ class Bubblewrap(Backend):
 
 def _command(accounts: dict[str, int], packages: list[str]) -> list[str]:
     root = jail.interpreter_root(packages)
-    command = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    # A full path: the worker's environment has a PATH of its own, in which Popen would search.
+    command = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
     command += ["--die-with-parent", "--new-session"]
     if os.geteuid() == 0:
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]

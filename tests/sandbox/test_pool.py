@@ -15,8 +15,9 @@ import pytest
 
 from crosstok import sandbox
 from crosstok.errors import UserError
-from crosstok.sandbox import Limits, Pool, Program, ProgramQueue, Status
+from crosstok.sandbox import Limits, Pool, Program, ProgramQueue, Status, selection
 from crosstok.sandbox.attacks import descendants, traces
+from crosstok.sandbox.backends.bubblewrap import Bubblewrap
 from crosstok.sandbox.cgroups import MOUNTS
 from crosstok.sandbox.frames import frame
 from crosstok.sandbox.slot import Slot
@@ -285,6 +286,15 @@ def test_without_any_walls_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("namespaces", "bubblewrap"):
         with pytest.raises(UserError, match="does not work here"):
             sandbox.open_pool(name)
+
+
+def test_bwrap_is_started_from_where_it_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text(f"#!/bin/sh\necho started > {tmp_path}/marker\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not selection.report(Bubblewrap()).available
+    assert (tmp_path / "marker").read_text() == "started\n"
 
 
 def test_importing_the_sandbox_is_light() -> None:
