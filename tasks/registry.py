@@ -19,6 +19,8 @@ YAML = "yaml:"
 LM_EVAL = (
     "crosstok.harness.lm_eval.task:LmEvalTask"  # conducts lm-eval, so it lives above the tasks; bound when asked for
 )
+LM_EVAL_NAME = "lm_eval:NAME"
+"""How a listing shows the tasks of lm-eval that have no name of their own here."""
 LM_EVAL_OPTIONS = "crosstok.harness.lm_eval.options:LmEvalOptions"
 
 # Named as text so that a listing imports no benchmark.
@@ -60,7 +62,7 @@ def task_names() -> dict[str, str]:
     """Return every known task with one line about it."""
     known = {name: about for name, (_, about) in BUILT_IN.items()}
     known |= {name: f"{entry.about} (lm-eval)" for name, entry in BORROWED.items()}
-    known["lm_eval:NAME"] = "any other benchmark of lm-eval's library"
+    known[LM_EVAL_NAME] = "any other benchmark of lm-eval's library"
     for entry in entry_points(group="crosstok.tasks"):
         known[entry.name] = f"from {entry.dist.name if entry.dist else entry.value}"
     return known

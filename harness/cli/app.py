@@ -20,7 +20,19 @@ from typing import Annotated
 import typer
 
 from crosstok.errors import CrosstokError
-from crosstok.harness.cli import data, inspect, models, regression, rescore, results, run, sandbox, students, tasks
+from crosstok.harness.cli import (
+    data,
+    inspect,
+    models,
+    regression,
+    rescore,
+    results,
+    run,
+    sandbox,
+    students,
+    suites,
+    tasks,
+)
 from crosstok.harness.cli.options import DataOption
 
 app = typer.Typer(
@@ -49,7 +61,7 @@ def _root(
         raise typer.Exit
 
 
-for group in (run, students, inspect, results, rescore, regression, sandbox, tasks, data, models):
+for group in (run, suites, students, inspect, results, rescore, regression, sandbox, tasks, data, models):
     group.register(app)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from crosstok.distill.recipes.options import RECIPES, read_recipe
 from crosstok.errors import UserError, unknown_name
 from crosstok.tasks.collections import expand
 from crosstok.tasks.registry import check_options
@@ -35,10 +36,6 @@ class EnsembleSpec(Part):
         "templates of their own; or nothing, and vocabularies are put together by nearest tokens or a union of best.",
     )
     top_k: int = Field(default=10, ge=1, description="Tokens of each member that a union takes.")
-
-
-RECIPES: dict[str, tuple[str, ...]] = {"transfer": ("from",), "distil": ("from", "teacher"), "expand": ("from",)}
-"""The recipes and those of their options that name a model; here so that a suite is read without loading torch."""
 
 
 class ModelSpec(Part):
@@ -124,7 +121,7 @@ class Suite(Part):
     )
     batch_tokens: int = Field(default=4096, ge=1, description="Tokens per forward pass when scoring.")
     batch_rows: int = Field(default=32, ge=1, description="Answers generated side by side.")
-    sandbox: SandboxSpec = Field(default_factory=SandboxSpec)
+    sandbox: SandboxSpec = Field(default_factory=SandboxSpec, description="Where generated programs run.")
 
     @model_validator(mode="before")
     @classmethod
@@ -172,12 +169,16 @@ def check_suite(content: Any, origin: str) -> Suite:
         suite = Suite.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{origin}: {_first_problem(error)}") from error
-    order_of_models(suite)
+    with _located(origin):
+        order_of_models(suite)
+        if suite.agreement_with is not None and suite.agreement_with not in suite.models:
+            raise unknown_name("model in `agreement_with`:", suite.agreement_with, suite.models)
+        for name, spec in suite.models.items():
+            if spec.recipe is not None:
+                read_recipe(*spec.recipe, name)
     for task in suite.tasks:
         with _located(f"{origin}: tasks.{task.name}"):
             check_options(task.kind, task.options)
-    if suite.agreement_with is not None and suite.agreement_with not in suite.models:
-        raise unknown_name("model in `agreement_with`:", suite.agreement_with, suite.models)
     return suite
 
 
@@ -225,7 +226,7 @@ def made_from(suite: Suite, name: str) -> dict[str, str]:
         return {}
     kind, options = recipe
     named: dict[str, str] = {}
-    for option in RECIPES[kind]:
+    for option in RECIPES[kind].parents:
         source = options.get(option)
         if not isinstance(source, str):
             raise UserError(f"Model {name!r}: {kind} needs `{option}`, a model of this suite or a source.")

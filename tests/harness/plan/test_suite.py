@@ -1,13 +1,16 @@
 """Suite files: what is accepted, and the one line that a mistake gets."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from repository import ROOT
 
-from crosstok.distill.recipes.options import RECIPES as MAKERS
+from crosstok.distill.recipes.options import RECIPES
 from crosstok.errors import UserError
-from crosstok.harness.plan.suite import RECIPES, ModelSpec, check_suite, order_of_models, read_suite
+from crosstok.harness.plan.suite import ModelSpec, check_suite, order_of_models, read_suite
 
 MINIMAL = "name: s\nmodels: {base: {source: somewhere}}\ntasks: [humaneval]\n"
 
@@ -114,6 +117,38 @@ def test_an_ensemble_of_one_is_refused() -> None:
         check_suite(models(base={"source": "x"}, p={"ensemble": {"members": ["base"]}}), "test")
 
 
-def test_the_recipes_of_a_suite_are_those_that_make_students_with_the_same_parents() -> None:
-    assert {name: tuple(recipe.parents) for name, recipe in MAKERS.items()} == RECIPES
+def test_a_model_may_be_made_by_every_recipe() -> None:
     assert set(RECIPES) <= set(ModelSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{transfer: {from: base, tokenizr: bytes}}", "Unknown option of student 'tokenizr'. Did you mean 'tokenizer'"),
+        ("{transfer: {from: base, tokenizer: bytes, steps: many}}", "student: steps: input should be a valid integer"),
+        ("{transfer: {from: base, tokenizer: bytes, loss: [alms]}}", "Unknown loss 'alms'. Did you mean 'alm'"),
+        ("{transfer: {from: base, tokenizer: bytes, init: fvtt}}", "Unknown initialiser 'fvtt'. Did you mean 'fvt'"),
+        ("{transfer: {from: base}}", "student: tokenizer: field required"),
+        ("{expand: {from: base, tokens: 'bpe:stdlib:5'}}", "write train_bpe:CORPUS:SIZE"),
+        ("{distil: {from: base}}", "distil needs `teacher`"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_found_when_the_suite_is_read_without_loading_torch(
+    recipe: str, message: str, tmp_path: Path
+) -> None:
+    text = MINIMAL.replace("{source: somewhere}", "{source: somewhere}, student: " + recipe)
+    (tmp_path / "suite.yaml").write_text(text, encoding="utf-8")
+    code = (
+        "import sys; from pathlib import Path; from crosstok.harness.plan.suite import read_suite\n"
+        "try: read_suite(Path('suite.yaml'))\n"
+        "except Exception as error: print(error)\n"
+        "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+    )
+    said, loaded = done.stdout.splitlines()
+    assert message in said
+    assert said.startswith("suite.yaml: ")
+    assert loaded == "[]"
