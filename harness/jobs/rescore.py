@@ -25,7 +25,7 @@ from crosstok.harness.measure.judging import Judge, Judging, open_judge
 from crosstok.harness.measure.measure import add_pass_at_k, excluded_samples, judge_answers
 from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, asked_of, pending_requests
 from crosstok.harness.plan.contamination import only_unseen, texts_of
-from crosstok.harness.plan.plan import SERVED_DTYPE, planned
+from crosstok.harness.plan.plan import SERVED_DTYPE, plan_cells
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import Suite
 from crosstok.progress import Advance, ProgressCallback, Reporter
@@ -124,7 +124,7 @@ def _plan_like(store: Store, run: Run, suite: Suite, data: Path | None) -> Plan:
             dtype=SERVED_DTYPE if cell.settings.get("dtype") == SERVED_DTYPE else "",
         )
     texts = {text for record in records.values() for text in texts_of(record.provenance)}
-    return planned(suite, models, only_unseen(tasks, sorted(texts)))
+    return plan_cells(suite, models, only_unseen(tasks, sorted(texts)))
 
 
 class _Rescorer:

@@ -26,7 +26,7 @@ from crosstok.harness.measure.engines import Engine, LocalEngine, ServedEngine
 from crosstok.harness.measure.external_task import ForeignTask
 from crosstok.harness.measure.judging import Judge, open_judge
 from crosstok.harness.measure.measure import Spent, measure_answers, measure_code, measure_text
-from crosstok.harness.plan.plan import make_plan, planned
+from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import Plan, PlannedCell
 from crosstok.harness.plan.references import References, require_some
 from crosstok.harness.plan.suite import Suite
@@ -105,7 +105,7 @@ def judged_here(draft: Plan, judge: Judge, reporter: Reporter) -> Plan:
                 f"{task.name}: {len(found.excluded)} of {found.documents} documents are left out, "
                 f"as their published solutions fail here: {named} (`crosstok tasks check {task.kind}` says why)"
             )
-    return planned(draft.suite, draft.models, draft.tasks, references)
+    return draft.with_references(references)
 
 
 def _checked(task: CodeTask, judge: Judge, reporter: Reporter) -> References:

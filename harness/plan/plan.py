@@ -19,14 +19,12 @@ from crosstok.harness.openai.protocol import ServedModel, find_served, is_server
 from crosstok.harness.plan.answerable import asks_likelihood, require_answerable
 from crosstok.harness.plan.contamination import only_unseen, trained_texts
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
-from crosstok.harness.plan.references import References
 from crosstok.harness.plan.suite import ModelSpec, Suite, made_from, order_of_models, parents
 from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, Task, TextTask
 
 MEASURE_VERSION = 1  # raised when the same model would get other numbers
-AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other figures of agreement
 SERVED_DTYPE = "the server's"
 
 
@@ -52,30 +50,18 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
                 "need the likelihood of texts.",
                 hint="Add a task of answers, or combine its members with tokens: mined.",
             )
-    return planned(suite, models, only_unseen(tasks, trained_texts(models.values())))
+    return plan_cells(suite, models, only_unseen(tasks, trained_texts(models.values())))
 
 
-def planned(
-    suite: Suite,
-    models: Mapping[str, PlannedModel],
-    tasks: Sequence[Task],
-    references: Mapping[str, References] | None = None,
-) -> Plan:
-    """Return the plan for known models and tasks; ``references`` by name of the task, once they have been run.
-
-    What this host cannot judge is part of what a cell is, so the final plan is made when the references are known.
-    """
+def plan_cells(suite: Suite, models: Mapping[str, PlannedModel], tasks: Sequence[Task]) -> Plan:
+    """Return the plan of ``suite`` for models and tasks that are known."""
     cells = tuple(
-        plan_cell(model, task, suite, (references or {}).get(task.name), _teacher(model, suite, models))
+        plan_cell(model, task, suite, _teacher(model, suite, models))
         for model in models.values()
         for task in tasks
         if not (model.answers_alone and asks_likelihood(task, model.style))
     )
-    identity = {
-        "suite": suite.model_dump(mode="json"),
-        "cells": [[cell.model.name, cell.fingerprint] for cell in cells],
-    }
-    return Plan(f"{suite.name}-{fingerprint(identity)[:8]}", suite, dict(models), tuple(tasks), cells)
+    return Plan(suite, dict(models), tuple(tasks), cells)
 
 
 def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
@@ -171,7 +157,6 @@ def plan_cell(
     model: PlannedModel,
     task: Task,
     suite: Suite,
-    references: References | None = None,
     teacher: PlannedModel | None = None,
 ) -> PlannedCell:
     """Return one model on one task, with everything that decides its numbers."""
@@ -189,14 +174,4 @@ def plan_cell(
     if isinstance(task, CodeTask):
         settings["sandbox"] = suite.sandbox.backend
         timeout = None if suite.sandbox.timeout == "calibrated" else suite.sandbox.timeout
-    if references is not None:
-        found = references.calibration
-        calibrated = f"{found.factor:g} x reference, at least {found.minimum_s:g} s"
-        settings["cpu_limit"] = calibrated if timeout is None else f"{timeout:g} s"
-        settings["excluded"] = sorted(found.excluded)
-        settings["guarded"] = sorted(found.guarded)
-    identity: dict[str, Any] = {"model": model.fingerprint, "task": task.fingerprint(), "settings": settings}
-    teacher = teacher if isinstance(task, TextTask) else None
-    if teacher is not None:  # no setting: the likelihoods are those of a cell without it, and stay comparable
-        identity["agreement"] = [teacher.fingerprint, AGREEMENT_VERSION]
-    return PlannedCell(model, task, settings, fingerprint(identity), timeout, references, teacher)
+    return PlannedCell(model, task, settings, timeout, teacher=teacher if isinstance(task, TextTask) else None)

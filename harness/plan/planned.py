@@ -1,16 +1,20 @@
 """Records of a plan: the models to make, the cells to measure (one model on one task), and both together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from crosstok.distill.recipes.identity import StudentIdentity
 from crosstok.distill.recipes.options import StudentSpec
+from crosstok.fingerprint import fingerprint
 from crosstok.harness.openai.protocol import ServedModel
 from crosstok.harness.plan.references import References
 from crosstok.harness.plan.suite import ModelSpec, Suite
 from crosstok.sandbox import Program
 from crosstok.tasks.task import CodeTask, Document, PromptStyle, Task
+
+AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other figures of agreement
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,37 @@ class PlannedCell:
     model: PlannedModel
     task: Task
     settings: dict[str, Any]
-    fingerprint: str
+    """Everything besides model and task that decides its numbers; stored with the results."""
     timeout: float | None = None
-    """CPU seconds of each program; None: calibrated by the references."""
+    """CPU seconds of each program; None: calibrated by the published solutions."""
     references: References | None = None
-    """What the published solutions did here; None for what is judged without a sandbox."""
+    """Findings on the published solutions; None before they are known, and for tasks that run no programs."""
     teacher: PlannedModel | None = None
     """The model that this one is compared with on every text; see ``crosstok.harness.likelihood.agreement``."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of its numbers: the store keeps them under this key."""
+        identity: dict[str, Any] = {
+            "model": self.model.fingerprint,
+            "task": self.task.fingerprint(),
+            "settings": self.settings,
+        }
+        if self.teacher is not None:  # no setting: likelihoods are those of a cell without it, and stay comparable
+            identity["agreement"] = [self.teacher.fingerprint, AGREEMENT_VERSION]
+        return fingerprint(identity)
+
+    def with_references(self, references: References) -> "PlannedCell":
+        """Return the cell with what this host can judge: limits of programs, and documents that are left out."""
+        found = references.calibration
+        calibrated = f"{found.factor:g} x reference, at least {found.minimum_s:g} s"
+        settings = {
+            **self.settings,
+            "cpu_limit": calibrated if self.timeout is None else f"{self.timeout:g} s",
+            "excluded": sorted(found.excluded),
+            "guarded": sorted(found.guarded),
+        }
+        return replace(self, settings=settings, references=references)
 
     @property
     def documents(self) -> Sequence[Document]:
@@ -87,11 +115,24 @@ class PlannedCell:
 class Plan:
     """Everything that a suite asks for, in the order in which it is done."""
 
-    run_id: str
     suite: Suite
     models: dict[str, PlannedModel]
     tasks: tuple[Task, ...]
     cells: tuple[PlannedCell, ...]
+
+    @cached_property
+    def run_id(self) -> str:
+        """Name of the run: the suite's, with a hash of the suite and of all cells."""
+        cells = [[cell.model.name, cell.fingerprint] for cell in self.cells]
+        return f"{self.suite.name}-{fingerprint({'suite': self.suite.model_dump(mode='json'), 'cells': cells})[:8]}"
+
+    def with_references(self, references: Mapping[str, References]) -> "Plan":
+        """Return the plan with the findings on published solutions, by the name of the task that has them."""
+        cells = tuple(
+            cell.with_references(references[cell.task.name]) if cell.task.name in references else cell
+            for cell in self.cells
+        )
+        return replace(self, cells=cells)
 
     @property
     def code_tasks(self) -> list[CodeTask]:

@@ -12,7 +12,7 @@ from crosstok import sandbox
 from crosstok.errors import UserError
 from crosstok.harness.generation.generator import Generator
 from crosstok.harness.jobs.run import run_suite
-from crosstok.harness.plan.plan import make_plan, planned
+from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.plan.references import check_references
 from crosstok.harness.plan.suite import check_suite
@@ -74,7 +74,7 @@ def judged_cell(content: dict[str, Any]) -> tuple[PlannedCell, CodeTask]:
     (task,) = draft.code_tasks
     with sandbox.open_pool(workers=1) as pool:
         found = check_references(task, pool)
-    (cell,) = planned(draft.suite, draft.models, draft.tasks, {task.name: found}).cells
+    (cell,) = draft.with_references({task.name: found}).cells
     return cell, task
 
 
@@ -162,3 +162,18 @@ def test_solutions_are_run_once_per_host_whatever_the_options_of_a_task(
     cell, _ = judged_cell(content_of(suite_content, kind, tasks=tasks))
     assert cell.references is not None
     assert cell.references.task == "other"
+
+
+def test_the_findings_on_published_solutions_change_the_cells_of_their_task_and_nothing_else_of_a_plan(
+    suite_content: Content, programs: Callable[..., str]
+) -> None:
+    content = content_of(suite_content, programs(SPLIT, BROKEN))
+    content["tasks"] = [*content["tasks"], {"name": "text_bpb", "source": "stdlib", "limit": 1}]
+    draft = make_plan(check_suite(content, "test"))
+    (task,) = draft.code_tasks
+    with sandbox.open_pool(workers=1) as pool:
+        plan = draft.with_references({task.name: check_references(task, pool)})
+    assert [cell.task.name for cell in plan.cells if cell in draft.cells] == ["text_bpb"]
+    assert plan.cells[0].fingerprint != draft.cells[0].fingerprint
+    assert plan.run_id != draft.run_id
+    assert plan.models is draft.models
