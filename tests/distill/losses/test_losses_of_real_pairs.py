@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from real_tokenizers import real_tokenizer, real_tokens
+from real_models import real_tokenizer, real_tokens
 from tiny_models import tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 

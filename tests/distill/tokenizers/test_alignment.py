@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_tokenizers import real_tokens
+from real_models import real_tokens
 from toy_tokenizers import BUILDERS, toy_tokenizer
 
 from crosstok.distill.tokenizers.alignment import Alignment, Content, Special, align, align_segments, common_cut

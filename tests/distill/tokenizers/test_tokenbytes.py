@@ -7,7 +7,7 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_tokenizers import NAMES, real_tokenizer, real_tokens
+from real_models import NAMES, real_tokenizer, real_tokens
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from toy_tokenizers import BUILDERS, toy_tokenizer
 from transformers import PreTrainedTokenizerFast

