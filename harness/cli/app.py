@@ -8,13 +8,16 @@
     crosstok inspect students/stdlib               # what became of the new tokens: a page with plots
     crosstok doctor                                # what this machine offers
 
-Exit codes: 0 ok, 1 regression found, 2 something for the user to put right, 3 run incomplete, 130 interrupted.
+Exit codes: 0 ok, 1 regression found, 2 something for the user to put right, 3 run incomplete, 130 interrupted,
+143 stopped by SIGTERM.
 
 Whatever a command needs is imported inside it, so that ``--help`` stays under 0.3 seconds.
 """
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -35,6 +38,8 @@ from crosstok.harness.cli import (
 )
 from crosstok.harness.cli.options import DataOption
 
+INTERRUPTED = 130
+"""What typer makes of a KeyboardInterrupt."""
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -90,7 +95,18 @@ def doctor(
 
 
 def main() -> None:
-    """Run the command line: one line for whatever the user can put right, a traceback only for our own faults."""
+    """Run the command line: one line for whatever the user can put right, a traceback only for our own faults.
+
+    SIGTERM stops a command as Ctrl-C does: a background job of a script ignores SIGINT, and ``kill`` must reach it.
+    """
+    terminated = False
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         app()
     except CrosstokError as error:
@@ -98,9 +114,11 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:
+            raise
         typer.echo("interrupted; the same command continues", err=True)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGTERM if terminated else INTERRUPTED)
 
 
 if __name__ == "__main__":

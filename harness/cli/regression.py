@@ -66,16 +66,12 @@ def watch(
             arrivals, read, opened, target, ConsoleProgress(), data_folder(data_dir), against,
             _rules(fail_if, rules), typer.echo,
         )  # fmt: skip
-        try:
-            for judged in watching.follow(every=every, idle=idle):
-                typer.echo(_said(judged))
-                code = judged.report.exit_code if judged.report else 3 if judged.problem else 0
-                worst = 1 if 1 in (worst, code) else max(worst, code)
-                if stop and code == 1:
-                    break
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command continues", err=True)
-            raise typer.Exit(130) from None
+        for judged in watching.follow(every=every, idle=idle):
+            typer.echo(_said(judged))
+            code = judged.report.exit_code if judged.report else 3 if judged.problem else 0
+            worst = 1 if 1 in (worst, code) else max(worst, code)
+            if stop and code == 1:
+                break
     typer.echo(f"Curve: {target / 'index.html'}")
     raise typer.Exit(worst)
 
