@@ -1,13 +1,92 @@
-"""The floor that the five packages stand on: errors, fingerprints, folders and text sources.
+"""crosstok: benchmark and evaluation harness for tokenizer-transferred language models.
 
-``harness`` conducts, ``distill`` makes students, ``tasks`` says what is measured, ``sandbox`` runs untrusted programs,
-``results`` keeps and compares what was measured. Only ``harness`` imports the other four. What more than one of them
-needs, and nothing else, stands here; this package imports none of them, and no torch.
+    import crosstok
+
+    crosstok.run("suites/quickstart.yaml")
+    crosstok.evaluate("hub:owner/name", tasks=["humaneval:limit=20"]).score("humaneval").value
+    crosstok.table()
+
+The names in ``__all__`` are the public API; everything else may change without notice. Names are imported on first use,
+so ``import crosstok`` loads neither torch nor pandas.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("crosstok")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+source"
+from crosstok.version import __version__
+
+if TYPE_CHECKING:
+    from crosstok.api.records import ModelDifference, RunResult, Student, TaskScore
+    from crosstok.api.results import compare, table
+    from crosstok.api.runs import evaluate, run
+    from crosstok.api.students import distil, ensemble, expand, load, transfer
+    from crosstok.distill.embeddings.initialiser import Initialiser
+    from crosstok.distill.losses.loss import Loss
+    from crosstok.errors import CrosstokError, RunIncomplete, UserError
+    from crosstok.progress import ProgressEvent
+    from crosstok.results.store.store import Store
+    from crosstok.tasks.task import Task
+
+__all__ = [
+    "CrosstokError",
+    "Initialiser",
+    "Loss",
+    "ModelDifference",
+    "ProgressEvent",
+    "RunIncomplete",
+    "RunResult",
+    "Store",
+    "Student",
+    "Task",
+    "TaskScore",
+    "UserError",
+    "__version__",
+    "compare",
+    "distil",
+    "ensemble",
+    "evaluate",
+    "expand",
+    "load",
+    "run",
+    "table",
+    "transfer",
+]
+
+_MODULES = {
+    "CrosstokError": "errors",
+    "Initialiser": "distill.embeddings.initialiser",
+    "Loss": "distill.losses.loss",
+    "ModelDifference": "api.records",
+    "ProgressEvent": "progress",
+    "RunIncomplete": "errors",
+    "RunResult": "api.records",
+    "Store": "results.store.store",
+    "Student": "api.records",
+    "Task": "tasks.task",
+    "TaskScore": "api.records",
+    "UserError": "errors",
+    "compare": "api.results",
+    "distil": "api.students",
+    "ensemble": "api.students",
+    "evaluate": "api.runs",
+    "expand": "api.students",
+    "load": "api.students",
+    "run": "api.runs",
+    "table": "api.results",
+    "transfer": "api.students",
+}
+"""Module of each public name, inside this package."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'crosstok' has no attribute {name!r}")
+    found: object = getattr(import_module(f"crosstok.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*globals(), *__all__})

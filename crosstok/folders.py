@@ -1,8 +1,9 @@
-"""Where things live on this machine: the cache, and the optional folder of benchmark data.
+"""Locations on this machine: the cache, the store of results, and the optional folder of benchmark data.
 
 | what | default | set by |
 |---|---|---|
 | cache (models, tokenizers, students) | ``$XDG_CACHE_HOME/crosstok`` | ``CROSSTOK_CACHE`` |
+| store of results | ``runs/crosstok.db`` | ``CROSSTOK_STORE``, ``--store`` |
 | data folder (benchmarks, texts) | none | ``CROSSTOK_DATA``, ``--data-dir`` |
 
 The data folder holds ``hub/<owner>/<name>/<config>/<split>.jsonl[.gz]`` and ``text/<name>/{train,heldout}.jsonl.gz``.
@@ -15,10 +16,18 @@ import platformdirs
 
 from crosstok.errors import UserError
 
+DEFAULT_STORE = "runs/crosstok.db"
+"""Store of results, from the working directory."""
+
 
 def cache_folder() -> Path:
     """Return the cache folder, which need not exist yet."""
     return Path(os.environ.get("CROSSTOK_CACHE") or platformdirs.user_cache_path("crosstok"))
+
+
+def store_location(chosen: str | Path | None = None) -> str:
+    """Return path or URL of the store: the argument, else ``CROSSTOK_STORE``, else ``runs/crosstok.db``."""
+    return str(chosen or os.environ.get("CROSSTOK_STORE") or DEFAULT_STORE)
 
 
 def data_folder(chosen: Path | None = None) -> Path | None:

@@ -76,7 +76,7 @@ def load(
     tokenizer = read_tokenizer(folder)
     tokenbytes = TokenBytes.from_tokenizer(tokenizer)
     model = load_model(folder, wanted, device)
-    _check_rows(tokenbytes, model, source)
+    check_rows(tokenbytes, model, source)
     roles = Roles.from_tokenizer(tokenizer)
     identity = identify(source)
     record = provenance_file.read(folder) or _of_source(source, folder, identity, tokenbytes, model)
@@ -114,7 +114,8 @@ def save(checkpoint: Checkpoint, folder: Path, provenance: Provenance | Mapping[
     return folder
 
 
-def _check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Path) -> None:
+def check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Path) -> None:
+    """Raise UserError where the tokenizer uses ids that the model has no rows for."""
     known = rows(model)
     beyond = [index for index in range(known, tokenbytes.size) if _is_used(tokenbytes, index)]
     if beyond:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from crosstok import __version__
 from crosstok.errors import UserError
+from crosstok.version import __version__
 
 FILE = "provenance.json"
 

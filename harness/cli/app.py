@@ -60,7 +60,7 @@ def _root(
     if debug:
         os.environ["CROSSTOK_DEBUG"] = "1"
     if version:
-        from crosstok import __version__
+        from crosstok.version import __version__
 
         typer.echo(f"crosstok {__version__}")
         raise typer.Exit

@@ -7,7 +7,6 @@ import typer
 
 from crosstok.errors import UserError
 
-DEFAULT_STORE = "runs/crosstok.db"
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="CROSSTOK_STORE", help="Where results are kept: a file, or a database URL.")
 ]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosstok.errors import UserError
-from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption, pair
+from crosstok.folders import DEFAULT_STORE
+from crosstok.harness.cli.options import DataOption, StoreOption, pair
 
 if TYPE_CHECKING:
     from crosstok.harness.jobs.watch import Judged

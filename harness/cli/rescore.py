@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption
+from crosstok.folders import DEFAULT_STORE
+from crosstok.harness.cli.options import DataOption, StoreOption
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosstok.errors import UserError, unknown_name
-from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption
+from crosstok.folders import DEFAULT_STORE
+from crosstok.harness.cli.options import DataOption, StoreOption
 
 if TYPE_CHECKING:
     from crosstok.results.compare.contrast import Side

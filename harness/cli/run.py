@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from crosstok.harness.cli.options import DEFAULT_STORE, DataOption, StoreOption, task_option
+from crosstok.folders import DEFAULT_STORE
+from crosstok.harness.cli.options import DataOption, StoreOption, task_option
 
 PageOption = Annotated[bool, typer.Option(help="Write the page of the run beside the store.")]
 

