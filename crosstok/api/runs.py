@@ -105,7 +105,8 @@ def evaluate(
     )
 
     if isinstance(model, Checkpoint):
-        model, tokenizer = model.model, tokenizer or model.tokenizer
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        model = model.model
     if tokenizer is None:
         raise UserError("A model in memory needs its tokenizer.", hint="evaluate(model, tokenizer, tasks=[...])")
     checkpoint = checkpoint_in_memory(model, tokenizer)

@@ -206,14 +206,16 @@ def _make(
     device: str,
     progress: ProgressCallback | None,
 ) -> Student:
-    from crosstok.distill.recipes import check_student, identity, make_student  # noqa: PLC0415  (loads torch)
-    from crosstok.progress import Reporter  # noqa: PLC0415
+    from crosstok.harness.jobs.make_student import make_from_options  # noqa: PLC0415  (loads torch)
 
-    texts = data_folder(None if data is None else Path(data))
-    spec = check_student(recipe, {"from": os.fspath(source), **options}, recipe)
-    identity(spec, texts)  # a model or a text that does not exist is an error before anything has started
-    with Reporter(progress) as reporter, reporter.stage(recipe, max(spec.steps, 1), 1.0) as advance:
-        folder = make_student(spec, Path(out), data=texts, device=device, progress=advance)
+    folder = make_from_options(
+        recipe,
+        {"from": os.fspath(source), **options},
+        Path(out),
+        data=data_folder(None if data is None else Path(data)),
+        device=device,
+        progress=progress,
+    )
     return _student(folder)
 
 

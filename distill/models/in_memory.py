@@ -95,7 +95,7 @@ def weights_sha256(model: nn.Module) -> str:
         known = seen.setdefault(place, name)
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {known}\n".encode())
         if known == name:
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -100,15 +100,10 @@ def _make(
     out: Path,
     data_dir: Path | None,
 ) -> None:
-    from crosstok.distill.recipes.identity import identify_student
-    from crosstok.distill.recipes.student import check_student, make_student
     from crosstok.folders import data_folder
+    from crosstok.harness.jobs.make_student import make_from_options
     from crosstok.harness.progress import ConsoleProgress
-    from crosstok.progress import Reporter
 
     options = {**chosen, **({"loss": loss} if loss else {}), **dict(pair(text) for text in option or [])}
-    spec, data = check_student(recipe, options, recipe), data_folder(data_dir)
-    identity = identify_student(spec, data=data)  # a missing model or text is an error before any work starts
-    with Reporter(ConsoleProgress()) as reporter, reporter.stage(recipe, max(spec.steps, 1), 1.0) as advance:
-        make_student(spec, out, identity=identity, data=data, progress=advance)
-    typer.echo(str(out))
+    made = make_from_options(recipe, options, out, data=data_folder(data_dir), progress=ConsoleProgress())
+    typer.echo(str(made))
