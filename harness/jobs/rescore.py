@@ -106,14 +106,18 @@ def _plan_like(store: Store, run: Run, suite: Suite, data: Path | None) -> Plan:
     """Return the plan of ``suite`` with the models that the store has of ``run``."""
     tasks = [build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks]
     stored = {found.model: found.cell for found in store.cells(run.id)}
+    names = store.model_names(run.id)
     records = store.models(run.id)
     models = {}
     for name, cell in stored.items():
-        spec = suite.models.get(name.partition("@")[0])
+        spec = suite.models.get(names[name].model)
         if spec is None:
-            raise UserError(f"Model {name!r} of run {run.id} is not in its suite.", hint="The store may be damaged.")
+            raise UserError(
+                f"The model {name!r} of run {run.id} is not in the suite of that run.",
+                hint="Check the store with `crosstok store check`.",
+            )
         models[name] = PlannedModel(
-            name=name,
+            model_name=names[name],
             spec=spec,
             parents=(),
             options_of_parents=(),
@@ -161,7 +165,7 @@ class _Rescorer:
     def _cell(self, cell: PlannedCell, only: set[str], expected_s: float) -> Rescored:
         store = self._store
         before = self._before.get((cell.model.name, cell.task.name))
-        stored = store.begin_cell(cell_record(cell), self._plan.run_id, cell.model.name)
+        stored = store.begin_cell(cell_record(cell), self._plan.run_id, *cell.model.model_name)
         why = _why_not(cell.task, only)
         if why:
             if stored.status is not Progress.COMPLETE:

@@ -243,7 +243,7 @@ class _Driver:
         return Agreement(engine.checkpoint, self._teacher[1])
 
     def _begin(self, cell: PlannedCell) -> schema.Progress:
-        return self.store.begin_cell(cell_record(cell), self.plan.run_id, cell.model.name).status
+        return self.store.begin_cell(cell_record(cell), self.plan.run_id, *cell.model.model_name).status
 
     def _complete(self, cell: PlannedCell) -> bool:
         return self.stored[cell.fingerprint] is schema.Progress.COMPLETE

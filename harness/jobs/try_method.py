@@ -101,11 +101,11 @@ def _by_seed(measured: Mapping[str, Side], name: str, baselines: list[str]) -> t
     """Return candidate and baseline of each seed, which have the seed in common."""
     candidates: dict[str, Side] = {}
     references: dict[str, Side] = {}
+    by_name = {(side.model, side.seed): side for side in measured.values()}
     for full, side in measured.items():
-        base, mark, seed = full.partition("@")
-        if base != name:
+        if side.model != name:
             continue
-        of_seed = [found for one in baselines if (found := measured.get(f"{one}{mark}{seed}") or measured.get(one))]
+        of_seed = [found for one in baselines if (found := by_name.get((one, side.seed)) or by_name.get((one, None)))]
         candidates[full] = side
         references[full] = best_of(of_seed)
     return candidates, references

@@ -20,6 +20,7 @@ from crosstok.harness.plan.answerable import asks_likelihood, require_answerable
 from crosstok.harness.plan.contamination import only_unseen, trained_texts
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import ModelSpec, Suite, made_from, order_of_models, parents
+from crosstok.results.store.model_names import ModelName
 from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, Task, TextTask
@@ -70,13 +71,19 @@ def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
         for seed in suite.seeds:
             model = _model(suite, name, seed, [known[parent, seed] for parent in parents(suite, name)], data)
             known[name, seed] = model
-    emitted: set[str] = set()
+    shown: dict[str, PlannedModel] = {}
     for name in suite.models:
         for seed in suite.seeds:
             model = known[name, seed]
-            if model.name not in emitted:
-                emitted.add(model.name)
+            if model.name not in shown:
+                shown[model.name] = model
                 yield model
+            elif model.model_name != shown[model.name].model_name:
+                raise UserError(
+                    f"Two models of the suite are shown as {model.name!r}: one has that name, and one is made once per "
+                    "seed.",
+                    hint="Rename one of them.",
+                )
 
 
 def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data: Path | None) -> PlannedModel:
@@ -100,9 +107,9 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
         options = tuple(made_from(suite, name))
         recipe, student = _student(spec, name, seed, dict(zip(options, parents, strict=True)), data)
         found = student.fingerprint
-    repeated = bool(recipe and recipe.steps) or any("@" in parent.name for parent in parents)
+    repeated = bool(recipe and recipe.steps) or any(parent.model_name.seed is not None for parent in parents)
     return PlannedModel(
-        name=f"{name}@{seed}" if repeated and len(suite.seeds) > 1 else name,
+        model_name=ModelName(name, seed if repeated and len(suite.seeds) > 1 else None),
         spec=spec,
         parents=tuple(model.name for model in parents),
         options_of_parents=options,
@@ -144,7 +151,7 @@ def _teacher(model: PlannedModel, suite: Suite, models: Mapping[str, PlannedMode
     name = suite.agreement_with
     if name is None:
         return None
-    teacher = models.get(name) or models[f"{name}@{model.seed}"]
+    teacher = next(one for one in models.values() if one.model_name in {(name, None), (name, model.seed)})
     if teacher.served is not None:
         raise UserError(
             f"agreement_with: {name!r} is behind a server, which gives no distributions.",

@@ -11,6 +11,7 @@ from crosstok.fingerprint import fingerprint
 from crosstok.harness.openai.protocol import ServedModel
 from crosstok.harness.plan.references import References
 from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.results.store.model_names import ModelName
 from crosstok.sandbox import Program
 from crosstok.tasks.task import CodeTask, Document, PromptStyle, Task
 
@@ -21,8 +22,8 @@ AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other 
 class PlannedModel:
     """A model of the suite; under several seeds each trained student is planned once per seed."""
 
-    name: str
-    """Name in the tables: the suite's, with ``@seed`` where there are several."""
+    model_name: ModelName
+    """Name in the suite, with the seed where the model is made once per seed."""
     spec: ModelSpec
     parents: tuple[str, ...]
     """Names of the planned models that it is made from."""
@@ -39,6 +40,11 @@ class PlannedModel:
     """The server that answers for it, where it is not loaded here."""
     dtype: str = ""
     """What it computes in, where that is not the suite's to say."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in tables, unique in the plan."""
+        return str(self.model_name)
 
     @property
     def answers_alone(self) -> bool:

@@ -7,7 +7,7 @@ compared each with each; more are compared with the first model, the baseline, a
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -19,6 +19,7 @@ from crosstok.results.compare.comparability import Measurement, mismatch
 from crosstok.results.compare.oracles import Oracle, oracles
 from crosstok.results.compare.statistics import SIGNIFICANT, Difference, Estimate
 from crosstok.results.store.aggregates import VerdictFacts
+from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Cell, Progress, Run, Task
 from crosstok.results.store.store import Store
 
@@ -83,6 +84,9 @@ class Comparison:
 
     run: Run
     models: tuple[str, ...]
+    """As shown in tables, in the order of the suite."""
+    names: Mapping[str, ModelName]
+    """Name in the suite and seed of each of ``models``."""
     tasks: tuple[TaskComparison, ...]
     comparisons: int
     """How many p values were corrected together."""
@@ -97,7 +101,8 @@ class Comparison:
 
 def compare(store: Store, run: Run) -> Comparison:
     """Return every model of ``run`` on every task of it, with all differences tested."""
-    models = _in_suite_order(run, list(store.models(run.id)))
+    names = _in_suite_order(run, store.model_names(run.id))
+    models = list(names)
     cells: dict[str, dict[str, Cell]] = {}
     for entry in store.cells(run.id):
         cells.setdefault(entry.task, {})[entry.model] = entry.cell
@@ -115,11 +120,17 @@ def compare(store: Store, run: Run) -> Comparison:
         estimates = {model: found.estimate(headline) for model, found in known.items()}
         mismatches, remarks = _unlike_the_first(task, measured, verdicts)
         compared = TaskComparison(
-            task, headline, measured, estimates, mismatches, remarks, oracles=oracles(run, headline, known, mismatches)
+            task,
+            headline,
+            measured,
+            estimates,
+            mismatches,
+            remarks,
+            oracles=oracles(run, headline, known, mismatches, names),
         )
         pairs = _pairs([model for model in known if model not in mismatches], compared.best)
         tasks.append(replace(compared, differences={(a, b): known[a].difference(known[b]) for a, b in pairs}))
-    return _corrected(Comparison(run, tuple(models), tuple(_task_order(run, tasks)), 0, verdicts))
+    return _corrected(Comparison(run, tuple(models), names, tuple(_task_order(run, tasks)), 0, verdicts))
 
 
 def _unlike_the_first(
@@ -181,17 +192,18 @@ def planned_tasks(run: Run) -> list[str]:
     return [name for name in named if isinstance(name, str)]
 
 
-def unmeasured_models(run: Run, measured: list[str]) -> list[str]:
-    """Return the models of the suite that have no cell at all; ``name@seed`` stands for ``name``."""
-    known = {name.partition("@")[0] for name in measured} | set(measured)
+def unmeasured_models(run: Run, measured: Iterable[ModelName]) -> list[str]:
+    """Return the models of the suite that are not among ``measured``, whatever the seed."""
+    known = {name.model for name in measured}
     return [name for name in planned_models(run) if name not in known]
 
 
-def _in_suite_order(run: Run, models: list[str]) -> list[str]:
+def _in_suite_order(run: Run, names: Mapping[str, ModelName]) -> dict[str, ModelName]:
+    """Return the names in the order of the suite, and behind them those of models without a cell."""
     places = {name: place for place, name in enumerate(planned_models(run))}
-    last = len(places)
-    found = sorted(models, key=lambda name: places.get(name, places.get(name.partition("@")[0], last)))
-    return [*found, *unmeasured_models(run, found)]
+    found = sorted(names, key=lambda shown: places.get(names[shown].model, len(places)))
+    missing = [ModelName(model) for model in unmeasured_models(run, names.values())]
+    return {shown: names[shown] for shown in found} | {str(name): name for name in missing}
 
 
 def _task_order(run: Run, tasks: list[TaskComparison]) -> list[TaskComparison]:

@@ -23,6 +23,11 @@ class Side:
     """One model of one run with all that it was measured on."""
 
     name: str
+    """As shown in tables."""
+    model: str
+    """Name in the suite."""
+    seed: int | None
+    """Seed that it was made with; None where the suite makes it only once."""
     run: Run
     cells: dict[str, Cell]
     """By name of the task."""
@@ -107,7 +112,11 @@ def sides(store: Store, run: Run) -> dict[str, Side]:
     cells: dict[str, dict[str, Cell]] = {}
     for entry in store.cells(run.id):  # also of models that were planned and never made
         cells.setdefault(entry.model, {})[entry.task] = entry.cell
-    return {name: Side(name, run, found, tasks, scores, verdicts) for name, found in cells.items()}
+    names = store.model_names(run.id)
+    return {
+        name: Side(name, names[name].model, names[name].seed, run, found, tasks, scores, verdicts)
+        for name, found in cells.items()
+    }
 
 
 def best_of(known: Sequence[Side]) -> Side:
@@ -130,6 +139,8 @@ def best_of(known: Sequence[Side]) -> Side:
     used = [one for one in known if any(one is other for other in chosen.values())]
     return Side(
         name=", ".join(one.name for one in used),
+        model=used[-1].model,
+        seed=used[-1].seed,
         run=used[-1].run,
         cells={task: one.cells[task] for task, one in chosen.items()},
         tasks={task: one.tasks[task] for task, one in chosen.items()},

@@ -7,13 +7,14 @@ of it. It can still beat this oracle, because a mixture can say what no member s
 """
 
 import functools
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from crosstok.results.compare.answers import Answers, Headline
 from crosstok.results.compare.statistics import Estimate
+from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Run
 
 
@@ -25,7 +26,13 @@ class Oracle:
     estimate: Estimate
 
 
-def oracles(run: Run, headline: Headline, known: Mapping[str, Answers], unlike: Mapping[str, str]) -> dict[str, Oracle]:
+def oracles(
+    run: Run,
+    headline: Headline,
+    known: Mapping[str, Answers],
+    unlike: Mapping[str, str],
+    names: Mapping[str, ModelName],
+) -> dict[str, Oracle]:
     """Return the oracle of each ensemble all of whose members were measured alike, by the ensemble's name.
 
     ``known`` are the models' answers to one task and ``unlike`` those that cannot be compared; only documents that all
@@ -33,7 +40,7 @@ def oracles(run: Run, headline: Headline, known: Mapping[str, Answers], unlike: 
     """
     found = {}
     for name in known:
-        members = tuple(dict.fromkeys(members_of(run, name, known)))
+        members = tuple(dict.fromkeys(members_of(run, names[name], names)))
         if len(members) > 1 and all(member in known and member not in unlike for member in members):
             together = functools.reduce(
                 functools.partial(_better, higher=headline.higher_is_better), [known[member] for member in members]
@@ -43,18 +50,17 @@ def oracles(run: Run, headline: Headline, known: Mapping[str, Answers], unlike: 
     return found
 
 
-def members_of(run: Run, name: str, known: Container[str]) -> tuple[str, ...]:
-    """Return the names of an ensemble's members in the run, those of its own seed where they are among ``known``.
+def members_of(run: Run, name: ModelName, names: Mapping[str, ModelName]) -> tuple[str, ...]:
+    """Return the names of an ensemble's members as shown in tables, none for a model that is no ensemble.
 
-    No names for a model that is no ensemble.
+    ``names`` are the models of the run. A member that was made once per seed is the one of the ensemble's own seed.
     """
-    model, _, seed = name.partition("@")
     models = run.config.get("models")
-    entry = models.get(model) if isinstance(models, Mapping) else None
+    entry = models.get(name.model) if isinstance(models, Mapping) else None
     ensemble = entry.get("ensemble") if isinstance(entry, Mapping) else None
-    named = ensemble.get("members", ()) if isinstance(ensemble, Mapping) else ()
-    seeded = {member: f"{member}@{seed}" for member in named}
-    return tuple(seeded[member] if seeded[member] in known else member for member in named)
+    members = ensemble.get("members", ()) if isinstance(ensemble, Mapping) else ()
+    shown = {known: text for text, known in names.items()}
+    return tuple(shown.get(ModelName(member, name.seed), member) for member in members)
 
 
 def _better(first: Answers, second: Answers, *, higher: bool) -> Answers:

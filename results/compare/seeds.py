@@ -119,7 +119,7 @@ class MethodRow:
     method: str
     task: str
     headline: Headline
-    seeds: tuple[str, ...]
+    seeds: tuple[int | None, ...]
     by_seed: tuple[float, ...]
     estimate: Estimate
     difference: Difference | None
@@ -136,8 +136,8 @@ def method_rows(store: Store, run: Run) -> list[MethodRow]:
     A seed that was measured otherwise than the first row of its task is left out of the mean and named.
     """
     by_method: dict[str, list[Side]] = {}
-    for name, side in sides(store, run).items():
-        by_method.setdefault(name.partition("@")[0], []).append(side)
+    for side in sides(store, run).values():
+        by_method.setdefault(side.model, []).append(side)
     rows = []
     for task, record in store.tasks(run.id).items():
         headline = Headline.of(record)
@@ -168,7 +168,7 @@ def method_rows(store: Store, run: Run) -> list[MethodRow]:
                 for problem in (side.problem(task), unlike.get(side.name))
                 if problem
             )
-            seeds = tuple(side.name.partition("@")[2] or "-" for side in group)
+            seeds = tuple(side.seed for side in group)
             values = tuple(float(value) for value in repeats.by_seed)
             rows.append(MethodRow(name, task, headline, seeds, values, estimate(repeats), found, problems))
         standings = _standings(of_task, headline)

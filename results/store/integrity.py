@@ -24,10 +24,12 @@ from crosstok.results.store.cell_summaries import (
 )
 from crosstok.results.store.checksum import seal
 from crosstok.results.store.database import Database
+from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Progress, Sample
 from crosstok.results.store.sql import (
     CELLS,
     MODELS,
+    NAMES_SINCE,
     RUN_CELLS,
     RUN_MODELS,
     RUNS,
@@ -66,7 +68,7 @@ def check(store: Store) -> list[Finding]:
     """Return everything that is wrong with ``store``; an empty list means that all is well."""
     database = store.database
     found = list(_file(database))
-    for search in (_orphans, _duplicates, _missing, _contradictions, _tampered, _mistallied):
+    for search in (_orphans, _misnamed, _duplicates, _missing, _contradictions, _tampered, _mistallied):
         found += search(database)
     return found
 
@@ -104,6 +106,18 @@ def _orphans(database: Database) -> Iterator[Finding]:
     record = sa.select(MODELS.c.fingerprint).where(MODELS.c.fingerprint == RUN_MODELS.c.model)
     lost = sa.and_(complete.exists(), ~record.exists())
     yield from _found(database, "measured models without a record", RUN_MODELS, lost, RESUME)
+
+
+def _misnamed(database: Database) -> Iterator[Finding]:
+    """Find cells of a run whose model is shown under another name than its name in the suite and its seed give."""
+    if database.version < NAMES_SINCE:
+        return
+    columns = (RUN_CELLS.c.run, RUN_CELLS.c.name, RUN_CELLS.c.model, RUN_CELLS.c.seed)
+    with database.read() as connection:
+        rows = connection.execute(sa.select(*columns).distinct()).all()
+    wrong = sorted(f"{run} {name}" for run, name, model, seed in rows if name != str(ModelName(model, seed)))
+    if wrong:
+        yield Finding("models of a run shown under another name", len(wrong), tuple(wrong[:LISTED]), RESUME)
 
 
 def _missing(database: Database) -> Iterator[Finding]:

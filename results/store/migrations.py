@@ -13,8 +13,19 @@ from alembic.operations import Operations
 
 from crosstok.results.store.cell_summaries import tally
 from crosstok.results.store.checksum import seal
+from crosstok.results.store.model_names import name_from_old_store
 from crosstok.results.store.records import SCHEMA_VERSION, Sample
-from crosstok.results.store.sql import CELLS, MODELS, SAMPLES, SEALS, STORE_SCHEMA, TALLIES, TALLY_FACTS
+from crosstok.results.store.sql import (
+    CELLS,
+    MODELS,
+    RUN_CELLS,
+    RUNS,
+    SAMPLES,
+    SEALS,
+    STORE_SCHEMA,
+    TALLIES,
+    TALLY_FACTS,
+)
 
 _AT_ONCE = 1000
 
@@ -60,6 +71,17 @@ def _tally_facts(connection: sa.Connection, operations: Operations) -> None:  # 
         tally(connection, cell)
 
 
+def _add_model_and_seed(connection: sa.Connection, operations: Operations) -> None:
+    """Version 6: the cells of a run state the model's name in the suite and its seed, instead of both in one text."""
+    operations.add_column(RUN_CELLS.name, sa.Column("model", sa.Text, nullable=False, server_default=""))
+    operations.add_column(RUN_CELLS.name, sa.Column("seed", sa.BigInteger, nullable=True))
+    configs = {row.id: row.config for row in connection.execute(sa.select(RUNS.c.id, RUNS.c.config))}
+    for run, name in connection.execute(sa.select(RUN_CELLS.c.run, RUN_CELLS.c.name).distinct()).all():
+        of_model = sa.and_(RUN_CELLS.c.run == run, RUN_CELLS.c.name == name)
+        parts = name_from_old_store(name, configs.get(run, {}))
+        connection.execute(sa.update(RUN_CELLS).where(of_model).values(parts._asdict()))
+
+
 def _create(operations: Operations, table: sa.Table) -> None:
     operations.create_table(table.name, *(column._copy() for column in table.columns))  # noqa: SLF001  (no public copy)
 
@@ -69,4 +91,5 @@ _STEPS: Mapping[int, Callable[[sa.Connection, Operations], None]] = {
     3: _add_tallies,
     4: _add_spent,
     5: _tally_facts,
+    6: _add_model_and_seed,
 }

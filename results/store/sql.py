@@ -71,7 +71,10 @@ RUN_CELLS = sa.Table(
     sa.Column("name", _TEXT, primary_key=True),
     sa.Column("cell", _TEXT, primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
-    comment="The cells of a run, each under the name of its model.",
+    sa.Column("model", _TEXT, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=True),
+    comment="The cells of a run. `model` is the name in the suite, `seed` is null where a model is made only once, and "
+    "`name` is both as shown in tables (see crosstok.results.store.model_names).",
 )
 TALLIES = sa.Table(
     "tallies",
@@ -97,8 +100,10 @@ sa.Index(
         for name in ("cell", "stop_reason", "bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")
     ),
 )
-ADDED_IN = {("models", "compute"): 3, ("cells", "spent"): 4}
+ADDED_IN = {("models", "compute"): 3, ("cells", "spent"): 4, ("run_cells", "model"): 6, ("run_cells", "seed"): 6}
 """The schema version that added a column, where it was not the first."""
+NAMES_SINCE = 6
+"""The schema version from which on the cells of a run state model and seed."""
 TALLIED_SINCE = 5
 """The schema version from which on tallies have all that a table reads; those of an older store are not looked at."""
 sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)

@@ -30,10 +30,12 @@ from crosstok.results.store.cell_summaries import (
 )
 from crosstok.results.store.checksum import seal
 from crosstok.results.store.database import Database
+from crosstok.results.store.model_names import ModelName, name_from_old_store
 from crosstok.results.store.records import Cell, Model, Progress, Record, Run, Sample, Score, Task, Verdict, now
 from crosstok.results.store.sql import (
     CELLS,
     MODELS,
+    NAMES_SINCE,
     RUN_CELLS,
     RUN_MODELS,
     RUNS,
@@ -54,7 +56,7 @@ class RunCell(NamedTuple):
     """A cell as a run sees it."""
 
     model: str
-    """Name that the suite gives to the model."""
+    """Name of the model as shown in tables; :meth:`Store.model_names` has its parts."""
     task: str
     """Name that the suite gives to the task."""
     cell: Cell
@@ -120,9 +122,10 @@ class Store:
         with self.database.write() as connection:
             _upsert(connection, TASKS, [task])
 
-    def begin_cell(self, cell: Cell, run: str, model_name: str) -> Cell:
-        """Make ``cell`` part of ``run`` under the model's name there, and return it as it is stored.
+    def begin_cell(self, cell: Cell, run: str, model: str, seed: int | None = None) -> Cell:
+        """Make ``cell`` part of ``run`` and return it as it is stored.
 
+        ``model`` is the model's name in the suite. ``seed`` is given where the suite makes it once per seed.
         A cell that is complete comes back so and stays so; any other is running from now on, with the seconds that
         earlier sessions spent on it.
         """
@@ -134,8 +137,10 @@ class Store:
                 kept = {"seconds": stored.seconds, "spent": stored.spent} if row else {"seconds": 0.0, "spent": {}}
                 stored = cell.model_copy(update={"status": Progress.RUNNING, "error": "", **kept})
                 _upsert(connection, CELLS, [stored])
-            _link(connection, RUN_MODELS, {"run": run, "name": model_name}, {"model": cell.model})
-            _link(connection, RUN_CELLS, {"run": run, "name": model_name, "cell": cell.fingerprint}, {})
+            name = ModelName(model, seed)
+            _link(connection, RUN_MODELS, {"run": run, "name": str(name)}, {"model": cell.model})
+            key = {"run": run, "name": str(name), "cell": cell.fingerprint}
+            _link(connection, RUN_CELLS, key, name._asdict())
         return stored
 
     def end_cell(
@@ -261,6 +266,17 @@ class Store:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return {row.pop("name"): Model.model_validate(row) for row in rows}
 
+    def model_names(self, run: str) -> dict[str, ModelName]:
+        """Return the names of a run's models by the name shown in tables, in the order in which they were added."""
+        with self.database.read() as connection:
+            if self.database.version < NAMES_SINCE:
+                config = connection.scalar(sa.select(RUNS.c.config).where(RUNS.c.id == run)) or {}
+                query = sa.select(RUN_CELLS.c.name).where(RUN_CELLS.c.run == run).order_by(RUN_CELLS.c.position)
+                return {name: name_from_old_store(name, config) for name in connection.scalars(query)}
+            columns = (RUN_CELLS.c.name, RUN_CELLS.c.model, RUN_CELLS.c.seed)
+            query_ = sa.select(*columns).where(RUN_CELLS.c.run == run).order_by(RUN_CELLS.c.position)
+            return {name: ModelName(model, seed) for name, model, seed in connection.execute(query_)}
+
     def tasks(self, run: str) -> dict[str, Task]:
         """Return the tasks of a run by name, in the order in which it came to them."""
         return {task.name: task for task in self._tasks(run).values()}
@@ -373,7 +389,7 @@ def upsert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
     connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest), list(rows))
 
 
-def _link(connection: sa.Connection, table: sa.Table, key: Mapping[str, str], values: Mapping[str, str]) -> None:
+def _link(connection: sa.Connection, table: sa.Table, key: Mapping[str, str], values: Mapping[str, Any]) -> None:
     """Note that a run has this model or cell, at the end of its list unless it is there already."""
     here = sa.and_(*(table.c[name] == value for name, value in key.items()))
     position = connection.scalar(sa.select(table.c.position).where(here))

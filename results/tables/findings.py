@@ -118,7 +118,7 @@ def _unasked(comparison: Comparison) -> list[str]:
     entries = models if isinstance(models, Mapping) else {}
     found = []
     for name in {name: None for task in comparison.tasks for name in task.cells}:
-        entry = entries.get(name) or entries.get(name.partition("@")[0])
+        entry = entries.get(comparison.names[name].model)
         ensemble = entry.get("ensemble") if isinstance(entry, Mapping) else None
         union = isinstance(ensemble, Mapping) and ensemble.get("tokens") == "union"
         if union and any(name not in task.cells for task in comparison.tasks):
@@ -132,7 +132,7 @@ def general_notes(comparison: Comparison) -> list[str]:
     run = comparison.run
     if run.status is not Progress.COMPLETE:
         notes.append(f"The run is {run.status}: what is missing is marked; `crosstok run` continues it.")
-    missing = unmeasured_models(run, [name for task in comparison.tasks for name in task.cells])
+    missing = unmeasured_models(run, [comparison.names[name] for task in comparison.tasks for name in task.cells])
     if missing:
         notes.append(f"Not measured at all: {_listed(missing)}.")
     if unasked := _unasked(comparison):

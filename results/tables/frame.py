@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFrame":
     """Return one row per model and task of a run (default: the latest), in the order of the suite.
 
-    Columns: ``model``, ``label``, ``task``, ``metric``, ``unit``, ``higher_is_better``, ``value``, ``low``, ``high``
+    Columns: ``model``, ``method`` (its name in the suite, the same for all seeds), ``seed`` (none where it is made
+    only once), ``label``, ``task``, ``metric``, ``unit``, ``higher_is_better``, ``value``, ``low``, ``high``
     (95 % interval), ``n`` (documents measured), ``documents`` (asked for), ``available`` (in the whole benchmark),
     ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bootstrap_low`` and ``bootstrap_high`` (the
     interval by resampling, where ``low`` and ``high`` are analytic), ``bytes_per_token`` (of the text that was read or
@@ -68,6 +69,8 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
             costs = sample_columns(facts)
             row: dict[str, Any] = {
                 "model": name,
+                "method": found.names[name].model,
+                "seed": found.names[name].seed,
                 "label": model.label if model else "",
                 "task": task.task.name,
                 "metric": task.headline.name,
@@ -97,7 +100,7 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
     _add_up_members(found, rows)
     frame = pd.DataFrame(rows)
     # A column that is empty throughout holds numbers all the same.
-    frame = frame.astype(dict.fromkeys((*FACT_COLUMNS, *NEW_TOKEN_COLUMNS), float))
+    frame = frame.astype(dict.fromkeys((*FACT_COLUMNS, *NEW_TOKEN_COLUMNS), float) | {"seed": "Int64"})
     frame.attrs = {
         "title": _title(found.run, frame), "findings": findings(found), "notes": general_notes(found),
         "means": [row for one in means(found) for row in _mean_rows(one)],
@@ -111,7 +114,10 @@ def _add_up_members(found: Comparison, rows: list[dict[str, Any]]) -> None:
     known = {(row["model"], row["task"]): row for row in rows}
     for row in rows:
         if row["flops_per_byte"] is None and row["status"] != "not measured":
-            members = [known.get((name, row["task"]), {}) for name in members_of(found.run, row["model"], found.models)]
+            members = [
+                known.get((name, row["task"]), {})
+                for name in members_of(found.run, found.names[row["model"]], found.names)
+            ]
             flops = [member.get("flops_per_byte") for member in members]
             if members and None not in flops:
                 row["flops_per_byte"] = sum(flops)

@@ -183,3 +183,23 @@ def test_an_unknown_task_is_one_line_with_the_closest_name(suite: dict[str, Any]
     run = first_run(suite, store)
     with pytest.raises(UserError, match="Did you mean 'programs'"):
         again(store, run, tasks=["program"])
+
+
+def test_a_model_evaluated_under_a_name_with_an_at_sign_is_shown_compared_gated_and_judged_again(
+    suite: dict[str, Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny@main"
+    folder.symlink_to(tiny_folder)
+    store = ["--store", str(tmp_path / "s.db")]
+
+    def crosstok(*arguments: str) -> str:
+        found = CliRunner().invoke(app, [*arguments, *store], catch_exceptions=False)
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    crosstok("eval", str(folder), "-t", suite["tasks"][1]["task"])
+    assert "tiny@main on" in crosstok("rescore")
+    assert "tiny@main" in crosstok("table")
+    assert "tiny@main" in crosstok("compare", "tiny@main", "tiny@main")
+    assert "Gate ok: eval-" in crosstok("gate", "eval", "--baseline", "eval")
+    assert "tiny@main" in crosstok("table", "--seeds")

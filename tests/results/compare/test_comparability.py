@@ -10,6 +10,7 @@ from crosstok.results.compare.comparability import Measurement, mismatch, mixed_
 from crosstok.results.compare.comparison import compare
 from crosstok.results.compare.seeds import method_rows
 from crosstok.results.store.aggregates import VerdictFacts
+from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task
 from crosstok.results.store.store import Store
 from crosstok.results.tables.frame import comparison_frame, render
@@ -90,20 +91,27 @@ def test_runs_of_other_versions_are_told_apart() -> None:
     assert mixed_versions(old, new.model_copy(update={"environment": {}})) != ""
 
 
-def fill(store: Store, dtypes: Mapping[str, str]) -> Run:
+def fill(store: Store, dtypes: Mapping[ModelName, str]) -> Run:
     """Write bits per byte of models that differ more from row to row than from document to document."""
-    run = Run(id="r", suite="s", config={"models": dict.fromkeys(dtypes)}, environment={}, status=Progress.RUNNING)
+    run = Run(
+        id="r",
+        suite="s",
+        config={"models": {name.model: None for name in dtypes}},
+        environment={},
+        status=Progress.RUNNING,
+    )
     store.begin_run(run)
     metrics = [{"name": "bits_per_byte", "unit": "bits/byte", "higher_is_better": False}]
     store.put_task(Task(fingerprint="t", name="t", version="1", settings={}, source={}, documents=30, metrics=metrics))
-    for place, (name, dtype) in enumerate(dtypes.items()):
+    for place, (model, dtype) in enumerate(dtypes.items()):
+        name = str(model)
         store.put_model(
             Model(fingerprint=name, label=name, spec={}, tokenizer="t", parameters=1, vocabulary=1, provenance={},
                   build_s=0)
         )  # fmt: skip
         cell = Cell(fingerprint=f"c-{name}", model=name, task="t", seed=0, settings={"dtype": dtype},
                     status=Progress.RUNNING)  # fmt: skip
-        store.begin_cell(cell, "r", name)
+        store.begin_cell(cell, "r", *model)
         for document in range(30):
             at: dict[str, Any] = {"cell": cell.fingerprint, "document": f"d{document:02}"}
             bits = 2.0 - place * 0.2 + 0.01 * (document % (place + 2))
@@ -117,7 +125,7 @@ def fill(store: Store, dtypes: Mapping[str, str]) -> Run:
 
 def test_in_the_table_of_one_run_such_a_row_is_marked_tested_against_none_and_never_best(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db") as store:
-        run = fill(store, {"a": "float32", "b": "float32", "c": "bfloat16", "d": "bfloat16"})
+        run = fill(store, {ModelName(name): "float32" if name < "c" else "bfloat16" for name in "abcd"})
         found = compare(store, run)
         frame = comparison_frame(store)
     assert list(found.tasks[0].differences) == [("a", "b")]
@@ -132,17 +140,22 @@ def test_in_the_table_of_one_run_such_a_row_is_marked_tested_against_none_and_ne
 
 def test_a_seed_that_was_measured_otherwise_is_left_out_of_its_methods_mean_and_named(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db") as store:
-        run = fill(store, {"a": "float32", "m@0": "float32", "m@1": "float32", "m@2": "bfloat16"})
+        run = fill(
+            store,
+            {ModelName("a"): "float32", **{ModelName("m", n): "bfloat16" if n == 2 else "float32" for n in range(3)}},
+        )
         rows = {row.method: row for row in method_rows(store, run)}
         shown = method_layout(run, list(rows.values()))
-    assert rows["m"].seeds == ("0", "1")
+    assert rows["m"].seeds == (0, 1)
     assert "m@2: not comparable with a, left out: dtype: float32 and bfloat16" in rows["m"].problems
     assert any("left out" in note for note in shown.notes)
 
 
 def test_methods_are_ranked_and_what_is_not_told_from_the_best_is_marked(tmp_path: Path) -> None:
     with Store(tmp_path / "s.db") as store:
-        run = fill(store, dict.fromkeys(["a", "b@0", "b@1", "c@0", "c@1"], "float32"))
+        run = fill(
+            store, dict.fromkeys([ModelName("a"), *(ModelName(name, n) for name in "bc" for n in (0, 1))], "float32")
+        )
         rows = {row.method: row.standing for row in method_rows(store, run)}
     assert rows["c"] == "best"
     assert rows["a"] in ("", "not told from best")

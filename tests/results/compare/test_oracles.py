@@ -9,6 +9,7 @@ import pytest
 from crosstok.results.compare.answers import Answers, Headline
 from crosstok.results.compare.comparison import compare
 from crosstok.results.compare.oracles import oracles
+from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Progress, Run
 from crosstok.results.store.store import Store
 from crosstok.results.tables.findings import findings
@@ -23,6 +24,13 @@ def run(**ensembles: list[str]) -> Run:
     return Run(id="r-1", suite="r", config={"models": models}, environment={}, status=Progress.COMPLETE)
 
 
+def found_in(run: Run, headline: Headline, known: dict[str, Answers], unlike: dict[str, str] | None = None) -> Any:
+    """Return the oracles of models that are named as a suite with the seeds 0 and 1 names them."""
+    seeded = {str(name): name for model in ("b", "pair") for seed in (0, 1) for name in [ModelName(model, seed)]}
+    names = {name: seeded.get(name, ModelName(name)) for name in known}
+    return oracles(run, headline, known, unlike or {}, names)
+
+
 def answers(*values: float, weight: list[float] | None = None, first: int = 0) -> Answers:
     names = np.array([f"d{first + place}" for place in range(len(values))], dtype=object)
     weights = np.array(weight or [1.0] * len(values))
@@ -31,7 +39,7 @@ def answers(*values: float, weight: list[float] | None = None, first: int = 0) -
 
 def test_a_document_counts_that_any_member_has_right() -> None:
     known = {"a": answers(1, 0, 0, 1), "b": answers(0, 1, 0, 1), "pair": answers(0, 0, 1, 1)}
-    found = oracles(run(pair=["a", "b"]), PASS, known, {})
+    found = found_in(run(pair=["a", "b"]), PASS, known)
     assert set(found) == {"pair"}
     assert found["pair"].members == ("a", "b")
     assert found["pair"].estimate.value == 0.75
@@ -41,21 +49,21 @@ def test_a_document_counts_that_any_member_has_right() -> None:
 def test_of_bits_per_byte_the_lower_one_of_each_document_counts_by_its_bytes() -> None:
     sizes = [10.0, 30.0]
     known = {"a": answers(20, 30, weight=sizes), "b": answers(10, 60, weight=sizes), "pair": answers(9, 9)}
-    found = oracles(run(pair=["a", "b"]), BITS, known, {})["pair"].estimate
+    found = found_in(run(pair=["a", "b"]), BITS, known)["pair"].estimate
     assert found.value == pytest.approx((10 + 30) / 40)
 
 
 def test_only_documents_that_all_members_answered_count() -> None:
     known = {"a": answers(0, 0, 1), "b": answers(1, 0, first=1), "pair": answers(1)}
-    found = oracles(run(pair=["a", "b"]), PASS, known, {})["pair"].estimate
+    found = found_in(run(pair=["a", "b"]), PASS, known)["pair"].estimate
     assert (found.n, found.value) == (2, 1.0)  # d1: b has it; d2: a has it
     known["b"] = answers(1, first=7)
-    assert oracles(run(pair=["a", "b"]), PASS, known, {}) == {}
+    assert found_in(run(pair=["a", "b"]), PASS, known) == {}
 
 
 def test_members_of_the_ensembles_own_seed_are_taken() -> None:
     known = {"a": answers(0, 0), "b@0": answers(1, 1), "b@1": answers(1, 0), "pair@1": answers(0, 0)}
-    found = oracles(run(pair=["a", "b"]), PASS, known, {})["pair@1"]
+    found = found_in(run(pair=["a", "b"]), PASS, known)["pair@1"]
     assert found.members == ("a", "b@1")
     assert found.estimate.value == 0.5
 
@@ -68,7 +76,7 @@ def test_there_is_no_oracle_without_all_of_its_members(missing: str) -> None:
         del known["b"]
     else:
         unlike["b"] = "another prompt"
-    assert oracles(run(pair=["a", "b"]), PASS, known, unlike) == {}
+    assert found_in(run(pair=["a", "b"]), PASS, known, unlike) == {}
 
 
 def test_the_line_under_a_table_has_members_oracle_and_ensembles(tmp_path: Path, fill_store: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from crosstok.results.compare.seeds import Repeats, difference, estimate, method_rows
 from crosstok.results.compare.statistics import detectable_shift, paired_ratios, ratio
+from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Cell, Model, Progress, Run, Score, Task
 from crosstok.results.store.store import Store
 from crosstok.results.tables.seeds_table import method_frame, method_layout
@@ -102,7 +103,8 @@ def test_the_table_has_one_row_per_method_and_names_what_is_incomplete(tmp_path:
         store.put_task(
             Task(fingerprint="t", name="text", version="1", settings={}, source={}, documents=30, metrics=metrics)
         )
-        for name, level in (("base", 1.0), ("alm@0", 0.7), ("alm@1", 0.72), ("alm@2", 0.71)):
+        for model, seed, level in (("base@main", None, 1.0), ("alm", 0, 0.7), ("alm", 1, 0.72), ("alm", 2, 0.71)):
+            name = str(ModelName(model, seed))
             store.put_model(
                 Model(
                     fingerprint=name,
@@ -116,7 +118,7 @@ def test_the_table_has_one_row_per_method_and_names_what_is_incomplete(tmp_path:
                 )
             )
             cell = Cell(fingerprint=f"c{name}", model=name, task="t", seed=0, settings={}, status=Progress.RUNNING)
-            store.begin_cell(cell, "r", name)
+            store.begin_cell(cell, "r", model, seed)
             size = 29 if name == "alm@2" else 30
             store.add_scores(
                 Score(
@@ -129,7 +131,7 @@ def test_the_table_has_one_row_per_method_and_names_what_is_incomplete(tmp_path:
         rows = method_rows(store, store.run("r"))
         shown = method_layout(store.run("r"), rows)
     frame = method_frame(rows)
-    assert frame["method"].tolist() == ["base", "alm"]
+    assert frame["method"].tolist() == ["base@main", "alm"]
     assert frame["seeds"].tolist() == [1, 3]
     assert frame["n"].tolist() == [30, 29]
     assert frame["p"].iloc[1] < 0.001

@@ -9,7 +9,7 @@ import pytest
 
 from crosstok.results.store.aggregates import SampleFacts
 from crosstok.results.store.facts import FACT_COLUMNS, fact_columns, sum_facts
-from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task
+from crosstok.results.store.records import SCHEMA_VERSION, Cell, Model, Progress, Run, Sample, Score, Task
 from crosstok.results.store.store import Store
 from crosstok.results.tables.blocks import layout
 from crosstok.results.tables.frame import comparison_frame, render
@@ -153,11 +153,12 @@ def test_a_store_of_the_fourth_schema_is_read_out_of_its_rows_and_tallied_anew_w
     old = '[["end", 1, 1, 1, 1, 1, 1.0, null, null]]'  # as that version wrote it, and wrong, so that its use would show
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE tally_facts SET samples = ?", (old,))
+        connection.executescript("ALTER TABLE run_cells DROP COLUMN model; ALTER TABLE run_cells DROP COLUMN seed")
         connection.execute("UPDATE store_schema SET version = 4")
     with Store(path, read_only=True) as store:
         assert comparison_frame(store).equals(expected)
     with Store(path) as store:
-        assert store.database.version == 5
+        assert store.database.version == SCHEMA_VERSION
         assert comparison_frame(store).equals(expected)
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM tally_facts WHERE samples = ?", (old,)).fetchone() == (0,)

@@ -33,7 +33,8 @@ EXTRA = (
 )
 TWIN = (
     "INSERT INTO cells SELECT 'twin', model, task, seed, settings, status, error, seconds, spent FROM cells "
-    f"WHERE fingerprint = '{CELL}'; INSERT INTO run_cells VALUES ('quickstart-1a2b3c4d', 'base', 'twin', 99)"
+    f"WHERE fingerprint = '{CELL}'; "
+    "INSERT INTO run_cells VALUES ('quickstart-1a2b3c4d', 'base', 'twin', 99, 'base', NULL)"
 )
 DAMAGE = [
     (f"UPDATE samples SET text = 'return 1' WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "altered after"),
@@ -52,6 +53,7 @@ DAMAGE = [
     (EXTRA, "more documents than their task"),
     (EXTRA, "without a seal"),
     (TWIN, "measured twice"),
+    ("UPDATE run_cells SET seed = 1 WHERE name = 'alm'", "shown under another name"),
 ]
 
 
@@ -86,6 +88,7 @@ def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_writ
         connection.executescript(
             "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts;"
             "ALTER TABLE models DROP COLUMN compute; ALTER TABLE cells DROP COLUMN spent;"
+            "ALTER TABLE run_cells DROP COLUMN model; ALTER TABLE run_cells DROP COLUMN seed;"
             "UPDATE store_schema SET version = 1"
         )
     with Store(path, read_only=True) as store:
@@ -97,7 +100,7 @@ def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_writ
         assert check(store) == []
         assert comparison_frame(store).equals(shown)
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(5,)]
+        assert connection.execute("SELECT version FROM store_schema").fetchall() == [(6,)]
         assert connection.execute("SELECT count(*) FROM tally_facts").fetchone() == (15,)
         connection.execute(f"UPDATE samples SET text = 'x' WHERE cell = '{CELL}' AND document = 'HumanEval/7'")
     with Store(path) as store:

@@ -64,6 +64,8 @@ def test_a_store_of_the_first_schema_is_sealed_when_it_is_opened(
                 connection.execute(sa.text(f"DROP {change}"))
             connection.execute(sa.text("ALTER TABLE models DROP COLUMN compute"))
             connection.execute(sa.text("ALTER TABLE cells DROP COLUMN spent"))
+            for column in ("model", "seed"):
+                connection.execute(sa.text(f"ALTER TABLE run_cells DROP COLUMN {column}"))
             connection.execute(sa.text("UPDATE store_schema SET version = 1"))
     with Store(database_url) as store:
         assert check(store) == []
