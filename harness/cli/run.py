@@ -1,12 +1,15 @@
 """The commands that measure: ``run`` for a suite, ``eval`` for one model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosstok.folders import DEFAULT_STORE
 from crosstok.harness.cli.options import DataOption, StoreOption, task_option
+
+if TYPE_CHECKING:
+    from crosstok.harness.plan.suite import Suite
 
 PageOption = Annotated[bool, typer.Option(help="Write the page of the run beside the store.")]
 
@@ -22,10 +25,20 @@ def run(
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
     page: PageOption = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show what would be made and measured, what is there already, and how long it may take.",
+        ),
+    ] = False,
 ) -> None:
     """Make the models of a suite, measure them, print the table. Starting it again continues it."""
     from crosstok.harness.plan.suite import read_suite
 
+    if dry_run:
+        _show_forecast(read_suite(suite), store, data_dir)
+        return
     _run_and_show(read_suite(suite), store, data_dir, page=page)
 
 
@@ -68,7 +81,7 @@ def evaluate(
         _show_batch_reports(suite, check_batch, data_dir)
 
 
-def _run_and_show(suite: Any, store: str, data_dir: Path | None, *, page: bool) -> None:
+def _run_and_show(suite: "Suite", store: str, data_dir: Path | None, *, page: bool) -> None:
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.run import require_complete, run_suite
     from crosstok.harness.progress import ConsoleProgress
@@ -86,7 +99,20 @@ def _run_and_show(suite: Any, store: str, data_dir: Path | None, *, page: bool) 
     require_complete(outcome)
 
 
-def _show_batch_reports(suite: Any, rows: int, data_dir: Path | None) -> None:
+def _show_forecast(suite: "Suite", store: str, data_dir: Path | None) -> None:
+    from contextlib import ExitStack
+
+    from crosstok.folders import data_folder
+    from crosstok.harness.jobs.dry_run import forecast
+    from crosstok.results.store.store import Store
+
+    with ExitStack() as opened:
+        exists = "://" in store or Path(store).exists()
+        known = opened.enter_context(Store(store, read_only=True)) if exists else None
+        typer.echo(str(forecast(suite, known, data=data_folder(data_dir))))
+
+
+def _show_batch_reports(suite: "Suite", rows: int, data_dir: Path | None) -> None:
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.batch_check import batch_reports
     from crosstok.harness.progress import ConsoleProgress

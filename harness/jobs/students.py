@@ -16,7 +16,7 @@ from crosstok.distill.training.log import read_log
 from crosstok.distill.training.loop import LOG
 from crosstok.folders import cache_folder
 from crosstok.harness.generation.answer_facts import new_ids
-from crosstok.harness.plan.planned import Plan, PlannedModel
+from crosstok.harness.plan.planned import Plan
 from crosstok.progress import Reporter
 
 SECONDS_PER_STEP = 5.0  # a first guess for the progress bar, on two cores
@@ -35,10 +35,14 @@ class Students:
     """Models that are loaded already, by source."""
     folder: Path = field(default_factory=lambda: cache_folder() / "students")
 
+    def ready(self, name: str) -> bool:
+        """Return whether the student or ensemble ``name`` is in the cache."""
+        return (self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS).exists()
+
     def expected_s(self, name: str) -> float:
         """Return likely seconds for making ``name``, 0 where it is made or need not be."""
         model = self.plan.models[name]
-        if model.spec.source or self._ready(model):
+        if model.spec.source or self.ready(name):
             return 0.0
         return 5.0 + SECONDS_PER_STEP * (model.recipe.steps if model.recipe else 0)
 
@@ -48,7 +52,7 @@ class Students:
         if model.spec.source:
             return model.spec.source
         folder = self.folder / model.fingerprint
-        if not self._ready(model):
+        if not self.ready(name):
             expected = self.expected_s(name)
             sources = [self.source(parent) for parent in model.parents]
             began = time.monotonic()
@@ -99,6 +103,3 @@ class Students:
         if source in self.in_memory:
             return self.in_memory[source]
         return checkpoints.load(source, dtype=self.plan.suite.dtype, device=self.device)
-
-    def _ready(self, model: PlannedModel) -> bool:
-        return (self.folder / model.fingerprint / _BUILD_SECONDS).exists()
