@@ -1,1 +1,1 @@
-"""Vocabulary expansion: choosing tokens, a tokenizer with them, and rows that learn while all others stand still."""
+"""Vocabulary expansion: selection of tokens, expanded tokenizers, and training of the new rows alone."""

@@ -1,4 +1,4 @@
-"""Expanded tokenizers out of the cache: a grid of students has one expansion, and learning it takes half a minute."""
+"""Cache of expanded tokenizers, shared by all students of a grid, as learning the merges takes half a minute."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ from crosstok.fingerprint import fingerprint
 from crosstok.folders import cache_folder
 
 FILE = "expansion.json"
-"""What an expansion says of itself, beside its tokenizer: ``first``, ``report``, a row per new token (``table``)."""
-_VERSION = 1  # raised whenever the same text would give other tokens
+"""Description of an expansion, stored with its tokenizer: ``first``, ``report``, and ``table``."""
+_VERSION = 1  # increment when the same text would give different tokens
 
 
 def expansion_of(
     tokenizer: PreTrainedTokenizerFast, old: TokenBytes, spec: TokensSpec, data: Path | None = None
 ) -> Expansion:
-    """Return ``tokenizer`` (whose table is ``old``) with more tokens; fails as :func:`expand_tokenizer` does."""
+    """Return ``tokenizer`` (token bytes ``old``) with the tokens of ``spec``; see :func:`expand_tokenizer`."""
     texts = load_texts(spec.text.corpus, "train", data).source["sha256"] if spec.text else None
     decided_by = {
         "version": _VERSION,

@@ -1,13 +1,12 @@
-"""A BPE tokenizer that learns more merges, all of them behind those that it has.
+"""BPE merges that extend a tokenizer, appended after its existing ones.
 
-BPE applies the merge of lowest rank first, so a merge that stands behind all old ones only ever sees what these have
-left. Two things follow. Text in which no new token comes up is cut exactly as before. And a new token always stands for
-the same old tokens in a row, its *spelling*, which is read off the merges: every new token is the merge of two tokens
-that exist.
+BPE applies the merge of lowest rank first, so an appended merge only sees what the existing ones have left. This has
+two consequences. Text without new tokens is encoded as before. And a new token always stands for the same sequence of
+old tokens, its *spelling*, which follows from the merges: every new token is the merge of two existing tokens.
 
-Merges stay inside the words that the tokenizer itself cuts a text into (its pre-tokenization); where it cuts none
-(SentencePiece), a word begins with its space. A merge is left alone if its string or its bytes belong to a token
-already: the old tokenizer has that token and does not write it here, so to write it would change old text.
+Merges stay within the words of the tokenizer's own pre-tokenization; without one (SentencePiece), a word begins with
+its space. A merge is skipped if its string or its bytes already belong to a token: the old tokenizer has this token but
+does not use it here, so using it would change the encoding of old text.
 """
 
 import heapq
@@ -25,60 +24,60 @@ from crosstok.distill.tokenizers.tokenizer_file import TokenizerFile
 from crosstok.errors import UserError
 
 Word = tuple[str, ...]
-"""A word as the pieces that it consists of."""
+"""A word as a sequence of pieces."""
 Merge = tuple[str, str]
 _SPACES = ("\u2581", "\u0120", " ")
 
 
 class Vocabulary:
-    """The pieces that there are, by string and by bytes; merges are added to it one by one."""
+    """The set of existing pieces, by string and by bytes, to which merges are added one by one."""
 
     def __init__(self, data: Mapping[str, bytes], strings: frozenset[str], taken: frozenset[bytes]) -> None:
-        """``data`` are the bytes of pieces that may be merged; ``strings`` and ``taken`` belong to a token already."""
+        """Take the bytes of the pieces that may be merged (``data``), and the strings and bytes already in use."""
         self._data = dict(data)
         self._strings = set(strings)
         self._taken = set(taken)
 
     def takes(self, merge: Merge) -> bool:
-        """Tell whether the merge makes a token that is not there."""
+        """Return whether the merge creates a token that does not exist."""
         left, right = merge
         if left + right in self._strings or left not in self._data or right not in self._data:
             return False
         return self._data[left] + self._data[right] not in self._taken
 
     def add(self, merge: Merge) -> None:
-        """Add what the merge makes."""
+        """Add the result of a merge."""
         left, right = merge
         self._data[left + right] = self._data[left] + self._data[right]
         self._strings.add(left + right)
         self._taken.add(self._data[left + right])
 
     def remove(self, merge: Merge) -> None:
-        """Take back what was added last."""
+        """Undo the last ``add``."""
         made = merge[0] + merge[1]
         self._strings.remove(made)
         self._taken.remove(self._data.pop(made))
 
     def without(self, forbidden: Iterable[bytes]) -> "Vocabulary":
-        """Return the same vocabulary, to be added to by itself, in which no merge makes any of ``forbidden``."""
+        """Return an independent copy in which no merge may create any of ``forbidden``."""
         return Vocabulary(self._data, frozenset(self._strings), frozenset(self._taken).union(forbidden))
 
 
 class Words:
-    """Cuts text into words and words into pieces, as one tokenizer does."""
+    """Splits text into words and words into pieces, like a given tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Raise UserError for a tokenizer that is no BPE: merges cannot be appended to another kind."""
+        """Raise UserError if the tokenizer is not BPE: only BPE allows merges to be appended."""
         file = TokenizerFile.parse(tokenizer.backend_tokenizer.to_str(), tokenizer.all_special_tokens)
         kind = file.settings["model"]["type"]
         if kind != "BPE":
             raise UserError(
-                f"A tokenizer of type {kind} cannot be given more tokens without changing how old text is cut.",
-                hint="Expand a model with a BPE tokenizer.",
+                f"A tokenizer of type {kind} cannot be expanded without changing the encoding of existing text.",
+                hint="Use a model with a BPE tokenizer.",
             )
         self._encoder = file.content_encoder()
         table = file.table()
-        # Pieces like <0x0A> stand for a byte; two of them side by side would be read as the letters that they show.
+        # Pieces like <0x0A> stand for a byte; a merge of two would be the string of their names, not of their bytes.
         alone = {*file.symbols.values(), *file.specials.values(), *(f"<0x{value:02X}>" for value in range(256))}
         data = {piece: table[index] or b"" for index, piece in file.pieces.items() if piece not in alone}
         strings = frozenset({*file.pieces.values(), *alone})
@@ -86,14 +85,14 @@ class Words:
         self._alone = alone
 
     def count(self, texts: Iterable[str]) -> Counter[Word]:
-        """Return the words of ``texts`` of more than one piece, and how often each comes up."""
+        """Return the words of ``texts`` with more than one piece, and their counts."""
         words: Counter[Word] = Counter()
         for text in texts:
             words.update(word for word in self.of(text) if len(word) > 1)
         return words
 
     def of(self, text: str) -> list[Word]:
-        """Return the words of ``text``. A token that was added by hand, or stands for a byte, is a word by itself."""
+        """Return the words of ``text``. An added token, and a token that stands for a byte, is a word by itself."""
         encoding = self._encoder.encode(text, add_special_tokens=False)
         words: list[list[str]] = []
         before: int | None = None
@@ -107,7 +106,7 @@ class Words:
 
 
 def joined(word: Word, merge: Merge) -> Word:
-    """Return ``word`` after one merge, applied from left to right wherever it fits."""
+    """Return ``word`` after one merge, applied from left to right."""
     pieces: list[str] = []
     place = 0
     while place < len(word):
@@ -121,7 +120,7 @@ def joined(word: Word, merge: Merge) -> Word:
 
 
 def after(word: Word, merges: Sequence[Merge]) -> Word:
-    """Return ``word`` after ``merges``, in their order."""
+    """Return ``word`` after ``merges``, applied in order."""
     for merge in merges:
         if len(word) == 1:
             break
@@ -131,9 +130,10 @@ def after(word: Word, merges: Sequence[Merge]) -> Word:
 
 
 def learn(words: Counter[Word], vocabulary: Vocabulary, size: int) -> list[Merge]:
-    """Return up to ``size`` merges that continue BPE training on ``words``: the most frequent pair, again and again.
+    """Return up to ``size`` merges that continue BPE training on ``words``, most frequent pair first.
 
-    Ties go to the pair that sorts first; a pair that comes up once is none. ``vocabulary`` is added to.
+    Ties are broken in favour of the pair that sorts first; pairs with a count of 1 are ignored. The merges are added to
+    ``vocabulary``.
     """
     pairs = _Pairs(words)
     merges: list[Merge] = []
@@ -146,7 +146,7 @@ def learn(words: Counter[Word], vocabulary: Vocabulary, size: int) -> list[Merge
 
 
 class _Pairs:
-    """Neighbouring pieces of words and how often they come up; a heap whose entries may be too large, never small."""
+    """Adjacent pieces of words with their counts, in a heap whose entries may overestimate them."""
 
     def __init__(self, words: Counter[Word]) -> None:
         self._words = dict(words)
@@ -158,18 +158,18 @@ class _Pairs:
         heapq.heapify(self._heap)
 
     def pop(self) -> Merge | None:
-        """Return the most frequent pair that was not returned yet, None if no other one comes up twice."""
+        """Return the most frequent pair that has not been returned yet; None if no other pair has a count above 1."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             actual = self._counts[pair]
-            if actual > 1 and -count != actual:  # it has become rarer since it was pushed
+            if actual > 1 and -count != actual:  # its count has decreased since it was pushed
                 heapq.heappush(self._heap, (-actual, pair))
             elif actual > 1:
                 return pair
         return None
 
     def merge(self, pair: Merge) -> None:
-        """Join ``pair`` wherever it stands."""
+        """Apply the merge of ``pair`` to all words."""
         made = pair[0] + pair[1]
         grown: set[Merge] = set()
         for word in self._where.pop(pair):
@@ -190,9 +190,9 @@ class _Pairs:
 
 
 def spell(word: Word, merges: Sequence[Merge], vocabulary: Vocabulary) -> list[Merge] | None:
-    """Return what must follow ``merges`` so that ``word`` becomes one piece; None where an old token is in the way.
+    """Return the merges needed after ``merges`` to turn ``word`` into one piece; None if an existing token prevents it.
 
-    ``vocabulary`` holds what ``merges`` make, and what is returned is added to it.
+    ``vocabulary`` contains the results of ``merges``; the returned merges are added to it.
     """
     word = after(word, merges)
     added: list[Merge] = []
@@ -209,7 +209,7 @@ def spell(word: Word, merges: Sequence[Merge], vocabulary: Vocabulary) -> list[M
 
 
 def with_merges(tokenizer: PreTrainedTokenizerFast, merges: Sequence[Merge]) -> PreTrainedTokenizerFast:
-    """Return ``tokenizer`` with ``merges`` behind its own; new ids follow all old ones, in the order of the merges."""
+    """Return ``tokenizer`` with ``merges`` appended; new ids follow the old ones, in the order of the merges."""
     settings: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = settings["model"]
     vocabulary = dict(model["vocab"])

@@ -1,21 +1,21 @@
-"""Stage 1 of an expansion: the rows of new tokens learn, and everything else stands still to the last bit.
+"""Training of new embedding rows with all other parameters bit-identical: stage 1 of a vocabulary expansion.
 
-The usual ways leave the matrix trainable and take back what the old rows got: zeroed gradients do not stop weight
-decay or momentum, restored rows cost a copy per step, and either computes the gradient of every row of the vocabulary
-to throw it away. Here no old number is ever a parameter. The matrix is frozen as a whole, and its last rows are looked
-at a second time, as a leaf of their own over the same memory::
+The usual approaches keep the whole matrix trainable and undo the updates of old rows. Zeroed gradients do not stop
+weight decay or momentum, restoring rows costs a copy per step, and either way the gradient of every row is computed
+only to be discarded. Here the matrix is frozen, and its last rows are additionally exposed as a leaf over the same
+memory::
 
-    weight    [V, d]  frozen, what the layers compute with
-    new_rows  [k, d]  the parameter; the same bytes as weight[V - k:]
+    weight    [V, d]  frozen, used by the layers
+    new_rows  [k, d]  the parameter; the same memory as weight[V - k:]
 
-The optimizer knows ``new_rows`` alone, so decay and momentum cannot reach another row, and a step needs no copying:
-what it writes is in the matrix already. Gradients come from two hooks. Behind the input layer the vectors of new ids
-are taken from ``new_rows``. Behind the output layer the logits pass through the identity, whose gradient is credited to
-``new_rows``; scores that are taken without logits do the same (``fused_scoring``). Where input and output are tied,
-both gradients meet in one parameter; where they are not, there are two.
+The optimizer only knows ``new_rows``, so weight decay and momentum cannot affect other rows, and its updates appear in
+the matrix without a copy. Two hooks provide the gradients. After the input layer, the vectors of new ids are looked up
+in ``new_rows``. After the output layer, an identity operation on the logits credits their gradient to ``new_rows``;
+``fused_scoring`` does the same without logits. With tied embeddings, both gradients go to one parameter, otherwise
+there are two.
 
-The backward pass still runs through the whole network, since the input rows only show in what comes later, but without
-any gradient of its weights.
+The backward pass still runs through the whole network, because input rows affect later positions only, but it computes
+no gradients of other weights.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ _HOOK = "new_rows_hook"
 
 
 def train_new_rows(model: Any, first: int) -> list[nn.Parameter]:
-    """Freeze ``model`` in place but for the rows from ``first`` on; return them: one matrix if they are tied, else two.
+    """Freeze ``model`` in place except for the rows from ``first`` on, and return them: one tensor if tied, else two.
 
-    Undo it with :func:`restore`. Raises ValueError if the input layer does something to its rows that is not known.
+    :func:`restore` undoes this. Raises ValueError if the input layer transforms its rows in an unknown way.
     """
     for parameter in model.parameters():
         parameter.requires_grad = False
@@ -47,14 +47,14 @@ def train_new_rows(model: Any, first: int) -> list[nn.Parameter]:
 
 
 def trained_rows(model: Any) -> list[nn.Parameter]:
-    """Return the rows that learn alone, none if the model was not loosened."""
+    """Return the rows that are trained alone; an empty list without :func:`train_new_rows`."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     found = [getattr(layer, NEW_ROWS) for layer in layers if hasattr(layer, NEW_ROWS)]
     return list({id(rows): rows for rows in found}.values())
 
 
 def restore(model: Any) -> None:
-    """Remove what :func:`train_new_rows` added; the rows keep their learnt values, and no parameter is trainable."""
+    """Undo :func:`train_new_rows`. The rows keep their trained values, and no parameter is trainable."""
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if hasattr(layer, NEW_ROWS):
             getattr(layer, _HOOK).remove()
@@ -71,13 +71,13 @@ def _attach(layer: nn.Module, rows: nn.Parameter, hook: Hook) -> None:
 
 
 def _reading(first: int) -> Hook:
-    """Return the hook of the input layer."""
+    """Return the forward hook of the input layer."""
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         new = arguments[0] >= first
         rows: Any = getattr(layer, NEW_ROWS)
         vectors = nn.functional.embedding(arguments[0][new] - first, rows)
-        scale = getattr(layer, "embed_scale", None)  # Gemma's
+        scale = getattr(layer, "embed_scale", None)  # Gemma scales its input embeddings
         if isinstance(scale, Tensor):
             vectors = vectors * scale.to(vectors.dtype)
         elif scale is not None:
@@ -88,7 +88,7 @@ def _reading(first: int) -> Hook:
 
 
 def _crediting(first: int) -> Hook:
-    """Return the hook of the output layer."""
+    """Return the forward hook of the output layer."""
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         credited: Tensor = _Credit.apply(output, arguments[0], getattr(layer, NEW_ROWS), first)  # type: ignore[no-untyped-call]  # torch's own
@@ -98,7 +98,7 @@ def _crediting(first: int) -> Hook:
 
 
 class _Credit(torch.autograd.Function):
-    """The identity on logits ``[.., V]`` of states ``[.., d]``; their gradient also goes to the last rows."""
+    """Identity on logits ``[.., V]`` of states ``[.., d]`` that also passes the gradient to the last rows."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, states: Tensor, rows: Tensor, first: int) -> Tensor:  # noqa: ARG004
@@ -116,8 +116,8 @@ class _Credit(torch.autograd.Function):
 
 @torch.no_grad()
 def _check(inputs: nn.Module, first: int) -> None:
-    """Compare what the hook puts in with what the layer itself makes of the first new id."""
+    """Raise ValueError if the hook does not reproduce the layer's own output for the first new id."""
     weight: Any = inputs.weight
     ids = torch.tensor([[first]], device=weight.device)
-    if not torch.equal(inputs(ids), inputs.forward(ids)):  # forward is the layer without its hook
-        raise ValueError(f"{type(inputs).__name__} does more to its rows than to scale them")
+    if not torch.equal(inputs(ids), inputs.forward(ids)):  # forward() bypasses the hook
+        raise ValueError(f"{type(inputs).__name__} transforms its rows in an unknown way")

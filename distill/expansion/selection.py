@@ -1,12 +1,12 @@
-"""Choosing the tokens that a vocabulary is to have in addition; what can be asked for stands in ``tokens_spec``.
+"""Selection of the tokens to add to a vocabulary (see ``tokens_spec`` for the options).
 
-A listed string or a word becomes one token through a row of merges, whose intermediate results are tokens too; they are
-counted apart, and what a string shares with an earlier one is not made twice. The words of ``frequency`` are ranked by
-what each would save by itself, count x (pieces - 1), as their number and length decide together.
+A listed string or a word becomes a token through a sequence of merges. The intermediate results are tokens too; they
+are counted separately and shared between strings. ``frequency`` ranks words by the tokens that each would save by
+itself, count x (pieces - 1).
 
-A token is worth having only if some text is encoded as it. Where the tokenizer cuts a token's own text in two (it was
-learnt inside of a longer word), the token is left out and another one takes its place; a listed one is refused. The
-report says how many were left out, and that none of those that were taken is out of reach.
+A token is useful only if some text is encoded as it. If the tokenizer splits a token's own text (because it was learned
+inside a longer word), the token is replaced by another one, or rejected if it was listed. The report gives the number
+of tokens left out and confirms that all selected ones are reachable.
 """
 
 from collections import Counter
@@ -27,36 +27,37 @@ from crosstok.errors import UserError
 from crosstok.fingerprint import bytes_sha256
 
 _REPORTED = 5
-_FRONTS = ("", "\n", "x", "(", " ")  # what a token may stand behind to be reached
+_FRONTS = ("", "\n", "x", "(", " ")  # contexts in which a token is tried
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """A tokenizer with more tokens, and what they do to a text."""
+    """An expanded tokenizer, with the effect of the new tokens on a text."""
 
     tokenizer: PreTrainedTokenizerFast
     tokens: TokenBytes
     first: int
-    """The first new id; all ids from here on are new, all others what they were."""
+    """First new id; all ids below it are unchanged."""
     spellings: tuple[tuple[int, ...], ...]
-    """For each new id the ids of its old spelling."""
+    """Old ids that each new id stands for."""
     report: dict[str, Any]
-    """What was chosen, left out, and gained."""
+    """Counts of selected and skipped tokens, and the savings."""
     table: list[dict[str, Any]]
-    """A row per new token: ``id``, ``text``, ``spelling`` and, where a text was read, its ``uses`` there, its ``bytes``
-    and the ``tokens_saved``."""
+    """One row per new token: ``id``, ``text``, ``spelling`` and, if a text was read, ``uses`` and ``bytes`` in it and
+    ``tokens_saved``.
+    """
 
     @property
     def count(self) -> int:
-        """How many new ids there are."""
+        """Number of new ids."""
         return len(self.spellings)
 
 
 def expand_tokenizer(tokenizer: PreTrainedTokenizerFast, spec: TokensSpec, data: Path | None = None) -> Expansion:
-    """Return ``tokenizer`` with the tokens that ``spec`` asks for; ``data`` is the data folder.
+    """Return ``tokenizer`` with the tokens that ``spec`` selects; ``data`` is the data folder.
 
-    Raises UserError for listed tokens that can never be reached, an expansion that would add nothing, a text too small
-    for the size, and a tokenizer that is no BPE.
+    Raises UserError for listed tokens that are unreachable, an expansion without new tokens, a text too small for the
+    size, and a tokenizer that is not BPE.
     """
     words = Words(tokenizer)
     old = TokenBytes.from_tokenizer(tokenizer)
@@ -78,8 +79,8 @@ def expand_tokenizer(tokenizer: PreTrainedTokenizerFast, spec: TokensSpec, data:
     report["unreachable"] = len(lost := unreachable(tokens, old.size))
     if lost:
         raise UserError(
-            f"{len(lost)} new tokens can never be reached: {_named([repr(tokens.table[index]) for index in lost])}.",
-            hint="Leave them out: the tokenizer cuts text inside of them.",
+            f"{len(lost)} new tokens are unreachable: {_named([repr(tokens.table[index]) for index in lost])}.",
+            hint="Remove them: the tokenizer splits their text.",
         )
     spelt = spellings(tokens, old.size)
     table = [
@@ -92,14 +93,14 @@ def expand_tokenizer(tokenizer: PreTrainedTokenizerFast, spec: TokensSpec, data:
 
 
 def shown(data: bytes) -> str:
-    """Return bytes as text; what is no character stands as an escape."""
+    """Return bytes as text, with invalid UTF-8 escaped."""
     return data.decode(errors="backslashreplace")
 
 
 def unreachable(tokens: TokenBytes, first: int) -> list[int]:
-    """Return the ids from ``first`` on that no text is encoded as, as far as their own text tells.
+    """Return the ids from ``first`` on that no text is encoded as, judged by their own text.
 
-    A token that ends inside of a character has no text of its own; merges reach it wherever its bytes come up.
+    A token that is not valid UTF-8 has no text of its own; merges produce it wherever its bytes occur.
     """
     missing: dict[int, str] = {}
     for index in range(first, tokens.size):
@@ -118,15 +119,14 @@ def unreachable(tokens: TokenBytes, first: int) -> list[int]:
 def _reachable(
     tokenizer: PreTrainedTokenizerFast, source: FromText, choose: Callable[[Vocabulary], "_Chosen"], words: Words
 ) -> tuple[PreTrainedTokenizerFast, "_Chosen", int]:
-    """Choose merges until all are reached; return the tokenizer, what was chosen, and how many tokens were left out."""
+    """Select merges until all are reachable; return the tokenizer, the selection, and the number of tokens left out."""
     forbidden: set[bytes] = set()
     while True:
         chosen = choose(words.vocabulary.without(forbidden))
         if chosen.made < source.size:
-            found = f"gives {chosen.made} new tokens" if chosen.made else "has no new token"
             raise UserError(
-                f"The corpus {source.corpus!r} {found}, not {source.size}: nothing else comes up twice.",
-                hint="Ask for fewer, or take more text (limit_bytes says how much of it is read).",
+                f"The corpus {source.corpus!r} yields only {chosen.made} of {source.size} new tokens that occur twice.",
+                hint="Decrease size, use more text, or increase limit_bytes.",
             )
         grown = with_merges(tokenizer, chosen.merges)
         tokens = TokenBytes.from_tokenizer(grown)
@@ -140,7 +140,7 @@ def _reachable(
 class _Chosen:
     merges: list[Merge]
     made: int
-    """How many of the tokens are wanted for themselves; the others are on the way to them."""
+    """Number of tokens that were selected; the others are intermediate."""
 
 
 def _continued(seen: Counter[Word], vocabulary: Vocabulary, size: int) -> _Chosen:
@@ -149,7 +149,7 @@ def _continued(seen: Counter[Word], vocabulary: Vocabulary, size: int) -> _Chose
 
 
 def _frequent(seen: Counter[Word], vocabulary: Vocabulary, size: int) -> _Chosen:
-    """Return merges for the ``size`` words that save most."""
+    """Return merges for the ``size`` words with the largest savings."""
     ranked = sorted(seen.items(), key=lambda item: (-item[1] * (len(item[0]) - 1), item[0]))
     merges: list[Merge] = []
     made = 0
@@ -163,7 +163,7 @@ def _frequent(seen: Counter[Word], vocabulary: Vocabulary, size: int) -> _Chosen
 
 
 def _listed(words: Words, old: TokenBytes, wanted: Sequence[str]) -> tuple[list[Merge], dict[str, Any]]:
-    """Return merges that make every one of ``wanted`` a token, those that are tokens already left out."""
+    """Return merges that make each of ``wanted`` a token; strings that are tokens already are skipped."""
     present = [text for text in dict.fromkeys(wanted) if len(old.encode(text).ids) == 1]
     merges: list[Merge] = []
     lost: list[str] = []
@@ -180,18 +180,18 @@ def _listed(words: Words, old: TokenBytes, wanted: Sequence[str]) -> tuple[list[
         merges.extend(added)
     if lost:
         raise UserError(
-            f"{len(lost)} of the listed tokens can never be reached: {_named([repr(text) for text in lost])}.",
-            hint="The tokenizer cuts text inside of them, or has a token in their way; take them out of the list.",
+            f"{len(lost)} of the listed tokens are unreachable: {_named([repr(text) for text in lost])}.",
+            hint="Remove them: the tokenizer splits their text, or an existing token prevents the merge.",
         )
     if not merges:
         are = "is a token" if len(present) == 1 else "are tokens"
         what = f"{_named([repr(text) for text in present])} {are} already" if present else "no token is listed"
-        raise UserError(f"The expansion is empty: {what}.", hint="List tokens that the model lacks.")
+        raise UserError(f"The expansion is empty: {what}.", hint="List tokens that the vocabulary lacks.")
     return merges, {"already_there": present, "intermediate": len(merges) - made}
 
 
 def _gain(old: TokenBytes, new: TokenBytes, texts: Sequence[str], table: list[dict[str, Any]]) -> dict[str, float]:
-    """Return tokens per byte before and after, and write into ``table`` what each new token saves."""
+    """Return tokens per byte before and after, and add the savings of each new token to ``table``."""
     size = sum(len(text.encode()) for text in texts)
     before = sum(len(one.ids) for one in old.try_encode_many(texts) if isinstance(one, Encoding))
     encodings = [one.ids for one in new.try_encode_many(texts) if isinstance(one, Encoding)]
@@ -213,7 +213,7 @@ def _gain(old: TokenBytes, new: TokenBytes, texts: Sequence[str], table: list[di
 
 
 def _some(source: FromText, data: Path | None) -> list[str]:
-    """Return documents of the text in an order that a hash of their names decides, up to the limit."""
+    """Return documents of the text, in the order of a hash of their ids, up to the size limit."""
     documents = load_texts(source.corpus, "train", data).documents
     found: list[str] = []
     size = 0
@@ -227,13 +227,13 @@ def _some(source: FromText, data: Path | None) -> list[str]:
 
 
 def strings(given: Sequence[str] | str) -> list[str]:
-    """Return listed tokens, out of a file where one is named. Raises UserError for a file that cannot be read."""
+    """Return the listed tokens, read from a file if one is named. Raises UserError for a file that cannot be read."""
     if not isinstance(given, str):
         return [text for text in given if text]
     try:
         return [line for line in Path(given).read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list of tokens {given} cannot be read: {error}.", hint="One token a line.") from error
+        raise UserError(f"The token list {given} cannot be read: {error}.", hint="Write one token per line.") from error
 
 
 def _named(texts: Sequence[str]) -> str:

@@ -1,10 +1,10 @@
-"""Which tokens a vocabulary is to have in addition, as a suite or a command line says it.
+"""Options that select the tokens to add to a vocabulary, in a suite or on the command line.
 
-| ``tokens`` | on a command line | what is chosen |
+| ``tokens`` | command line | tokens |
 |---|---|---|
-| ``{list: [...]}`` or ``{list: FILE}`` | ``list:FILE`` | these strings, one a line in a file |
+| ``{list: [...]}`` or ``{list: FILE}`` | ``list:FILE`` | these strings; a file has one per line |
 | ``{train_bpe: {corpus, size}}`` | ``train_bpe:CORPUS:SIZE`` | the next ``size`` merges of BPE training on a text |
-| ``{frequency: {corpus, size}}`` | ``frequency:CORPUS:SIZE`` | the ``size`` words that save most tokens |
+| ``{frequency: {corpus, size}}`` | ``frequency:CORPUS:SIZE`` | the ``size`` words that save the most tokens |
 """
 
 from typing import Any
@@ -15,28 +15,28 @@ _KINDS = ("list", "train_bpe", "frequency")
 
 
 class FromText(BaseModel):
-    """How many tokens to take from which text."""
+    """A text and the number of tokens to take from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    corpus: str = Field(description="Text source whose training part they are learnt from.")
+    corpus: str = Field(description="Text source; its training split is read.")
     size: int = Field(ge=1, description="How many.")
-    limit_bytes: int = Field(default=4 << 20, ge=1, description="How much of the text is read.")
+    limit_bytes: int = Field(default=4 << 20, ge=1, description="Maximum bytes of text to read.")
 
 
 class TokensSpec(BaseModel):
-    """Which tokens to add: exactly one of the three."""
+    """The tokens to add: exactly one of the three options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    list: tuple[str, ...] | str | None = Field(default=None, description="The tokens, or a file with one a line.")
+    list: tuple[str, ...] | str | None = Field(default=None, description="The tokens, or a file with one per line.")
     train_bpe: FromText | None = Field(default=None, description="The next merges of BPE training on a text.")
-    frequency: FromText | None = Field(default=None, description="The words of a text that save most tokens.")
+    frequency: FromText | None = Field(default=None, description="The words of a text that save the most tokens.")
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        """Read what a command line says."""
+        """Parse the form used on the command line."""
         if not isinstance(value, str):
             return value
         kind, _, rest = value.partition(":")
@@ -50,17 +50,17 @@ class TokensSpec(BaseModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> "TokensSpec":
         if sum(getattr(self, kind) is not None for kind in _KINDS) != 1:
-            raise ValueError(f"exactly one of {', '.join(_KINDS)} is needed")
+            raise ValueError(f"give exactly one of {', '.join(_KINDS)}")
         return self
 
     @property
     def text(self) -> FromText | None:
-        """What is read, if a text is."""
+        """The text to read, if any."""
         return self.train_bpe or self.frequency
 
     @property
     def label(self) -> str:
-        """What is added, in a few words."""
+        """A short description of the tokens."""
         if self.text is not None:
             how = "merges learnt on" if self.train_bpe else "words of"
             return f"+{self.text.size} {how} {self.text.corpus}"

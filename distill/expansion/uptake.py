@@ -1,9 +1,9 @@
-"""How a model takes up its new tokens: whether it writes one where text has it, or still the old spelling.
+"""Uptake of new tokens: the probability that a model assigns to a new token and to its old spelling.
 
-The model reads the same text twice, once with its new tokens and once with each of them spelt in old ones, which it
-can still do. Where the text has a new token w = t1 .. tk, ``p_new`` is p(w) in the first reading and ``p_spelling``
-the product of p(t_i) in the second. Before anything is learnt nearly all of the probability is on the spelling; of a
-model that has made the token its own it is on the token.
+The model reads the same text twice, with its new tokens and with each of them spelt in old ones, which it can still do.
+Where the text has a new token w = t1 .. tk, ``p_new`` is p(w) in the first reading and ``p_spelling`` the product of
+the p(t_i) in the second. Before training, nearly all probability is on the spelling; for a model that has adopted the
+token, it is on the token.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from crosstok.distill.tokenizers.tokenbytes import Encoding
 
 @torch.no_grad()
 def uptake(student: Checkpoint, first: int, texts: Sequence[str]) -> dict[str, float]:
-    """Return what ``student``, whose new ids begin at ``first``, does with its new tokens in ``texts``.
+    """Return the figures of ``student``, whose new ids start at ``first``, on ``texts``.
 
-    ``tokens_per_byte`` and ``bits_per_byte``, and both again with ``_spelt`` for the reading in old tokens;
-    ``token_share`` and ``byte_share`` of new ids in the text; ``distinct`` new ids and ``unused`` ones; ``p_new`` and
-    ``p_spelling``, means over the occurrences (absent without any). A text that does not come back byte for byte is
-    left out; the first token of a text is not scored where the model has no BOS. Each text is read in one piece.
+    The keys are ``tokens_per_byte`` and ``bits_per_byte``, and both with the suffix ``_spelt`` for the reading in old
+    tokens; ``token_share`` and ``byte_share`` of new ids in the text; the numbers of ``distinct`` and ``unused`` new
+    ids; ``p_new`` and ``p_spelling``, means over occurrences (absent if there are none). Texts that the tokenizer does
+    not preserve are skipped. Without a BOS, the first token of a text is not scored. Each text is read in one pass.
     """
     tokens = student.tokenbytes
     spelt = spellings(tokens, first)
@@ -41,7 +41,7 @@ def uptake(student: Checkpoint, first: int, texts: Sequence[str]) -> dict[str, f
         pieces = [spelt[one - first] if one >= first else (one,) for one in ids]
         old = [piece for group in pieces for piece in group]
         ours, theirs = _scores(student, front, ids), _scores(student, front, old)
-        skipped = 0 if front else 1  # nothing predicts the first token
+        skipped = 0 if front else 1  # without a BOS, the first token is not predicted
         unscored = skipped * len(pieces[0])
         nats += -float(ours[skipped:].sum()), -float(theirs[unscored:].sum())
         scored += len(text.encode()) - skipped * int(tokens.lengths[ids[0]])
@@ -74,7 +74,7 @@ def uptake(student: Checkpoint, first: int, texts: Sequence[str]) -> dict[str, f
 
 
 def _scores(student: Checkpoint, front: list[int], ids: list[int]) -> Tensor:
-    """Return the log-probability of each of ``ids``; of the first one 0 if nothing stands in front."""
+    """Return the log-probability of each of ``ids``; 0 for the first one without a BOS."""
     sequence = torch.tensor([[*front, *ids]], device=student.model.device)
     logits = student.model(input_ids=sequence).logits[0, :-1, : student.valid_rows].float()
     found = logits.log_softmax(-1).gather(-1, sequence[0, 1:, None])[:, 0].cpu()

@@ -1,8 +1,8 @@
-"""What became of new tokens inside of a model: rows, their surroundings, their way there, what layers make of them.
+"""Inspection of new tokens in a model: their rows, neighbours and movement during training, and layer-wise traces.
 
-``inspect`` compares a student with the model that it was made from and returns an ``Inspection``; harness makes a page
-of it (``crosstok inspect``). It asks nothing of how the student was made: a token is new if the student's tokenizer
-spells bytes with it that are no token of the parent's, and its old spelling is what the parent makes of these bytes.
+``inspect`` compares a student with the model it was derived from and returns an ``Inspection``, which ``crosstok
+inspect`` renders as a page. It does not depend on how the student was made: a token is new if its bytes are no token of
+the parent, and its old spelling is the parent's encoding of these bytes.
 """
 
 from crosstok.distill.inspection.records import Inspection

@@ -1,4 +1,7 @@
-"""Norms, directions and neighbourhoods of rows; everything in float32 or better, nothing as large as rows by rows."""
+"""Geometry of embedding rows: norms, cosines, effective rank, principal axes and nearest neighbours.
+
+Everything is computed in float32 or better, and no matrix of rows by rows is materialised.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,11 +12,11 @@ from torch import Tensor
 from crosstok.distill.inspection.records import Group, Spread
 
 _AT_ONCE = 256
-"""New rows compared with all old ones in one product."""
+"""New rows compared with all old rows per matrix product."""
 
 
 def spread(values: Tensor | Sequence[float | None]) -> Spread:
-    """Return mean and percentiles; None and NaN are left out."""
+    """Return mean and percentiles; None and NaN are ignored."""
     found = np.array([np.nan if value is None else value for value in (
         values.tolist() if isinstance(values, Tensor) else values)], dtype=np.float64)  # fmt: skip
     found = found[~np.isnan(found)]
@@ -24,7 +27,7 @@ def spread(values: Tensor | Sequence[float | None]) -> Spread:
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Return rows of length 1; a row of zeros stays one, so that its cosine with anything is 0."""
+    """Return rows scaled to norm 1; zero rows stay zero, so that their cosine with any row is 0."""
     rows = rows.float()
     lengths: Tensor = rows.norm(dim=-1, keepdim=True)
     return rows / lengths.clamp(min=1e-12)
@@ -36,7 +39,7 @@ def cosine(left: Tensor, right: Tensor) -> Tensor:
 
 
 def mean_cosine(rows: Tensor) -> float | None:
-    """Return the mean cosine of two different rows, over all pairs; None for fewer than two."""
+    """Return the mean cosine over all pairs of different rows; None for fewer than two rows."""
     count = len(rows)
     if count < 2:
         return None
@@ -45,7 +48,7 @@ def mean_cosine(rows: Tensor) -> float | None:
 
 
 def effective_rank(rows: Tensor) -> float:
-    """Return ``exp(H(s / sum s))`` of the singular values of ``rows [n, d]`` around their mean; 0 for equal rows.
+    """Return ``exp(H(s / sum s))``, where s are the singular values of the centred ``rows [n, d]``; 0 for equal rows.
 
     Roy and Vetterli, "The effective rank", EUSIPCO 2007.
     """
@@ -60,14 +63,14 @@ def effective_rank(rows: Tensor) -> float:
 
 
 def group(rows: Tensor) -> Group:
-    """Return what is said of rows by themselves."""
+    """Return the statistics of a group of rows."""
     return Group(
         norms=spread(rows.float().norm(dim=-1)), effective_rank=effective_rank(rows), mean_cosine=mean_cosine(rows)
     )
 
 
 class Axes:
-    """The two principal axes of some rows: their mean, the directions of largest variance, and its shares."""
+    """The two principal axes of some rows: their mean, the directions of largest variance, and the share of each."""
 
     def __init__(self, rows: Tensor) -> None:
         exact = rows.double()
@@ -75,7 +78,7 @@ class Axes:
         centred = exact - self.centre
         variances, directions = torch.linalg.eigh(centred.T @ centred)
         self.directions = directions[:, -2:].flip(-1)
-        # An axis has no sign of its own: let its largest number be positive, so that a page is the same again.
+        # The sign of an axis is arbitrary: make its largest entry positive, so that pages are reproducible.
         largest = self.directions.abs().argmax(dim=0)
         self.directions = self.directions * self.directions[largest, torch.arange(2)].sign()
         total = variances.clamp(min=0).sum().clamp(min=1e-30)
@@ -89,7 +92,7 @@ class Axes:
 
 
 def neighbours(new: Tensor, old: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield for each new row all cosines with old rows, and the ``count`` largest with their places."""
+    """Yield for each new row its cosines with all old rows, and the ``count`` largest with their indices."""
     directions = unit(old)
     for first in range(0, len(new), _AT_ONCE):
         found = unit(new[first : first + _AT_ONCE]) @ directions.T

@@ -1,11 +1,10 @@
-"""The logit lens: what every layer would say if it were the last one (nostalgebraist, "interpreting GPT", 2020).
+"""Logit lens: the predictions of every layer through the model's final norm and output head.
 
-The state of a layer is put through the model's own last norm and output head. Early layers are read in a coordinate
-system that is not theirs, so a lens shows when something becomes *readable*, not when it is first there.
+nostalgebraist, "interpreting GPT: the logit lens", 2020. Early layers use other coordinates than the output head, so
+the lens shows when information becomes *readable*, not when it is first present.
 
-The last norm has a different name in every architecture, and no library says which it is. It is found by what it does:
-it is the module whose output is the last of the hidden states. Where there is none (a model that does something behind
-it), there is no lens.
+The final norm has a different name in every architecture. It is found by its effect: it is the module whose output
+equals the last hidden states. If there is none (some models transform the states once more), the lens is not available.
 """
 
 from dataclasses import dataclass
@@ -19,16 +18,16 @@ from crosstok.distill.models.output_head import head_of
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A text as all layers see it."""
+    """States and predictions of all layers for a text."""
 
     states: Tensor
-    """``[layers + 1, tokens, d]``: the embedding first, every layer behind the last norm."""
+    """``[layers + 1, tokens, d]`` states, starting with the embedding, after the final norm."""
     logs: Tensor
-    """Log-probabilities of the next token, ``[layers + 1, tokens, ids]``, float32."""
+    """Log-probabilities of the next token (nats), ``[layers + 1, tokens, ids]``, float32."""
 
 
 class Lens:
-    """Looks into one model; ``ids`` is how many of its rows mean something."""
+    """Applies the logit lens to one model; ``ids`` is the number of valid rows."""
 
     def __init__(self, model: Any, ids: int) -> None:
         self._model = model
@@ -38,14 +37,14 @@ class Lens:
 
     @property
     def fits(self) -> bool:
-        """Whether the model's last norm and head were found."""
+        """Whether the model's final norm and output head were found."""
         return self._head is not None and self._norm is not None
 
     @torch.inference_mode()
     def look(self, ids: list[int], positions: list[int]) -> Seen:
         """Return states and predictions at ``positions`` of the text ``ids``."""
         if self._head is None or self._norm is None:
-            raise ValueError("the lens does not fit this model")
+            raise ValueError("the logit lens does not support this model")
         hidden = self._model(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
         layers = torch.stack([layer[0, positions] for layer in hidden])
         states = torch.cat([self._norm(layers[:-1]), layers[-1:]])
@@ -55,7 +54,7 @@ class Lens:
 
 @torch.inference_mode()
 def _last_norm(model: Any) -> nn.Module | None:
-    """Return the module whose output is the last hidden state, the outermost that has weights of one dimension only."""
+    """Return the outermost module with only 1-D weights whose output equals the last hidden states."""
     outputs: list[tuple[nn.Module, Tensor]] = []
     norms: list[nn.Module] = [
         module

@@ -1,4 +1,4 @@
-"""From two models to an ``Inspection``."""
+"""Inspection of a student against its parent; builds an ``Inspection``."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,10 @@ from crosstok.errors import UserError
 from crosstok.progress import Advance
 
 _OLD_PLACES = 1500
-"""Old rows in the projection."""
+"""Number of old rows in the projection."""
 _NEAREST = 8
 _PATHS = 12
-"""Tokens whose way is drawn."""
+"""Number of tokens whose path is drawn."""
 
 
 def inspect(
@@ -39,12 +39,21 @@ def inspect(
     data: Path | None = None,
     progress: Advance | None = None,
 ) -> Inspection:
-    """Compare the new tokens of ``source`` with what they were in ``against`` (default: the model it was made from).
+    """Compare the new tokens of a student with their old spelling in the model it was derived from.
 
-    ``count`` new tokens are looked at one by one; ``traces`` of them across layers, the most frequent in the held-out
-    part of ``corpus`` (default: what the student was trained on), and all of ``tokens``, given by their text. Raises
-    UserError for a model without rows of its own, without new tokens, or whose parent is unknown, has changed since or
-    is of another width, and for ``tokens`` that are not new.
+    Args:
+        source: The student.
+        against: The parent; default: the model in the student's provenance.
+        count: Number of new tokens to examine individually.
+        traces: Number of new tokens to trace across layers, the most frequent ones in ``corpus``.
+        tokens: Texts of further new tokens to trace.
+        corpus: Text source whose held-out split is searched; default: the student's training corpus.
+        data: The data folder.
+        progress: Called with the share of the work done since the last call and the next stage.
+
+    Raises:
+        UserError: If the student is an ensemble or has no new tokens; if the parent is unknown, has changed or has
+            another width; if one of ``tokens`` is not a new token.
     """
     tell = progress or (lambda _, __: None)
     folder = checkpoints.fetch(source)
@@ -62,22 +71,22 @@ def inspect(
     movement = work.movement(snapshots)
     if not snapshots:
         notes.append(
-            "How rows moved is not known: this student has no row snapshots. Students that are trained with "
-            "row_snapshots above 0 (the default) keep them; a student that was only initialised did not move."
+            "The movement of rows is not available: this student has no row snapshots. Students trained with "
+            "row_snapshots > 0 (the default) have them; the rows of a student that was only initialised did not move."
         )
     tell(0.1, "layers")
     name = corpus or (record.data[0]["name"] if record and record.data else "stdlib")
     traced: list[Trace] = []
     tracer = Tracer(student, parent, work.vocabulary)
     if not tracer.fits:
-        notes.append("Layers are left out: the last norm or the output head of this architecture is not known.")
+        notes.append("Layers are not traced: the final norm or the output head of this architecture is unknown.")
     elif traces or wanted:
         found = occurrences(load_texts(name, "heldout", data), student.tokenbytes, frozenset(work.vocabulary.new))
         for token in dict.fromkeys([*wanted, *[token for token in found if work.pieces[token]][:traces]]):
             context = found.get(token, Occurrence(0, "")).context
             traced.append(tracer.trace(token, work.pieces[token], context))
         if not found:
-            notes.append(f"No new token occurs in the held-out part of {name}, so none was traced in a text.")
+            notes.append(f"No new token occurs in the held-out split of {name}, so none was traced in context.")
     tell(0.3, "done")
     return Inspection(
         model=str(source),
@@ -100,11 +109,12 @@ def inspect(
 def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
     if record is None or record.kind != "student":
         raise UserError(
-            f"Nothing says which model {source} was made from.", hint="Name it: --against hub:owner/name, for example."
+            f"The parent of {source} is unknown: it has no student provenance.",
+            hint="Name the parent, e.g. --against hub:owner/name.",
         )
     if record.source.partition(":")[0] not in {"wheel", "hub", "gguf"} and not Path(record.source).is_dir():
         raise UserError(
-            f"{source} was made from a model in a folder named {record.source!r}, and where that is was not recorded.",
+            f"{source} was derived from a local folder named {record.source!r}; provenance records no local paths.",
             hint="Name the folder: --against FOLDER.",
         )
     return record.source
@@ -113,10 +123,10 @@ def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
 def _unlike_the_parent(
     source: str | Path, record: provenance.Provenance | None, parent: str | Path, *, named: bool
 ) -> Iterator[str]:
-    """Yield a note where ``parent`` is not what ``source`` was made from, by content.
+    """Yield a note if the content of ``parent`` is not what ``source`` was derived from.
 
-    Whoever names a model wants it. Raises UserError where it was not ``named`` but found by the name on the record: a
-    model that was changed since would be taken for the one that the new rows began in.
+    Raises UserError if the parent was not given explicitly (``named``) but found in the provenance: a model that has
+    changed would be mistaken for the one that the new rows started from.
     """
     made_from = {record.source_fingerprint, record.root_fingerprint} - {""} if record else set()
     if not made_from or record is None or record.kind != "student":
@@ -127,30 +137,28 @@ def _unlike_the_parent(
     was = record.root_fingerprint or record.source_fingerprint
     if not named:
         raise UserError(
-            f"{parent} has changed since {source} was made from it: its fingerprint was {was} and is {found}.",
-            hint=f"Restore it, or compare with it as it is now: --against {parent}.",
+            f"{parent} has changed since {source} was derived from it: its fingerprint was {was} and is now {found}.",
+            hint=f"Restore it, or compare with its current version: --against {parent}.",
         )
     yield (
-        f"{parent} is not the model that this student was made from, or has changed since (fingerprint {found}; made "
-        f"from {was}): what is said of old rows, constituents and layers is against another model."
+        f"{parent} is not the model that this student was derived from, or has changed since (fingerprint {found}, "
+        f"expected {was}): figures of old rows, constituents and layers refer to a different model."
     )
 
 
 class _Work:
-    """The two models, and what is needed of both again and again."""
+    """The two models with everything derived from both."""
 
     def __init__(self, student: Checkpoint, parent: Checkpoint, count: int) -> None:
         for side in (student, parent):
             if isinstance(side.model, EnsembleForCausalLM):
-                raise UserError(
-                    f"{side.source} is an ensemble, which has no rows of its own.", hint="Inspect its members."
-                )
+                raise UserError(f"{side.source} is an ensemble and has no embedding rows.", hint="Inspect its members.")
         self.student, self.parent = student, parent
         self.vocabulary: Vocabulary = compare(student.tokenbytes, parent.tokenbytes)
         if not self.vocabulary.new:
             raise UserError(
-                f"Every token of {student.source} is one of {parent.source}: there is nothing new to look at.",
-                hint="Inspect an expanded or transferred student, or name another model with --against.",
+                f"{student.source} has no new tokens: each of its tokens is also one of {parent.source}.",
+                hint="Inspect an expanded or transferred student, or name another parent with --against.",
             )
         ours = [matrix.detach() for matrix in embedding_matrices(student.model)]
         theirs = [matrix.detach() for matrix in embedding_matrices(parent.model)]
@@ -160,7 +168,7 @@ class _Work:
             raise UserError(
                 f"{student.source} and {parent.source} cannot be compared: they have rows of {widths[0]} and "
                 f"{widths[1]} numbers, and {len(self.vocabulary.old)} tokens in common.",
-                hint="Name the model that it was made from with --against.",
+                hint="Name the parent with --against.",
             )
         self.kinds = ("input", "output") if len(ours) == 2 else ("both",)
         self._new = [matrix[self.vocabulary.new].float() for matrix in ours]
@@ -192,20 +200,20 @@ class _Work:
         self._rows: list[dict[int, Row]] = []
 
     def find(self, text: str) -> int:
-        """Return the new token that is spelt ``text``."""
+        """Return the new token whose text is ``text``."""
         token = self.student.tokenbytes.id_of(text.encode())
         if token is None or token not in self._row_of:
-            what = "is no token of" if token is None else "is an old token of"
+            what = "is not a token of" if token is None else "is an old token of"
             raise UserError(
                 f"{text!r} {what} {self.student.source}.",
-                hint="Spaces count; the report's tokens.csv lists the new tokens.",
+                hint="Leading spaces matter; tokens.csv of the report lists the new tokens.",
             )
         if not self.pieces[token]:
             raise UserError(f"{self.parent.source} cannot spell {text!r}.", hint="Choose another token.")
         return token
 
     def matrix(self, number: int) -> Matrix:
-        """Return what is said of one matrix, and keep what is said of single tokens."""
+        """Return the figures of one matrix, and store those of the examined tokens."""
         new, old, axes = self._new[number], self._old[number], self._axes[number]
         means = self._constituents(number, self.vocabulary.new)
         centre = old.mean(dim=0)
@@ -234,7 +242,7 @@ class _Work:
         )
 
     def _constituents(self, number: int, tokens: Sequence[int]) -> Tensor:
-        """Return the mean row of each token's old spelling, NaN where there is none."""
+        """Return the mean row of each token's old spelling, NaN without one."""
         pieces = [self.pieces[token] for token in tokens]
         means = weighted_sums(
             self._reference[number], pieces, [[1 / max(1, len(found))] * len(found) for found in pieces]
@@ -274,7 +282,7 @@ class _Work:
         return found
 
     def tokens(self) -> list[NewToken]:
-        """Return the tokens that were looked at one by one; call :meth:`matrix` before."""
+        """Return the examined tokens; requires :meth:`matrix` to have been called."""
         tables = self.student.tokenbytes.table, self.parent.tokenbytes.table
         return [
             NewToken(
@@ -287,7 +295,7 @@ class _Work:
         ]
 
     def movement(self, snapshots: Sequence[tuple[int, dict[str, Tensor]]]) -> list[Movement]:
-        """Return how rows moved, a record per matrix."""
+        """Return the movement of rows during training, one record per matrix."""
         if not snapshots:
             return []
         ids = snapshots[0][1]["ids"].tolist()

@@ -1,8 +1,8 @@
-"""Rows of new tokens kept while a student is trained, so that their way can be looked at afterwards.
+"""Row snapshots: the rows of new tokens, saved during training for later inspection.
 
-The states that training saves are there to continue from and are deleted with it. What is kept here is small: the rows
-of at most some hundred new tokens, at a few steps evenly spaced, in ``row-snapshots/step-N.safetensors`` beside the
-student's weights (``ids [n]``, ``input [n, d]``, and ``output [n, d]`` where it is another matrix).
+Training checkpoints are deleted after training. Snapshots are small: the rows of at most a few hundred new tokens, at a
+few evenly spaced steps, in ``row-snapshots/step-N.safetensors`` beside the student's weights (``ids [n]``, ``input [n,
+d]``, and ``output [n, d]`` if the embeddings are untied).
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 FOLDER = "row-snapshots"
 WATCHED = 512
-"""New tokens whose rows are kept."""
+"""Maximum number of new tokens whose rows are saved."""
 
 
 class RowSnapshots:
-    """Called with the number of steps done and the network; keeps rows at the beginning, at the end and between."""
+    """Training callback that saves rows at the start, at the end and in between."""
 
     def __init__(self, folder: Path, ids: list[int], steps: int, count: int) -> None:
         self.folder = folder
@@ -31,12 +31,12 @@ class RowSnapshots:
 
     @classmethod
     def of(cls, folder: Path, student: TokenBytes, parent: TokenBytes, *, steps: int, count: int) -> "RowSnapshots":
-        """Return what watches the tokens that ``parent`` does not have, ``count`` times after the beginning."""
+        """Return a callback for the tokens that ``parent`` lacks, with ``count`` snapshots after the first."""
         return cls(folder / FOLDER, spaced(compare(student, parent).new, WATCHED), steps, count)
 
     @torch.no_grad()
     def __call__(self, step: int, network: Any) -> None:
-        """Keep the rows if this is one of the steps."""
+        """Save the rows if ``step`` is due."""
         if step not in self._wanted:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,6 @@ class RowSnapshots:
 
 
 def read_snapshots(student: Path) -> list[tuple[int, dict[str, Tensor]]]:
-    """Return (steps done, tensors) of what was kept, in the order of steps; none if nothing was."""
+    """Return the snapshots as (steps done, tensors), ordered by step; an empty list if there are none."""
     found = {int(path.stem.removeprefix("step-")): path for path in (student / FOLDER).glob("step-*.safetensors")}
     return [(step, load_file(found[step])) for step in sorted(found)]

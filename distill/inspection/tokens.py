@@ -1,4 +1,4 @@
-"""Which tokens of a student are new, how the parent spells them, and how bytes are shown."""
+"""New and old tokens of a student, their spelling by the parent, and printable bytes."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ordinary tokens of a student, told apart by its parent."""
+    """The ordinary tokens of a student, split into new and old ones."""
 
     new: list[int]
-    """Ids whose bytes are no token of the parent's."""
+    """Ids whose bytes are no token of the parent."""
     old: list[int]
-    """Ids whose bytes are one."""
+    """Ids whose bytes are a token of the parent."""
     old_in_parent: list[int]
-    """The parent's ids of ``old``."""
+    """Parent ids of ``old``."""
 
 
 def compare(student: TokenBytes, parent: TokenBytes) -> Vocabulary:
-    """Tell new from old tokens; special and unused ids are neither."""
+    """Split the student's tokens into new and old ones; special and unused ids are ignored."""
     new, old, there = [], [], []
     for index, data in enumerate(student.table):
         if not data:
@@ -36,18 +36,18 @@ def compare(student: TokenBytes, parent: TokenBytes) -> Vocabulary:
 
 
 def spellings(parent: TokenBytes, student: TokenBytes, ids: list[int]) -> list[list[int]]:
-    """Return the parent's ids for the bytes of each of ``ids``; an empty list where it lacks a byte of them."""
+    """Return the parent's ids for the bytes of each of ``ids``; an empty list if it lacks one of the bytes."""
     return [found for found, _ in constituents(parent, [student.table[index] or b"" for index in ids])]
 
 
 def spaced(ids: list[int], count: int) -> list[int]:
-    """Return at most ``count`` of ``ids``, evenly spaced, the first and the last among them."""
+    """Return at most ``count`` of ``ids``, evenly spaced, including the first and the last."""
     if len(ids) <= count:
         return list(ids)
     return [ids[place] for place in np.linspace(0, len(ids) - 1, count).round().astype(int)]
 
 
 def shown(data: bytes | None) -> str:
-    """Return bytes as text in which every control character and every byte that is no UTF-8 can be seen."""
+    """Return bytes as text, with control characters and invalid UTF-8 escaped."""
     text = (data or b"").decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

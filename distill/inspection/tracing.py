@@ -1,8 +1,8 @@
-"""How the meaning of a new token forms across layers, against its old spelling in the model that knew no other.
+"""Layer-wise comparison of a new token in the student with its old spelling in the parent.
 
-The student reads a text with the new token at its end, the parent the same bytes with the old spelling at its end. Both
-now stand behind the same text, so their states and what they would say next can be compared layer by layer. One
-position earlier the token itself is due: the student must say it at once, the parent piece by piece.
+The student reads a text that ends with the new token, the parent the same bytes ending with the old spelling. As both
+have then read the same text, their states and next-token predictions can be compared layer by layer. One position
+earlier, the token itself is predicted: by the student at once, by the parent piece by piece.
 """
 
 from collections import Counter
@@ -21,22 +21,22 @@ from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
 _READ_BYTES = 400_000
-"""Of the corpus, in which new tokens are looked for."""
+"""Bytes of the corpus to search for new tokens."""
 _CONTEXT_TOKENS = 48
 _GUESSES = 3
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """Where a new token stands in a text."""
+    """An occurrence of a new token in a text."""
 
     times: int
     context: str
-    """The text before it, whole characters."""
+    """The preceding text, in whole characters."""
 
 
 def occurrences(texts: Texts, tokens: TokenBytes, ids: frozenset[int]) -> dict[int, Occurrence]:
-    """Return the tokens of ``ids`` that the corpus is written with, the most frequent first."""
+    """Return the tokens of ``ids`` that occur in the corpus, most frequent first."""
     counts: Counter[int] = Counter()
     contexts: dict[int, str] = {}
     read = 0
@@ -58,7 +58,7 @@ def occurrences(texts: Texts, tokens: TokenBytes, ids: frozenset[int]) -> dict[i
 
 
 class Tracer:
-    """Traces tokens of ``student`` against ``parent``."""
+    """Compares tokens of ``student`` with their spelling in ``parent``."""
 
     def __init__(self, student: Checkpoint, parent: Checkpoint, vocabulary: Vocabulary) -> None:
         self._student, self._parent = student, parent
@@ -70,11 +70,11 @@ class Tracer:
 
     @property
     def fits(self) -> bool:
-        """Whether both models can be looked into."""
+        """Whether the logit lens supports both models."""
         return all(lens.fits for lens in self._lenses)
 
     def trace(self, token: int, pieces: list[int], context: str) -> Trace:
-        """Return the trace of ``token``, which the parent spells ``pieces``, behind ``context``."""
+        """Return the trace of ``token``, which the parent spells ``pieces``, after ``context``."""
         before = [self._encoded(side, context) for side in (self._student, self._parent)]
         ours = self._lenses[0].look([*before[0], token], [len(before[0]) - 1, len(before[0])])
         places = list(range(len(before[1]) - 1, len(before[1]) + len(pieces)))
@@ -88,7 +88,7 @@ class Tracer:
         )
 
     def _encoded(self, side: Checkpoint, context: str) -> list[int]:
-        """Return ``context`` in the tokens of one side, with something in front of it."""
+        """Return ``context`` as ids of one model, preceded by its BOS or end-of-text token."""
         first = side.bos_id if side.bos_id is not None else side.roles.end_of_text
         ids: list[int] = side.tokenbytes.encode(context).ids.tolist() if context else []
         return ids if first is None and ids else [first or 0, *ids]

@@ -271,5 +271,5 @@ def test_a_vocabulary_that_does_not_continue_the_teachers_is_refused() -> None:
 
 
 def test_cover_takes_the_forward_divergence_only() -> None:
-    with pytest.raises(UserError, match="the target cover needs f kl"):
+    with pytest.raises(UserError, match="target: cover requires f: kl"):
         LOSSES.create({"name": "kl", "target": "cover", "f": "jsd"})

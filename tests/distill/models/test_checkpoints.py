@@ -136,7 +136,7 @@ def test_generation_stops_at_the_ends_of_turn_and_of_text() -> None:
 def test_a_missing_weight_is_an_error_and_not_random_numbers(tmp_path: Path, save_tiny: Save) -> None:
     folder = save_tiny(tmp_path / "a")
     edit_weights(folder, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(UserError, match=r"incomplete .*model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(UserError, match=r"missing .*model\.layers\.1\.mlp\.up_proj\.weight"):
         checkpoints.load(folder)
 
 
@@ -165,7 +165,7 @@ def test_equal_matrices_under_a_tied_config_are_tied(tmp_path: Path, save_tiny: 
 def test_a_config_that_calls_one_matrix_untied_is_refused(tmp_path: Path, save_tiny: Save) -> None:
     folder = save_tiny(tmp_path / "a", tied=True)
     edit_config(folder, tie_word_embeddings=False)
-    with pytest.raises(UserError, match=r"incomplete .*lm_head\.weight"):
+    with pytest.raises(UserError, match=r"missing .*lm_head\.weight"):
         checkpoints.load(folder)
 
 

@@ -197,7 +197,7 @@ def test_uptake_is_what_reading_the_text_in_both_spellings_gives(save_tiny: Any,
     [
         ({"list": []}, "empty: no token is listed"),
         ({"list": ["e"]}, "is a token already"),
-        ({"list": ["two words of text"]}, "can never be reached"),
+        ({"list": ["two words of text"]}, "are unreachable"),
         ({"train_bpe": {"corpus": "CORPUS", "size": 5000}}, "not 5000"),
         ({"frequency": {"corpus": "CORPUS", "size": 5000}}, "not 5000"),
         ("train_bpe:500", "write train_bpe:CORPUS:SIZE"),
@@ -221,5 +221,5 @@ def test_only_an_expansion_knows_new_rows(save_tiny: Any, corpus: str, tmp_path:
 
 
 def test_a_tokenizer_that_is_no_bpe_cannot_be_expanded(save_tiny: Any, corpus: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="of type Unigram cannot be given more tokens"):
+    with pytest.raises(UserError, match="of type Unigram cannot be expanded"):
         expand(tmp_path / "out", save_tiny(tmp_path / "source", "unigram"), corpus)

@@ -180,10 +180,10 @@ def test_a_number_that_is_not_there_is_not_zero(found: Inspection) -> None:
     ("arguments", "said"),
     [
         (["{tiny}"], "which model"),
-        (["{tiny}", "--against", "{tiny}"], "nothing new to look at"),
+        (["{tiny}", "--against", "{tiny}"], "has no new tokens"),
         (["{grown}", "--against", "{wide}"], "cannot be compared"),
-        (["{grown}"], "where that is was not recorded"),
-        (["{grown}", "--against", "{tiny}", "--token", "no token at all"], "is no token of"),
+        (["{grown}"], "records no local paths"),
+        (["{grown}", "--against", "{tiny}", "--token", "no token at all"], "is not a token of"),
         (["/nowhere/at/all"], "/nowhere/at/all"),
         (["{grown}", "--against", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
@@ -229,13 +229,13 @@ def test_a_parent_that_changed_since_is_never_compared_with_in_silence(
     assert isinstance(result.exception, UserError)
     was, now = checkpoints.identify(tiny_folder), checkpoints.identify(other)
     assert (
-        f"{tiny_folder.name} has changed since {grown} was made from it: its fingerprint was {was} and is {now}."
+        f"{tiny_folder.name} has changed since {grown} was derived from it: its fingerprint was {was} and is now {now}."
         in (str(result.exception))
     )
     assert not (tmp_path / "out").exists()
     result = CliRunner().invoke(app, [*command, "--against", str(other)])
     assert result.exit_code == 0, result.output
-    assert "is not the model that this student was made from, or has changed since" in result.output
+    assert "is not the model that this student was derived from, or has changed since" in result.output
     page_text = (tmp_path / "out" / "index.html").read_text("utf-8")
     assert f"fingerprint {now}; made from {was}" in page_text
 
@@ -256,7 +256,7 @@ def test_a_student_of_a_student_is_compared_with_the_first_model_or_with_the_stu
     assert record.root_fingerprint == checkpoints.identify(tiny_folder)
     monkeypatch.chdir(tiny_folder.parent)
     assert not any("made from" in note for note in inspect(second, traces=0).notes)
-    with pytest.raises(UserError, match="nothing new to look at"):
+    with pytest.raises(UserError, match="has no new tokens"):
         inspect(second, grown, traces=0)
 
 
