@@ -83,6 +83,6 @@ def test_top_is_read_alike_from_states_and_from_logits() -> None:
 def test_more_classes_than_tokens_and_a_temperature_are_refused() -> None:
     with pytest.raises(UserError, match="cannot use the top 9999 of"):
         LOSSES.create({"name": "kd", "top": 9999}).prepare(model_info("bpe", 1), model_info("bpe", 0))
-    with pytest.raises(UserError, match="top needs temperature 1"):
+    with pytest.raises(UserError, match="top requires temperature: 1"):
         LOSSES.create({"name": "kd", "top": 4, "temperature": 2.0})
     assert len(toy_tokenizer("bpe")) < 9999

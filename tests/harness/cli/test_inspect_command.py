@@ -179,7 +179,7 @@ def test_a_number_that_is_not_there_is_not_zero(found: Inspection) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{tiny}"], "which model"),
+        (["{tiny}"], "parent of"),
         (["{tiny}", "--against", "{tiny}"], "has no new tokens"),
         (["{grown}", "--against", "{wide}"], "cannot be compared"),
         (["{grown}"], "records no local paths"),
@@ -237,7 +237,7 @@ def test_a_parent_that_changed_since_is_never_compared_with_in_silence(
     assert result.exit_code == 0, result.output
     assert "is not the model that this student was derived from, or has changed since" in result.output
     page_text = (tmp_path / "out" / "index.html").read_text("utf-8")
-    assert f"fingerprint {now}; made from {was}" in page_text
+    assert f"fingerprint {now}, expected {was}" in page_text
 
 
 def test_a_student_of_a_student_is_compared_with_the_first_model_or_with_the_student_it_was_made_from(
