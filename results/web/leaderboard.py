@@ -26,6 +26,7 @@ from crosstok.results.web import plots
 from crosstok.results.web.answers import write_answers
 from crosstok.results.web.leaderboard_data import Board, Column, Entrant, Place, board
 from crosstok.results.web.page import visible
+from crosstok.results.web.templates import render_template
 
 MARK = ".crosstok-leaderboard"
 """A file that tells a leaderboard from a folder that must not be replaced."""
@@ -103,15 +104,10 @@ class _Notes:
 
 class _Site:
     def __init__(self, store: Store, shown: Board, folder: Path, students: Path | None) -> None:
-        import jinja2  # noqa: PLC0415  (`--help` imports nothing of this)
-
         self.store = store
         self.board = shown
         self.folder = folder
         self.students = students
-        self.templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_SITE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-        )
         self.slugs = {one.name: _slug(one.name, one.fingerprint[:8]) for one in shown.entrants}
         self.task_slugs = {
             one.task.name: _slug(one.task.name, fingerprint([one.task.name])[:4]) for one in shown.columns
@@ -137,7 +133,7 @@ class _Site:
 
     def _page(self, template: str, path: str, **content: Any) -> None:
         root = "../" if "/" in path else ""
-        text = self.templates.get_template(template).render(root=root, baseline=self.board.baseline, **content)
+        text = render_template(_SITE / template, root=root, baseline=self.board.baseline, **content)
         (self.folder / path).write_text(text, encoding="utf-8")
 
     def _index(self, drawn: dict[str, list[tuple[str, Any]]]) -> None:
