@@ -12,7 +12,7 @@ from crosstok.errors import UserError
 from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.contrast import Side
 from crosstok.results.compare.statistics import Estimate
-from crosstok.results.tables.number_format import amount
+from crosstok.results.tables.number_format import value_with_interval
 from crosstok.results.web.page import visible
 from crosstok.results.web.templates import render_template, replace_file
 
@@ -89,8 +89,8 @@ def _text(curve: Curve, side: Side, task: str) -> str:
     problem = side.problem(task).partition(": ")[2] if task in side.cells else "not measured"
     if estimate is None:
         return problem or "-"
-    figures = [amount(_headline(curve, task), value) for value in (estimate.value, estimate.low, estimate.high)]
-    return f"{figures[0]} [{figures[1]}, {figures[2]}]{f' ({problem})' if problem else ''}"
+    shown = value_with_interval(_headline(curve, task).unit, estimate.value, estimate.low, estimate.high)
+    return f"{shown} ({problem})" if problem else shown
 
 
 def _file_name(task: str) -> str:
