@@ -1,4 +1,4 @@
-# make demo | test | check | bench: each one sets up everything it needs.
+# make demo | test | check | docs | bench: each one sets up everything it needs.
 #
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
 #   PIP_FLAGS=...          further options for pip, for example the index of CPU-only torch builds:
@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/installed
 MODELS := smollm2-135m-instruct
 TOKENIZERS := qwen tekken deepseek gemma3
 
-.PHONY: demo test check bench install fetch clean
+.PHONY: demo test check docs bench install fetch clean
 
 demo: install
 	$(BIN)/crosstok run suites/quickstart.yaml
@@ -24,6 +24,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: install fetch
 	$(BIN)/python bench/alignment.py

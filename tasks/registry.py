@@ -1,18 +1,20 @@
-"""The benchmarks by name: ours, those that installed packages register under ``crosstok.tasks``, and task files."""
+"""Registry of tasks: built-in ones, plug-ins (entry points of ``crosstok.tasks``, ``module:Class``), and task files."""
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from crosstok.errors import UserError, unknown_name
+from crosstok.plugins import find_plugin, plugin_names, refuse_clash
 from crosstok.tasks.choice.lm_eval_names import BORROWED, borrowed
 from crosstok.tasks.sampling import SampledOptions
 from crosstok.tasks.task import Task, TaskOptions
 
+GROUP = "crosstok.tasks"
+"""Entry points of tasks in other packages; a task can also be named ``module:Class``."""
 YAML = "yaml:"
 """Before the path of a task file, see :mod:`crosstok.tasks.declared`."""
 
@@ -63,9 +65,7 @@ def task_names() -> dict[str, str]:
     known = {name: about for name, (_, about) in BUILT_IN.items()}
     known |= {name: f"{entry.about} (lm-eval)" for name, entry in BORROWED.items()}
     known[LM_EVAL_NAME] = "any other benchmark of lm-eval's library"
-    for entry in entry_points(group="crosstok.tasks"):
-        known[entry.name] = f"from {entry.dist.name if entry.dist else entry.value}"
-    return known
+    return known | {name: f"from {package}" for name, package in plugin_names(GROUP).items()}
 
 
 def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None, data: Path | None = None) -> Task:
@@ -117,13 +117,11 @@ def check_options(kind: str, options: Mapping[str, Any]) -> TaskOptions:
 
 def _task_type(kind: str) -> type[Task]:
     if kind in BUILT_IN or kind == LM_EVAL:
+        refuse_clash("task", GROUP, kind)
         module, _, attribute = (kind if kind == LM_EVAL else BUILT_IN[kind][0]).partition(":")
         found = getattr(import_module(module), attribute)
     else:
-        matches = [entry for entry in entry_points(group="crosstok.tasks") if entry.name == kind]
-        if not matches:
-            raise unknown_name("task", kind, task_names())
-        found = matches[0].load()
+        found = find_plugin("task", GROUP, kind, task_names())
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise UserError(
             f"Task {kind!r} is not a subclass of crosstok.tasks.task.Task.", hint="Correct its entry point."

@@ -15,7 +15,6 @@ from crosstok.folders import DEFAULT_STORE
 from crosstok.harness.cli.options import DataOption, StoreOption
 
 if TYPE_CHECKING:
-    from crosstok.model_source import ModelSource
     from crosstok.results.compare.contrast import Side
     from crosstok.results.store.records import Run
     from crosstok.results.store.store import Store
@@ -131,7 +130,7 @@ def gate(
     summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and not summary_file:
         raise UserError("--summary needs the variable GITHUB_STEP_SUMMARY.", hint="Use --junit or --json elsewhere.")
-    source = _source_of(candidate)
+    source = _is_source(candidate)
     with Store(store, read_only=not source) as opened:
         before = _sides(opened, baseline)
         if source:
@@ -262,12 +261,9 @@ def store_export(
     typer.echo(str(path))
 
 
-def _source_of(candidate: str) -> "ModelSource | None":
-    """Return the model to measure, or None where ``candidate`` is a run of the store: ids of runs have no colon."""
-    from crosstok.model_source import ModelSource
-
-    is_source = ":" in candidate.partition("/")[0]
-    return ModelSource.parse(candidate) if is_source else ModelSource.recognise(candidate)
+def _is_source(name: str) -> bool:
+    """Return whether ``name`` is a model to be measured rather than a run of the store."""
+    return name.partition(":")[0] in ("hub", "gguf", "wheel") or Path(name).is_dir()
 
 
 def _measured(source: str, like: "Run", store: "Store", data_dir: Path | None) -> str:

@@ -36,10 +36,10 @@ from crosstok.harness.openai.protocol import (
     Exchange,
     NoRoom,
     PassingFailure,
+    ServerSource,
     events,
     reason,
 )
-from crosstok.model_source import ModelSource
 from crosstok.tasks.task import Generate
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ServerGenerator:
 
     def __init__(
         self,
-        source: ModelSource,
+        source: ServerSource,
         *,
         parallel: int = 8,
         attempts: int = 5,
@@ -133,14 +133,12 @@ class ServerGenerator:
                 if attempt == self._attempts:
                     cancel()
                     raise RunIncomplete(
-                        f"The server at {self.source.location} failed {attempt} times: {reason(error)}.",
+                        f"The server at {self.source.url} failed {attempt} times: {reason(error)}.",
                         hint="Start it again and repeat the command: it continues.",
                     ) from error
                 self.retries += 1
                 wait_s = getattr(error, "wait_s", 0.0) or self._pause_s * 2 ** (attempt - 1)
-                logger.warning(
-                    "%s does not answer (%s); trying again in %g s.", self.source.location, reason(error), wait_s
-                )
+                logger.warning("%s does not answer (%s); trying again in %g s.", self.source.url, reason(error), wait_s)
                 cancel.wait(wait_s)
                 continue
             except UserError:
@@ -176,7 +174,7 @@ class ServerGenerator:
         path = "/completions" if request.messages is None else "/chat/completions"
         with Exchange(self.source, self._timeout_s, cancel) as exchange:
             finish = ""
-            for event in events(exchange.ask("POST", path, _body(self.source.served, request, seed, room))):
+            for event in events(exchange.ask("POST", path, _body(self.source.model, request, seed, room))):
                 cancel.check()
                 if "error" in event:
                     raise PassingFailure(f"it broke off with {event['error']}")

@@ -12,18 +12,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
-from crosstok.model_source import ModelSource
 
 KEY_VARIABLE = "CROSSTOK_API_KEY"
 FAILURES = (OSError, HTTPException, json.JSONDecodeError)
 """What a connection may raise that says nothing of the request."""
+_PREFIX = "server:"
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LASTING = ("root", "parent", "max_model_len", "meta")  # of a listed model; dates and permissions are new every time
 _ANSWERS_AT_ONCE_S = 60.0  # for a listing, or one token; the model may have to be loaded for it
@@ -31,10 +31,32 @@ _HINT = "Start it, or check host, port and path (most servers: http://HOST:PORT/
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSource:
+    """Where a model is served: ``server:URL#MODEL``, the URL with its ``/v1``."""
+
+    url: str
+    model: str
+
+    @classmethod
+    def parse(cls, source: str) -> Self:
+        """Return the parts of ``source``; an empty model stands for the only one that the server has."""
+        url, _, model = source.removeprefix(_PREFIX).partition("#")
+        if not is_server(source) or not _is_address(url):
+            raise UserError(
+                f"No model of a server: {source!r}.",
+                hint="Write server:http://HOST:PORT/v1#MODEL, as in its /v1/models.",
+            )
+        return cls(url.rstrip("/"), model)
+
+    def __str__(self) -> str:
+        return f"{_PREFIX}{self.url}#{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model that a server answered for."""
 
-    source: ModelSource
+    source: ServerSource
     """With the model's name."""
     about: Mapping[str, Any]
     """What the server tells of it that does not change from start to start; often nothing."""
@@ -42,7 +64,12 @@ class ServedModel:
     @property
     def fingerprint(self) -> str:
         """Identify the model as far as it can be seen from here."""
-        return fingerprint({"server": self.source.location, "model": self.source.served, "about": dict(self.about)})
+        return fingerprint({"server": self.source.url, "model": self.source.model, "about": dict(self.about)})
+
+
+def is_server(source: str) -> bool:
+    """Tell whether a model source names a server."""
+    return source.startswith(_PREFIX)
 
 
 def find_served(source: str) -> ServedModel:
@@ -52,49 +79,46 @@ def find_served(source: str) -> ServedModel:
     Raises :class:`UserError` where no server answers, where the model is none of its models, and where none is named
     and there is not exactly one.
     """
-    wanted = ModelSource.parse(source)
+    wanted = ServerSource.parse(source)
     try:
         listed = list_models(wanted)
     except UserError:
-        if not wanted.served:
+        if not wanted.model:
             raise
         listed = {}
-    if not wanted.served:
+    if not wanted.model:
         if len(listed) != 1:
             raise UserError(
-                f"The server at {wanted.location} has {len(listed)} models: "
-                f"{', '.join(sorted(listed)[:10]) or 'none'}.",
-                hint=f"Name one: {wanted}#MODEL.",
+                f"The server at {wanted.url} has {len(listed)} models: {', '.join(sorted(listed)[:10]) or 'none'}.",
+                hint=f"Name one: {_PREFIX}{wanted.url}#MODEL.",
             )
-        wanted = replace(wanted, served=next(iter(listed)))
-    if wanted.served not in listed:
+        wanted = ServerSource(wanted.url, next(iter(listed)))
+    if wanted.model not in listed:
         _require_answer(wanted, listed)
-    found = listed.get(wanted.served, {})
+    found = listed.get(wanted.model, {})
     return ServedModel(wanted, {name: found[name] for name in _LASTING if found.get(name) is not None})
 
 
-def list_models(source: ModelSource) -> dict[str, Mapping[str, Any]]:
+def list_models(source: ServerSource) -> dict[str, Mapping[str, Any]]:
     """Return what the server tells of each of its models. Raises :class:`UserError` where it does not."""
     try:
         with Exchange(source, _ANSWERS_AT_ONCE_S) as exchange:
             answer = json.loads(exchange.ask("GET", "/models", None).read())
         return {str(model["id"]): model for model in answer["data"]}
     except (*FAILURES, PassingFailure, KeyError, TypeError) as error:
-        raise UserError(
-            f"The server at {source.location} does not list its models: {reason(error)}.", hint=_HINT
-        ) from error
+        raise UserError(f"The server at {source.url} does not list its models: {reason(error)}.", hint=_HINT) from error
 
 
-def _require_answer(source: ModelSource, listed: Mapping[str, Any]) -> None:
-    body = {"model": source.served, "prompt": "a", "max_tokens": 1, "temperature": 0}
+def _require_answer(source: ServerSource, listed: Mapping[str, Any]) -> None:
+    body = {"model": source.model, "prompt": "a", "max_tokens": 1, "temperature": 0}
     try:
         with Exchange(source, _ANSWERS_AT_ONCE_S) as exchange:
             exchange.ask("POST", "/completions", body).read()
     except (UserError, *FAILURES, PassingFailure) as error:
         if listed:
-            raise unknown_name(f"model of the server at {source.location}:", source.served, listed) from error
+            raise unknown_name(f"model of the server at {source.url}:", source.model, listed) from error
         said = error.message if isinstance(error, UserError) else reason(error)
-        raise UserError(f"The server at {source.location} has no answer: {said}.", hint=_HINT) from error
+        raise UserError(f"The server at {source.url} has no answer: {said}.", hint=_HINT) from error
 
 
 class PassingFailure(Exception):  # noqa: N818  (a reason to try again)
@@ -152,8 +176,8 @@ class Cancellation:
 class Exchange:
     """One connection for one request, closed whatever happens."""
 
-    def __init__(self, source: ModelSource, timeout_s: float, cancellation: Cancellation | None = None) -> None:
-        parts = urlsplit(source.location)
+    def __init__(self, source: ServerSource, timeout_s: float, cancellation: Cancellation | None = None) -> None:
+        parts = urlsplit(source.url)
         kind: Callable[..., HTTPConnection] = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._cancellation = cancellation or Cancellation()
@@ -206,3 +230,11 @@ def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
 def reason(error: BaseException) -> str:
     """Return what ``error`` says, or its name where it says nothing."""
     return str(error) or type(error).__name__
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        return False

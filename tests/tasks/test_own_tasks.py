@@ -137,3 +137,25 @@ def test_an_installed_package_adds_a_task(tmp_path: Path, monkeypatch: pytest.Mo
     with sandbox.open_pool(workers=1) as pool:
         assert check_references(task, pool).passed == 1
     sys.modules.pop("tiny_tasks")
+
+
+def test_a_task_in_the_working_directory_is_named_by_module_and_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_task.py").write_text(PACKAGE)
+    monkeypatch.chdir(tmp_path)
+    task = build_task("my_task:Doubling", {"limit": 1}, name="doubling")
+    assert (task.name, task.kind) == ("doubling", "my_task:Doubling")
+    with pytest.raises(UserError, match=r"'my_task:Tripling' cannot be imported"):
+        build_task("my_task:Tripling", {})
+    sys.modules.pop("my_task")
+
+
+def test_a_plugin_with_the_name_of_a_built_in_task_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "tiny_tasks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-tasks\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[crosstok.tasks]\nhumaneval = tiny_tasks:Doubling\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"tiny-tasks registers the task 'humaneval', which is the name of a built-in"):
+        build_task("humaneval", {})

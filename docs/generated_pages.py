@@ -1,0 +1,294 @@
+"""Pages of the documentation site that come from the code, the README and the examples; a hook of mkdocs.
+
+Every loss, initialiser, recipe option, task option, suite key and command is listed from the objects that the program
+itself uses, so no list can be out of date.
+"""
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CONTRACTS = {
+    "Tasks": "crosstok.tasks.task",
+    "Losses": "crosstok.distill.losses.loss",
+    "What a loss reads: the batch": "crosstok.distill.readings.batch",
+    "What a loss reads: outputs of the models": "crosstok.distill.readings.outputs",
+    "Initialisers": "crosstok.distill.embeddings.initialiser",
+    "Bytes of tokens": "crosstok.distill.tokenizers.tokenbytes",
+    "Programs for the sandbox": "crosstok.sandbox.program",
+    "Verdicts of the sandbox": "crosstok.sandbox.verdict",
+    "Records of the store": "crosstok.results.store.records",
+}
+"""Modules that a plug-in or a notebook may build on."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site."""
+    for path, content in pages().items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show reStructuredText roles of docstrings as plain code."""
+    return re.sub(r":(?:func|class|meth|mod|attr|data):(?=<code>)", "", html)
+
+
+def pages() -> dict[str, str]:
+    """Return the generated pages: path in the site to Markdown."""
+    return {
+        "index.md": for_site((ROOT / "README.md").read_text(encoding="utf-8")),
+        "contributing.md": for_site((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "examples.md": examples_page(),
+        "reference/functions.md": functions_page(),
+        "reference/contracts.md": contracts_page(),
+        "reference/losses.md": losses_page(),
+        "reference/initialisers.md": initialisers_page(),
+        "reference/recipes.md": recipes_page(),
+        "reference/tasks.md": tasks_page(),
+        "reference/suites.md": suites_page(),
+        "reference/commands.md": commands_page(),
+    }
+
+
+def for_site(text: str) -> str:
+    """Return a page of the repository's top folder with its links as the site needs them."""
+
+    def link(match: re.Match[str]) -> str:
+        shown, target = match[1], match[2]
+        if target.startswith(("http", "#")):
+            return match[0]
+        if target.startswith("docs/"):
+            return f"[{shown}]({target.removeprefix('docs/')})"
+        if target in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+            return f"[{shown}]({'index.md' if target == 'README.md' else target.lower()})"
+        if target.rstrip("/") == "examples":
+            return f"[{shown}](examples.md)"
+        return shown if shown.startswith("`") else f"`{shown}`"  # a file of the repository
+
+    return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", link, text)
+
+
+def examples_page() -> str:
+    """Return the examples, each with the first line of its docstring."""
+    lines = ["# Examples", "", "Each file runs by itself: `python examples/NAME.py [MODEL]`.", ""]
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        summary = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        lines += [f"## {path.stem.replace('_', ' ').capitalize()}", "", summary, "", "```python"]
+        lines += [f"# examples/{path.name}", source.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def functions_page() -> str:
+    """Return the reference of the public API, from its docstrings."""
+    import crosstok  # noqa: PLC0415  (the site may be configured without it)
+
+    lines = [
+        "# Functions and records",
+        "",
+        "The public API: everything in `crosstok.__all__` (`__version__` is the installed version).",
+        "",
+    ]
+    elsewhere = {"Task", "Loss", "Initialiser", "__version__"}
+    for name in crosstok.__all__:
+        if name not in elsewhere:
+            module = getattr(crosstok, name).__module__
+            lines += [f"::: {module}.{name}", ""]
+    lines += ["`Task`, `Loss` and `Initialiser` are on the page [contracts of plug-ins](contracts.md).", ""]
+    return "\n".join(lines)
+
+
+def contracts_page() -> str:
+    """Return the reference of what plug-ins subclass and receive, from its docstrings."""
+    lines = ["# Contracts of plug-ins", ""]
+    for title, module in CONTRACTS.items():
+        lines += [f"## {title}", "", f"::: {module}", "    options: {show_root_heading: false, heading_level: 3}", ""]
+    return "\n".join(lines)
+
+
+def losses_page() -> str:
+    """Return every loss with its options."""
+    from crosstok.distill.registry import LOSSES  # noqa: PLC0415
+
+    about = (
+        "Training losses, as in `loss: [{name: alm, tau: 5}]` of a suite or `--loss alm`. "
+        "Run `crosstok methods ls` for those of this installation, plug-ins included."
+    )
+    return "\n".join(["# Losses", "", about, "", *(line for name in LOSSES.builtin for line in method(LOSSES, name))])
+
+
+def initialisers_page() -> str:
+    """Return every initialiser with its options."""
+    from crosstok.distill.registry import INITIALISERS  # noqa: PLC0415
+
+    about = "Initialisers of new embedding rows, as in `init: {name: omp, donor: ...}` of a suite or `--init fvt`."
+    found = (line for name in INITIALISERS.builtin for line in method(INITIALISERS, name))
+    return "\n".join(["# Initialisers", "", about, "", *found])
+
+
+def method(registry: Any, name: str) -> Iterator[str]:
+    """Yield one method: its docstring and its options."""
+    found = registry.find(name)
+    yield from (f"## {name}", "", paragraph(found.__doc__), "", *options(found), "")
+    yield from (*prose(sys.modules[found.__module__].__doc__), "")
+
+
+def recipes_page() -> str:
+    """Return every recipe with its options."""
+    from crosstok.distill.recipes.options import RECIPES  # noqa: PLC0415
+
+    lines = ["# Recipes", "", "How students are made: keys of a recipe in a suite, or `--set KEY=VALUE`.", ""]
+    for name, spec in RECIPES.items():
+        lines += [f"## {name}", "", paragraph(spec.__doc__), "", *options(spec), ""]
+    return "\n".join(lines)
+
+
+def tasks_page() -> str:
+    """Return every task with its options; tasks that have the same options stand together."""
+    from crosstok.tasks.collections import COLLECTIONS  # noqa: PLC0415
+    from crosstok.tasks.registry import LM_EVAL_NAME, options_type, task_names  # noqa: PLC0415
+
+    together: dict[type[BaseModel], list[str]] = {}
+    known = task_names()
+    for name in known:
+        together.setdefault(options_type("lm_eval:gsm8k" if name == LM_EVAL_NAME else name), []).append(name)
+    about = "Options of a task follow its name in a suite, or as `--task NAME:option=value,option=value`."
+    lines = ["# Tasks", "", about, "", *table(["task", "documents and metric"], sorted(known.items())), ""]
+    lines += ["## Collections", "", "Each one stands for all of its tasks.", ""]
+    lines += [*table(["collection", "tasks"], [(name, text) for name, (text, _) in sorted(COLLECTIONS.items())]), ""]
+    for kind, names in together.items():
+        shown = names if len(names) < 4 else [*names[:3], f"and {len(names) - 3} more"]
+        lines += [
+            f"## Options of {', '.join(shown)}",
+            "",
+            ", ".join(f"`{name}`" for name in names),
+            "",
+            *options(kind),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def suites_page() -> str:
+    """Return every key of a suite."""
+    from crosstok.harness.plan.suite import EnsembleSpec, ModelSpec, SandboxSpec, Suite, TaskSpec  # noqa: PLC0415
+
+    about = "A suite is one YAML file. `crosstok suite schema` prints its JSON Schema, for editors."
+    lines = ["# Suite keys", "", about, ""]
+    parts = {
+        "The suite": Suite,
+        "A model, under models": ModelSpec,
+        "An ensemble": EnsembleSpec,
+        "A task, under tasks": TaskSpec,
+        "The sandbox": SandboxSpec,
+    }
+    for title, part in parts.items():
+        lines += [f"## {title}", "", paragraph(part.__doc__), "", *options(part), ""]
+    return "\n".join(lines)
+
+
+def commands_page() -> str:
+    """Return the help of every command."""
+    os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1")
+    lines = ["# Commands", ""]
+    for name, text in helps():
+        lines += [f"## {name}", "", "```text", text, "```", ""]
+    return "\n".join(lines)
+
+
+def helps() -> Iterator[tuple[str, str]]:
+    """Yield the words of each command and its help."""
+    from typer.main import get_command  # noqa: PLC0415
+    from typer.testing import CliRunner  # noqa: PLC0415
+
+    from crosstok.harness.cli.app import app  # noqa: PLC0415
+
+    def visit(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield words
+        for name, child in getattr(command, "commands", {}).items():
+            yield from visit(child, (*words, name))
+
+    for words in visit(get_command(app), ()):
+        if words != ("lm-eval",):  # its help is lm-eval's
+            found = CliRunner().invoke(app, [*words, "--help"], prog_name="crosstok", env={"COLUMNS": "100"})
+            yield " ".join(("crosstok", *words)), "\n".join(line.rstrip() for line in found.output.strip().splitlines())
+
+
+def options(record: type[BaseModel]) -> list[str]:
+    """Return the fields of a record as a table."""
+    rows = [
+        (f"`{field.alias or name}`", f"`{type_text(field.annotation)}`", default(field), field.description or "")
+        for name, field in record.model_fields.items()
+    ]
+    return table(["option", "type", "default", "description"], rows) if rows else ["No options."]
+
+
+def table(header: list[str], rows: list[tuple[str, ...]]) -> list[str]:
+    """Return a Markdown table; what has no code marks and needs none stays as it is."""
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for row in rows:
+        cells = [" ".join(cell.split()).replace("|", "\\|") for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def default(field: FieldInfo) -> str:
+    """Return the default of an option, or that it is required."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is PydanticUndefined:
+        return ""
+    if isinstance(value, BaseModel):
+        return "see below"
+    shown = {None: "none", True: "true", False: "false"}.get(value) if value is None or value in (True, False) else None
+    return f"`{shown or (list(value) if isinstance(value, tuple) else value)}`"
+
+
+def type_text(kind: Any) -> str:
+    """Return an annotation as a reader would write it in a suite."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return type_text(inner[0])
+    if origin is Literal:
+        return ", ".join(str(value) for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(type_text(one) for one in inner if one is not NoneType))
+    if origin in (tuple, list, frozenset):
+        return f"list of {type_text(inner[0])}" if inner else "list"
+    if origin is dict or kind is dict:
+        return "mapping"
+    return {str: "text", int: "integer", float: "number", bool: "true, false"}.get(
+        kind, getattr(kind, "__name__", str(kind))
+    )
+
+
+def prose(text: str | None) -> Iterator[str]:
+    """Yield the paragraphs of a module's docstring as Markdown; an indented paragraph is a formula or code."""
+    for block in re.split(r"\n\s*\n", (text or "").strip()):
+        lines = block.splitlines()
+        if all(line.startswith("    ") for line in lines):
+            yield from ("```text", *(line.removeprefix("    ") for line in lines), "```", "")
+        else:
+            yield from (re.sub(r"::$", ":", "\n".join(lines)), "")
+
+
+def paragraph(text: str | None) -> str:
+    """Return the whole of a docstring as Markdown."""
+    lines = (text or "").strip().splitlines()
+    return "\n".join(line.strip() for line in lines)
