@@ -1,1 +1,1 @@
-"""Text generation: continuous batching, sampling, stop strings and byte budgets."""
+"""Text generation with continuous batching, sampling, stop strings and byte budgets."""

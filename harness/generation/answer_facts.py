@@ -1,8 +1,8 @@
-"""What a tokenizer did to one answer, beside the text itself; stored with every sample.
+"""Facts about single answers that explain scores across tokenizers; stored with every sample.
 
-None of it enters a score. It is what explains a score: a byte-fallback vocabulary that writes broken characters, a
-model that repeats itself until its room is used up, a prompt whose end would have been one token with the beginning of
-the answer, a new vocabulary whose tokens are never written.
+None of them enters a score. They reveal, for example, a byte-fallback vocabulary that produces broken characters, a
+model that repeats itself until its budget is spent, a prompt whose end would have formed one token with the beginning
+of the answer, or new tokens that the model never uses.
 """
 
 from collections.abc import Collection
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 LOOP_REPEATS, LOOP_BYTES = 3, 64
-"""An answer ends in a loop when its last bytes, at least so many, repeat one unit at least so often."""
-_BORDER = 64  # characters on either side of the border between prompt and answer that are encoded together
+"""An answer ends in a loop if at least ``LOOP_BYTES`` final bytes repeat one unit at least ``LOOP_REPEATS`` times."""
+_BOUNDARY_CHARACTERS = 64  # characters encoded together on each side of the boundary between prompt and answer
 
 
 class AnswerFacts:
-    """Facts of one model's answers; ``new_ids`` are those that the model it was made from did not have."""
+    """Computes facts of one model's answers; ``new_ids`` are the ids of tokens that its source model does not have."""
 
     def __init__(self, tokenbytes: "TokenBytes | None", new_ids: Collection[int] | None = None) -> None:
         self._tokenbytes = tokenbytes
         self._new_ids = frozenset(new_ids) if new_ids is not None else None
 
     def of(self, answer: Generation) -> dict[str, Any]:
-        """Return what is stored beside ``answer``; a server does not tell its tokens, so those facts are left out."""
+        """Return the facts of ``answer`` by name; without a tokenizer (a server), only those about bytes."""
         found: dict[str, Any] = dict(answer.facts)
         if answer.stop_reason == "refused":
             return found
@@ -46,30 +46,33 @@ class AnswerFacts:
 
 
 def new_ids(tokenbytes: "TokenBytes", source: "TokenBytes") -> frozenset[int]:
-    """Return the ids of ``tokenbytes`` that spell what no token of ``source`` spells; special tokens are none."""
+    """Return the ids of ``tokenbytes`` whose bytes are no token of ``source``; special tokens are excluded."""
     known = {data for data in source.table if data is not None}
     return frozenset(number for number, data in enumerate(tokenbytes.table) if data is not None and data not in known)
 
 
 def straddled(tokenbytes: "TokenBytes", prompt: str, answer: str) -> bool | None:
-    """Return whether prompt and answer, written as one text, would share a token; None where it cannot be written."""
-    before, after = prompt[-_BORDER:], answer[:_BORDER]
+    """Return whether a token would straddle the boundary if prompt and answer were encoded as one text.
+
+    None if the tokenizer cannot encode the text.
+    """
+    before, after = prompt[-_BOUNDARY_CHARACTERS:], answer[:_BOUNDARY_CHARACTERS]
     encoding = tokenbytes.try_encode_many([before + after])[0]
     if not isinstance(encoding, Encoding):
         return None
-    border = len(before.encode())
-    return bool(border) and border not in encoding.ends.tolist()
+    boundary = len(before.encode())
+    return bool(boundary) and boundary not in encoding.ends.tolist()
 
 
 def invalid_utf8_bytes(data: bytes) -> int:
-    """Return how many bytes of ``data`` belong to no character."""
+    """Return the number of bytes that are not part of a valid UTF-8 character."""
     return len(data) - len(data.decode(errors="ignore").encode())
 
 
 def loop_bytes(data: bytes) -> int:
-    """Return the length of the loop that ``data`` ends in: of the longest ending that repeats one unit, 0 for none.
+    """Return the length in bytes of the longest suffix that repeats one unit (see ``LOOP_REPEATS``), or 0.
 
-    The shortest period of every ending follows from the prefix function of the reversed bytes, in linear time (Knuth,
+    The shortest period of every suffix follows from the prefix function of the reversed bytes, in linear time (Knuth,
     Morris and Pratt, 1977).
     """
     backwards = data[::-1]

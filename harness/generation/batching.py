@@ -1,17 +1,17 @@
-"""The running batch: rows leave the moment they end, waiting prompts take their place, and memory may run out.
+"""Continuous batching: finished rows leave the batch after every step, and waiting prompts take their slots.
 
-A batch that runs until its slowest row ends spends most of its row-steps on answers that are finished (measured with
-lm-eval on HumanEval: 8192 row-steps for 2086 useful tokens). Here every row is looked at after every step; one that has
-ended gives up its place at once. ``Counts`` says what was spent; wasted row-steps are zero unless this is broken.
+A static batch runs until its slowest row ends, and spends most row-steps on finished answers (measured with lm-eval on
+HumanEval: 8192 row-steps for 2086 useful tokens). Here a row is removed as soon as it ends. ``Counts`` records the
+work; ``wasted_row_steps`` is zero unless this is broken.
 
-A prompt is read once, whatever the number of answers to it: its keys and values are copied into one row per answer. If
-there are more answers than places, what was read is kept until the last of them has a place; as prompts are read only
-while places are free, that is never more than one reading pass.
+Each prompt is prefilled once, however many answers it gets: its keys and values are copied into one row per answer. If
+there are more answers than free slots, the prefilled prompts are kept until the last answer has a slot. Prompts are
+prefilled only while slots are free, so at most one prefill pass is kept.
 
-When memory runs out, the batch is halved for good. A pass over prompts is simply tried again with half of them. After a
-failed step the cache is given up and its rows go back to waiting with what they have written: they are read again, half
-as many side by side, and go on where they were. A row's next token depends on what it has written and on its seed, so
-the answers are the same.
+On out-of-memory errors the batch is halved permanently. A prefill pass is retried with half of its prompts. After a
+failed decoding step, the cache is dropped and its rows return to the queue with the tokens generated so far; they are
+prefilled again, in a batch of half the size, and continue. The next token of a row depends only on its tokens and its
+seed, so the answers do not change.
 """
 
 import inspect
@@ -27,10 +27,10 @@ import torch
 
 from crosstok.harness.generation.answers import AnswerBytes, StopReason
 from crosstok.harness.generation.healing import Healer
-from crosstok.harness.generation.key_value_cache import ReadPrompts, RowCache
+from crosstok.harness.generation.key_value_cache import PrefilledPrompts, RowCache
 from crosstok.harness.generation.packed_weights import PackedWeights
 from crosstok.harness.generation.prompts import Prompt
-from crosstok.harness.generation.ragged_attention import attention_in
+from crosstok.harness.generation.ragged_attention import grouped_attention
 from crosstok.harness.generation.sampling import Uniforms, draw
 from crosstok.harness.runtime.memory import attempt, too_large
 from crosstok.harness.runtime.padding import of_like_length
@@ -44,37 +44,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Counts:
-    """What was spent, over all calls of one generator."""
+    """Work done by one generator over all of its calls."""
 
     prompts_read: int = 0
     prompt_tokens_read: int = 0
-    """Without padding; a prompt with many answers counts once."""
+    """Without padding; a prompt with several answers counts once."""
     row_steps: int = 0
-    """Rows summed over all passes after the prompts."""
+    """Sum of rows over all decoding steps."""
     wasted_row_steps: int = 0
-    """Those of them spent on rows that had already ended."""
+    """Row-steps spent on rows that had already ended."""
     columns: int = 0
-    """Of keys that belong to the rows, summed over the same passes."""
+    """Sum of key columns of all rows over the decoding steps, without padding."""
     columns_read: int = 0
-    """Columns that the runs of rows have, padding included (``crosstok.harness.generation.ragged_attention``)."""
+    """The same including the padding that attention reads (``crosstok.harness.generation.ragged_attention``)."""
     out_of_memory: int = 0
-    """How often memory ran out and the batch was halved."""
+    """Number of times the batch was halved."""
 
 
 @dataclass(slots=True)
-class Room:
-    """How much is done side by side; lowered for good when memory runs out."""
+class BatchLimits:
+    """Limits of a batch; reduced permanently when memory runs out."""
 
     rows: int
     prefill_tokens: int
-    """Padded tokens of prompts that are read in one pass."""
+    """Padded tokens of one prefill pass."""
     max_tokens: int | None
-    """Of one answer."""
+    """Tokens of one answer."""
 
 
 @dataclass(slots=True)
 class Row:
-    """An answer in the making."""
+    """An unfinished answer, one row of the batch."""
 
     index: int
     sample: int
@@ -83,19 +83,19 @@ class Row:
     answer: AnswerBytes
     uniforms: Uniforms
     heal: bytes
-    """The bytes taken from the prompt's end that are still to be written again."""
+    """Bytes removed from the end of the prompt that the model has yet to regenerate."""
     healed: int = 0
-    """How many of them have been."""
+    """Number of bytes regenerated so far."""
     ids: list[int] = field(default_factory=list)
     tokens: int = 0
     steps: int = 0
-    reads: int = 0
-    """Passes that read its prompt, and once more what it had written where memory ran out."""
+    prefills: int = 0
+    """Prefill passes: one for the prompt, and one after each out-of-memory error."""
     seconds: float = 0.0
     stop_reason: StopReason | None = None
 
     def take(self, data: bytes) -> None:
-        """Append the bytes of one token; those that belong to the prompt are not part of the answer."""
+        """Append the bytes of one token; regenerated bytes of the prompt do not enter the answer."""
         again = min(len(self.heal), len(data))
         self.heal = self.heal[again:]
         self.healed += again
@@ -105,22 +105,22 @@ class Row:
 
 
 @dataclass(slots=True)
-class Reading:
-    """A text that has to be read, and the rows that go on from it."""
+class Prefill:
+    """Token ids to prefill, and the rows that continue them."""
 
     ids: list[int]
     rows: deque[Row]
 
 
 class Batch:
-    """Answers rows with one model, each of ``readings`` read once."""
+    """Batch of rows of one model; processes each of ``prefills`` once."""
 
     def __init__(
         self,
         checkpoint: "Checkpoint",
-        readings: Iterable[Reading],
+        prefills: Iterable[Prefill],
         *,
-        room: Room,
+        limits: BatchLimits,
         counts: Counts,
         context: int | None,
         healer: Healer | None,
@@ -129,45 +129,45 @@ class Batch:
         self._model = checkpoint.model
         self._weights = PackedWeights(checkpoint.model)
         self._last_only = "logits_to_keep" in inspect.signature(self._model.forward).parameters
-        self._room = room
+        self._limits = limits
         self._counts = counts
         self._context = context
         self._healer = healer
-        self._waiting: deque[Reading] = deque()
-        self._queue(readings)
-        self._open(sum(len(reading.rows) for reading in self._waiting))
+        self._waiting: deque[Prefill] = deque()
+        self._queue(prefills)
+        self._reset(sum(len(prefill.rows) for prefill in self._waiting))
 
     def run(self) -> Iterator[Row]:
-        """Yield each row when it has ended."""
-        while self._waiting or self._running or self._shelf:
+        """Run to completion; yield each row when it ends. Raises UserError if a single row exceeds memory."""
+        while self._waiting or self._running or self._prefilled:
             free = self._slots - len(self._running)
-            if self._shelf is not None and free:
-                done = attempt(self._place)
-            elif self._waiting and free >= min(self._refill, self._waiting_rows()):
-                done = self._read(self._next_group(free))
+            if self._prefilled is not None and free:
+                done = attempt(self._insert_rows)
+            elif self._waiting and free >= min(self._min_free, self._waiting_rows()):
+                done = self._prefill_group(self._next_group(free))
             else:
                 done = attempt(self._step)
             if done is None:
                 self._halve()
-            yield from self._leave()
+            yield from self._remove_finished()
 
-    def _open(self, rows: int) -> None:
-        """Begin with an empty cache."""
-        self._slots = max(1, min(self._room.rows, rows))
-        self._refill = max(1, self._slots // 8)  # reading a few prompts together costs less than reading each alone
+    def _reset(self, rows: int) -> None:
+        """Start over with an empty cache and slots for ``rows``, within the limits."""
+        self._slots = max(1, min(self._limits.rows, rows))
+        self._min_free = max(1, self._slots // 8)  # prefilling several prompts together is cheaper
         self._cache = RowCache(self._slots)
         self._running: list[Row] = []
-        self._shelf: tuple[ReadPrompts, torch.Tensor, list[Reading]] | None = None
+        self._prefilled: tuple[PrefilledPrompts, torch.Tensor, list[Prefill]] | None = None
 
-    def _queue(self, readings: Iterable[Reading]) -> None:
-        # Longest first: prompts of one pass are then of like length, and later ones never widen the running batch.
-        self._waiting = deque(sorted([*self._waiting, *readings], key=lambda reading: -len(reading.ids)))
+    def _queue(self, prefills: Iterable[Prefill]) -> None:
+        # Longest first: prompts of one pass have similar lengths, and later ones never widen the running batch.
+        self._waiting = deque(sorted([*self._waiting, *prefills], key=lambda prefill: -len(prefill.ids)))
 
     def _waiting_rows(self) -> int:
-        """Return how many rows wait, counted no further than decides whether to read."""
-        return sum(len(reading.rows) for reading in islice(self._waiting, self._refill))
+        """Return the number of waiting rows, counted only as far as the decision to prefill requires."""
+        return sum(len(prefill.rows) for prefill in islice(self._waiting, self._min_free))
 
-    def _leave(self) -> Iterator[Row]:
+    def _remove_finished(self) -> Iterator[Row]:
         for position in reversed(range(len(self._running))):
             row = self._running[position]
             if row.stop_reason is not None:
@@ -176,11 +176,11 @@ class Batch:
                 self._running.pop()
                 yield row
 
-    # --- reading prompts ---
+    # --- prefill ---
 
-    def _next_group(self, free: int) -> list[Reading]:
-        """Take the next prompts for one pass, at least one: they fit, find a place, and are of like length."""
-        count = of_like_length((len(reading.ids) for reading in self._waiting), self._room.prefill_tokens)
+    def _next_group(self, free: int) -> list[Prefill]:
+        """Take the prompts of the next pass, at least one: of similar lengths, within the limits and free slots."""
+        count = of_like_length((len(prefill.ids) for prefill in self._waiting), self._limits.prefill_tokens)
         group = [self._waiting.popleft()]
         rows = len(group[0].rows)
         while len(group) < count and rows < free:
@@ -188,57 +188,57 @@ class Batch:
             rows += len(group[-1].rows)
         return group
 
-    def _read(self, group: list[Reading]) -> bool | None:
-        """Read the prompts and place their rows; return None where memory ran out with nothing left to halve here."""
+    def _prefill_group(self, group: list[Prefill]) -> bool | None:
+        """Prefill the prompts and insert their rows; return None if memory ran out and the batch must be halved."""
         began = time.perf_counter()
-        lengths = [len(reading.ids) for reading in group]
-        read = attempt(lambda: self._prefill(group, lengths))
+        lengths = [len(prefill.ids) for prefill in group]
+        read = attempt(lambda: self._forward_prompts(group, lengths))
         if read is None:
             self._queue(group)
             if len(group) == 1:
                 return None
             self._note_memory(f"{len(group)} prompts", f"{len(group) // 2}")
-            self._room.prefill_tokens = len(group) // 2 * max(lengths)
+            self._limits.prefill_tokens = len(group) // 2 * max(lengths)
             return True
         self._counts.prompts_read += len(group)
         self._counts.prompt_tokens_read += sum(lengths)
         elapsed = time.perf_counter() - began
-        for reading in group:
-            for row in reading.rows:
-                row.reads += 1
-                row.seconds += elapsed * len(reading.ids) / sum(lengths) / len(reading.rows)
-        self._shelf = (*read, group)
-        return attempt(self._place)
+        for prefill in group:
+            for row in prefill.rows:
+                row.prefills += 1
+                row.seconds += elapsed * len(prefill.ids) / sum(lengths) / len(prefill.rows)
+        self._prefilled = (*read, group)
+        return attempt(self._insert_rows)
 
     @torch.inference_mode()
-    def _prefill(self, group: list[Reading], lengths: list[int]) -> tuple[ReadPrompts, torch.Tensor]:
+    def _forward_prompts(self, group: list[Prefill], lengths: list[int]) -> tuple[PrefilledPrompts, torch.Tensor]:
         width = max(lengths)
         ids = torch.zeros(len(group), width, dtype=torch.long)
-        for position, reading in enumerate(group):
-            ids[position, width - lengths[position] :] = torch.tensor(reading.ids)
+        for position, prefill in enumerate(group):
+            ids[position, width - lengths[position] :] = torch.tensor(prefill.ids)
         logits, cache = self._forward(ids, lengths, None)
-        return ReadPrompts(cache, lengths), logits
+        return PrefilledPrompts(cache, lengths), logits
 
     @torch.inference_mode()
-    def _place(self) -> bool:
-        """Give rows whose prompt has been read their places, as many as there are, and draw their first tokens."""
-        if self._shelf is None:
+    def _insert_rows(self) -> bool:
+        """Insert rows of prefilled prompts into free slots and sample their first tokens."""
+        if self._prefilled is None:
             return True
         began = time.perf_counter()
-        read, logits, group = self._shelf
-        places = ((position, reading) for position, reading in enumerate(group) for _ in reading.rows)
+        read, logits, group = self._prefilled
+        places = ((position, prefill) for position, prefill in enumerate(group) for _ in prefill.rows)
         chosen = list(islice(places, self._slots - len(self._running)))
         positions = [position for position, _ in chosen]
         self._cache.insert(read, positions)
-        rows = [reading.rows.popleft() for _, reading in chosen]
+        rows = [prefill.rows.popleft() for _, prefill in chosen]
         self._running.extend(rows)
         if not group[-1].rows:
-            self._shelf = None
+            self._prefilled = None
         self._extend(rows, logits[positions])
-        self._share(rows, began)
+        self._add_seconds(rows, began)
         return True
 
-    # --- steps ---
+    # --- decoding ---
 
     @torch.inference_mode()
     def _step(self) -> bool:
@@ -246,11 +246,11 @@ class Batch:
         running = self._running
         ids = torch.tensor([[row.ids[-1]] for row in running])
         lengths = [length + 1 for length in self._cache.lengths]
-        with attention_in(self._cache.runs, self._model, self._cache.cache):
+        with grouped_attention(self._cache.groups, self._model, self._cache.cache):
             logits, _ = self._forward(ids, lengths, self._cache.cache)
         self._counts.columns += sum(lengths)
         self._counts.columns_read += sum(
-            (end - first) * (max(lengths) - start) for first, end, start in self._cache.runs
+            (end - first) * (max(lengths) - start) for first, end, start in self._cache.groups
         )
         self._cache.advance()
         self._counts.row_steps += len(running)
@@ -258,19 +258,19 @@ class Batch:
         for row in running:
             row.steps += 1
         self._extend(running, logits)
-        self._share(running, began)
+        self._add_seconds(running, began)
         return True
 
     def _forward(self, ids: torch.Tensor, lengths: Sequence[int], cache: Any) -> tuple[torch.Tensor, Any]:
-        """Return the logits ``[rows, V]`` behind the last column, valid rows of the vocabulary only, and the cache.
+        """Return fp32 logits ``[rows, valid_rows]`` after the last column of ``ids``, and the cache.
 
-        ``lengths`` counts each row's real columns, those in ``ids`` included; the columns left of them are padding.
+        ``lengths`` are the columns of each row without padding, those in ``ids`` included; padding is on the left.
         """
         device = self._model.device
         columns = ids.shape[1] if cache is None else max(lengths)
         position = torch.arange(columns) - (columns - torch.tensor(lengths))[:, None]
         arguments: dict[str, Any] = {"logits_to_keep": 1} if self._last_only else {}
-        with self._weights.used():
+        with self._weights.active():
             output = self._model(
                 input_ids=ids.to(device),
                 attention_mask=(position >= 0).long().to(device),
@@ -282,7 +282,7 @@ class Batch:
         return output.logits[:, -1, : self._checkpoint.valid_rows].float(), output.past_key_values
 
     def _extend(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
-        """Draw the next id of each row."""
+        """Sample and append the next id of each row."""
         if self._healer is not None:
             for position, row in enumerate(rows):
                 if row.heal:
@@ -304,12 +304,12 @@ class Batch:
             row.take(data)
         if row.stop_reason is not None:
             return
-        if len(row.ids) >= (self._room.max_tokens or row.request.max_bytes):
+        if len(row.ids) >= (self._limits.max_tokens or row.request.max_bytes):
             row.stop_reason = "token_cap"
         elif self._context is not None and len(row.prompt.ids) + len(row.ids) >= self._context:
             row.stop_reason = "context_full"
 
-    def _share(self, rows: Sequence[Row], began: float) -> None:
+    def _add_seconds(self, rows: Sequence[Row], began: float) -> None:
         elapsed = time.perf_counter() - began
         for row in rows:
             row.seconds += elapsed / len(rows)
@@ -317,25 +317,25 @@ class Batch:
     # --- out of memory ---
 
     def _halve(self) -> None:
-        """Give up the cache and half of the places; what was running waits to be read again."""
+        """Drop the cache and half of the slots; running rows return to the queue."""
         if self._slots == 1:
-            raise too_large("a single answer in the making", "leave its longest prompts out")
+            raise too_large("a single answer", "leave its longest prompts out")
         slots = max(1, (len(self._running) or self._slots) // 2)
         self._note_memory(f"{self._slots} rows", f"{slots}")
-        self._room.rows = slots
-        unplaced = [reading for reading in (self._shelf[2] if self._shelf else []) if reading.rows]
-        self._queue(_readings_of(self._running, unplaced))
-        self._open(slots)
+        self._limits.rows = slots
+        unplaced = [prefill for prefill in (self._prefilled[2] if self._prefilled else []) if prefill.rows]
+        self._queue(_prefills_of(self._running, unplaced))
+        self._reset(slots)
 
     def _note_memory(self, many: str, fewer: str) -> None:
         self._counts.out_of_memory += 1
-        logger.warning("Out of memory with %s at a time; going on with %s.", many, fewer)
+        logger.warning("Out of memory with %s at a time; continuing with %s.", many, fewer)
 
 
-def _readings_of(running: Iterable[Row], unplaced: Iterable[Reading]) -> list[Reading]:
-    """Return what has to be read for rows that lost their places; rows with the same text so far share it."""
-    found = {tuple(reading.ids): reading for reading in unplaced}
+def _prefills_of(running: Iterable[Row], unplaced: Iterable[Prefill]) -> list[Prefill]:
+    """Return the prefills of rows that lost their slots; rows with identical ids share one."""
+    found = {tuple(prefill.ids): prefill for prefill in unplaced}
     for row in running:
         ids = (*row.prompt.ids, *row.ids)
-        found.setdefault(ids, Reading(list(ids), deque())).rows.append(row)
+        found.setdefault(ids, Prefill(list(ids), deque())).rows.append(row)
     return list(found.values())

@@ -1,14 +1,12 @@
-"""Generation with one model: requests in, answers out, whatever the number of rows that run side by side.
+"""Generator: text generation with one local model.
 
-Everything that decides is in bytes of the answer (``crosstok.harness.generation.answers``): room for it, stops, the cut
-at the end. The answer is put together from the bytes of its ids, never by decoding text, so leading spaces survive and
-special tokens contribute nothing. Prompts are never truncated: one that leaves the model no room is answered with
-nothing and ``context_full``.
+Budgets, stops and the final cut are in bytes of the answer (``crosstok.harness.generation.answers``). Answers are
+assembled from the bytes of their ids, not decoded, so leading spaces survive and special tokens contribute nothing.
+Prompts are never truncated: a prompt that fills the context gets an empty answer with stop reason ``context_full``.
 
-Rows are padded on the left with exact masks and positions, and the logits are compared in fp32, so a row's answer in
-fp32 does not depend on its neighbours (below fp32 rounding may flip a near tie, whoever computes it; see
-``crosstok.harness.jobs.batch_check``). How rows come and go is the business of
-``crosstok.harness.generation.batching``.
+Rows are padded on the left with exact masks and positions, and logits are compared in fp32, so in fp32 an answer does
+not depend on the other rows of its batch. In lower precision, rounding can flip a near tie, as in every engine; see
+``crosstok.harness.jobs.batch_check``. Scheduling of rows is the subject of ``crosstok.harness.generation.batching``.
 """
 
 from collections import deque
@@ -24,7 +22,7 @@ from crosstok.harness.generation.answers import (
     check_request,
     refusals,
 )
-from crosstok.harness.generation.batching import Batch, Counts, Reading, Room, Row
+from crosstok.harness.generation.batching import Batch, BatchLimits, Counts, Prefill, Row
 from crosstok.harness.generation.healing import Healer
 from crosstok.harness.generation.prompts import Prompt, encode_prompt
 from crosstok.harness.generation.sampling import Uniforms
@@ -38,12 +36,12 @@ __all__ = ["AnswerSource", "Generation", "Generator", "StopReason"]
 
 
 class Generator:
-    """Answer :class:`Generate` requests with one model.
+    """Answers :class:`Generate` requests with one model.
 
-    ``max_batch_rows`` bounds the rows that run side by side, ``max_prefill_tokens`` the padded tokens of prompts read
-    in one pass; both are lowered, with a warning, where memory runs out. ``max_tokens`` caps the tokens of an answer;
-    by default that many as it may have bytes, which only a model that keeps writing special tokens can reach. ``heal``
-    lets the model write the last tokens of a prompt anew (``crosstok.harness.generation.healing``).
+    ``max_batch_rows`` bounds the rows of the batch, ``max_prefill_tokens`` the padded tokens of a prefill pass; both
+    are reduced, with a warning, when memory runs out. ``max_tokens`` caps the tokens of an answer; the default is its
+    byte budget, which only a model that keeps emitting special tokens can reach. ``heal`` enables token healing
+    (``crosstok.harness.generation.healing``).
     """
 
     def __init__(
@@ -56,19 +54,19 @@ class Generator:
         heal: bool = False,
     ) -> None:
         self.counts = Counts()
-        self.room = Room(max_batch_rows, max_prefill_tokens, max_tokens)
+        self.limits = BatchLimits(max_batch_rows, max_prefill_tokens, max_tokens)
         self._checkpoint = checkpoint
         self._context = context_tokens(checkpoint)
         self._healer = Healer(checkpoint.tokenbytes) if heal else None
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[Generation]:
-        """Answer every request once per seed, in the order in which the answers are ready.
+        """Answer every request once per seed; yields answers in order of completion.
 
-        A prompt that the tokenizer cannot write is refused, not changed. Raises :class:`UserError` for a chat request
-        to a model without a usable chat template, for a request that cannot be answered as it is put (a byte budget
-        below 1, a sampling that makes no sense), and where memory does not suffice for a single answer.
+        A prompt that the tokenizer cannot encode losslessly is refused, not altered. Raises :class:`UserError` for
+        invalid requests (byte budget, seeds, sampling), for chat requests to a model without a usable chat template,
+        and if memory does not suffice for a single answer.
         """
-        readings: list[Reading] = []
+        prefills: list[Prefill] = []
         for request in requests:
             check_request(request)
         for index, request in enumerate(requests):
@@ -81,11 +79,11 @@ class Generator:
             if self._context is not None and len(prompt.ids) >= self._context:
                 yield from (self._generation(row, "context_full") for row in rows)
             else:
-                readings.append(Reading(rows[0].prompt.ids, deque(rows)))
+                prefills.append(Prefill(rows[0].prompt.ids, deque(rows)))
         batch = Batch(
             self._checkpoint,
-            readings,
-            room=self.room,
+            prefills,
+            limits=self.limits,
             counts=self.counts,
             context=self._context,
             healer=self._healer,
@@ -116,5 +114,5 @@ class Generator:
             seconds=row.seconds,
             ids=tuple(row.ids),
             healed_bytes=None if self._healer is None else row.healed,
-            passes=self._checkpoint.members * (row.reads + row.steps),
+            passes=self._checkpoint.members * (row.prefills + row.steps),
         )

@@ -1,16 +1,16 @@
-"""Token healing: letting the model write the end of the prompt again, in tokens of its own choice.
+"""Token healing: the model regenerates the end of the prompt in tokens of its own choice.
 
-A prompt that ends inside a word or a run of spaces is encoded with a border where the model would not have put one:
-behind ``"return x."`` a model that has a token for ``".append"`` never writes it. Healing backs up over the last tokens
-and makes the model begin with exactly the bytes that were taken away; what its tokens say beyond those bytes is the
-beginning of the answer. Prompt and answer stay the same bytes for every tokenizer; only the way they are cut changes.
+A prompt that ends inside a word or a run of spaces is encoded with a token boundary that does not occur in training
+data: after ``"return x."``, a model with a token ``".append"`` never generates it. Healing removes the last tokens of
+the prompt and constrains the model to begin with exactly the removed bytes; any bytes beyond them begin the answer. The
+bytes of prompt and answer stay comparable across tokenizers; only their division into tokens changes.
 
-How far to back up follows from the vocabulary: to the earliest of the last few borders from which some token reaches
-beyond the end of the prompt. Where none does, nothing is taken away. What a chat template writes behind the last
-message is never taken away, as models are trained on exactly those tokens.
+How many tokens to remove follows from the vocabulary: up to the earliest of the last few token boundaries from which
+some token extends beyond the end of the prompt. If there is none, nothing is removed. Tokens that a chat template adds
+after the last message are never removed, because models are trained on exactly these tokens.
 
-Healing changes what the model is asked, so it is off unless chosen, and every answer records the bytes that were healed
-("Token healing" of the guidance project; Vieira et al. 2024, arXiv 2412.03719, on the prompt boundary).
+Healing changes the model's input, so it is off by default, and every answer records the number of healed bytes.
+Sources: "token healing" in the guidance project; Vieira et al. 2024, arXiv 2412.03719, on the prompt boundary problem.
 """
 
 from bisect import bisect_left
@@ -23,11 +23,11 @@ from crosstok.tasks.task import Generate
 if TYPE_CHECKING:
     from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
-_FURTHEST = 4  # borders looked at: a token that covers more of its left neighbours is rare, and each costs re-reading
+_MAX_BOUNDARIES = 4  # token boundaries considered; tokens that span more are rare
 
 
 class Healer:
-    """Knows the tokens of a vocabulary by their first bytes. Building one sorts the vocabulary."""
+    """Index of a vocabulary by byte prefix; sorts the vocabulary on first use."""
 
     def __init__(self, tokenbytes: "TokenBytes") -> None:
         self._table = tokenbytes.table
@@ -38,16 +38,16 @@ class Healer:
         return sorted((data, number) for number, data in enumerate(self._table) if data)
 
     def back_up(self, request: Generate, ids: list[int]) -> tuple[list[int], bytes]:
-        """Return the ids that are left to be read, and the bytes of those taken away.
+        """Return the remaining ids of the prompt, and the bytes of those removed.
 
-        At least one id is left, and special tokens are never taken away.
+        At least one id remains, and special tokens are never removed.
         """
         if request.messages is not None and request.messages[-1]["role"] != "assistant":
             return ids, b""
-        # SentencePiece's first token may begin with a space that the text does not have: it stays.
+        # The first token of SentencePiece may begin with a space that the text does not contain, so keep it.
         least = 1 + sum(self._table[number] is None for number in ids[:1]) * self._dummy_prefix
         tail, found = b"", (ids, b"")
-        for end in range(len(ids) - 1, max(least, len(ids) - _FURTHEST) - 1, -1):
+        for end in range(len(ids) - 1, max(least, len(ids) - _MAX_BOUNDARIES) - 1, -1):
             data = self._table[ids[end]]
             if data is None:
                 break
@@ -57,20 +57,20 @@ class Healer:
         return found
 
     def allowed(self, wanted: bytes) -> list[int]:
-        """Return the ids that may come next where the text goes on with ``wanted``: a piece of it, or all and more.
+        """Return the ids allowed next if the text must continue with the bytes ``wanted``.
 
-        A piece is allowed only if the rest can still be spelt.
+        A token may cover a prefix of ``wanted`` whose rest other tokens can spell, or all of ``wanted`` and more.
         """
-        spelt_from = [False] * len(wanted) + [True]
+        spellable = [False] * len(wanted) + [True]
         pieces: dict[int, list[int]] = {}
         for start in reversed(range(len(wanted))):
             pieces[start] = [
                 number
                 for end in range(start + 1, len(wanted) + 1)
-                if spelt_from[end]
+                if spellable[end]
                 for number in self._exactly(wanted[start:end])
             ]
-            spelt_from[start] = bool(pieces[start]) or next(self._longer(wanted[start:]), None) is not None
+            spellable[start] = bool(pieces[start]) or next(self._longer(wanted[start:]), None) is not None
         return sorted([*pieces[0], *self._longer(wanted)])
 
     def _exactly(self, data: bytes) -> Iterator[int]:
@@ -81,7 +81,7 @@ class Healer:
             yield number
 
     def _longer(self, data: bytes) -> Iterator[int]:
-        """Yield the ids of tokens that begin with ``data`` and go on."""
+        """Yield the ids of tokens that begin with ``data`` and are longer."""
         for position in range(bisect_left(self._sorted, (data + b"\0", -1)), len(self._sorted)):
             found, number = self._sorted[position]
             if not found.startswith(data):

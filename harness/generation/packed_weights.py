@@ -1,13 +1,14 @@
-"""Weights in the order in which a processor multiplies them, for as long as a batch is answered.
+"""Packed weights: matrices prepacked for bfloat16 products on x86 CPUs, for the duration of a batch.
 
-A matrix product in bfloat16 on a CPU begins by rearranging the weights, each time anew. In a step of few rows that
-takes as long as all the rest: of SmolLM2-135M's matrices on two cores, 576 by 1536 takes 207 microseconds for 10 rows,
-100 rearranged; 576 by 49152 (the output) 4.5 milliseconds against 2.4. Products are the same, bit for bit.
+A bfloat16 matrix product on a CPU first reorders the weights, at every call. In a decoding step with few rows this
+takes as long as the product itself. For matrices of SmolLM2-135M on two cores: 576 x 1536 takes 207 microseconds for 10
+rows, and 100 with packed weights; 576 x 49152 (the output head) takes 4.5 milliseconds, and 2.4. The results are equal
+bit for bit.
 
-Covered: ``torch.nn.Linear`` in bfloat16 on an x86 processor, where the copy of the weights (one for members of an
-ensemble that share a matrix) takes no more than a quarter of the memory that is known to be available. Not covered, and
-run as they are: other types and devices, subclasses of ``Linear``, layers that something else has hooked into, GPT-2's
-``Conv1D``, scoring (whose passes have rows enough to make little of it).
+Packed are ``torch.nn.Linear`` layers in bfloat16 on an x86 CPU, if the copies (one for members of an ensemble that
+share a matrix) take at most a quarter of the available memory. Not packed: other dtypes and devices, subclasses of
+``Linear``, layers whose ``forward`` is already replaced, GPT-2's ``Conv1D``, and scoring, whose passes have enough rows
+to make the gain small.
 """
 
 import platform
@@ -19,27 +20,27 @@ from torch import Tensor, nn
 
 from crosstok.machine import available_memory
 
-_SHARE = 4  # of the memory that is available, one part in so many
+_MEMORY_DIVISOR = 4  # the copies may take this fraction of the available memory
 _MKLDNN = torch.ops.mkldnn
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 _POSSIBLE = platform.machine() in {"x86_64", "AMD64"} and all(hasattr(_MKLDNN, name) for name in _OPERATORS)
 
 
 class PackedWeights:
-    """Copies of a model's matrices as the processor wants them; the model's own stay as they are."""
+    """Packed copies of a model's matrices; the model itself is not changed outside of :meth:`active`."""
 
     def __init__(self, model: nn.Module) -> None:
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _can_be_packed(layer)]
-        matrices = {_place(layer.weight): layer.weight.detach() for layer in layers}
-        if sum(matrix.nbytes for matrix in matrices.values()) * _SHARE > available_memory():
+        matrices = {_storage_key(layer.weight): layer.weight.detach() for layer in layers}
+        if sum(matrix.nbytes for matrix in matrices.values()) * _MEMORY_DIVISOR > available_memory():
             layers, matrices = [], {}
-        packed = {place: _packed(matrix) for place, matrix in matrices.items()}
-        self._forwards = [(layer, _product(packed[_place(layer.weight)], layer.bias)) for layer in layers]
+        packed = {key: _packed(matrix) for key, matrix in matrices.items()}
+        self._forwards = [(layer, _product(packed[_storage_key(layer.weight)], layer.bias)) for layer in layers]
 
     @contextmanager
-    def used(self) -> Iterator[None]:
-        """Let the model multiply by the copies; no gradients. When the block ends, it is as it was before."""
-        # Past `nn.Module.__setattr__`, whose checks take as long as a small product.
+    def active(self) -> Iterator[None]:
+        """Make the model use the packed copies inside the block. Does not support gradients."""
+        # Bypasses `nn.Module.__setattr__`, whose checks take as long as a small product.
         for layer, forward in self._forwards:
             vars(layer)["forward"] = forward
         try:
@@ -60,12 +61,12 @@ def _can_be_packed(layer: nn.Linear) -> bool:
     )
 
 
-def _place(matrix: Tensor) -> tuple[int, torch.Size]:
+def _storage_key(matrix: Tensor) -> tuple[int, torch.Size]:
     return matrix.data_ptr(), matrix.shape
 
 
 def _packed(matrix: Tensor) -> Tensor:
-    # PyTorch's compiler calls this operator and the next one for frozen weights; there are no public names for them.
+    # torch.compile uses this operator and _linear_pointwise for frozen weights; neither has a public name.
     found: Tensor = _MKLDNN._reorder_linear_weight(matrix)  # noqa: SLF001
     return found
 

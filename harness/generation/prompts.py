@@ -1,6 +1,6 @@
-"""From a request to the ids that a model reads: plain text as content, a conversation through the chat template.
+"""Encoding of requests as prompts: plain text directly, conversations through the chat template.
 
-Neither is ever parsed for special tokens that a benchmark's text may spell (see ``crosstok.distill.tokenizers.chat``).
+Text of a benchmark is never parsed for special tokens (see ``crosstok.distill.tokenizers.chat``).
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model reads: ``text`` is shown to people, ``ids`` go in."""
+    """Prompt of a request: ``text`` for display, ``ids`` as input of the model."""
 
     text: str
     ids: list[int]
 
 
 def encode_prompt(checkpoint: "Checkpoint", request: Generate) -> Prompt:
-    """Return the prompt of ``request``: a chat where it has messages, else its plain text.
+    """Return the prompt of ``request``: its messages through the chat template, if any, otherwise its plain text.
 
-    Raises ``RoundTripError`` for text that the tokenizer cannot write, :class:`UserError` where there is no usable chat
-    template.
+    Raises ``RoundTripError`` for text that the tokenizer cannot encode losslessly, :class:`UserError` if the model has
+    no usable chat template.
     """
     if request.messages is None:
         ids = [] if checkpoint.bos_id is None else [checkpoint.bos_id]

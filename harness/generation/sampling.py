@@ -1,16 +1,16 @@
-"""Drawing the next token so that an answer depends on its seed and on nothing else.
+"""Sampling of next tokens, such that an answer depends on its seed and on nothing else.
 
-Every row has a stream of uniform numbers of its own, made from its seed alone (PCG64, whose raw output numpy keeps
-stable), and the number for the n-th token is the n-th of the stream. Batch size, order, neighbours, devices and a row
-that was read anew after an interruption therefore change nothing.
+Each row has its own stream of uniform numbers, generated from its seed (PCG64, whose raw output numpy keeps stable);
+the n-th token uses the n-th number. Results therefore do not depend on batch size, order, other rows, devices, or
+repeated prefills after an out-of-memory error.
 
-A number is turned into a token along the cumulative distribution *in the order of ids*. Along the order of
-probabilities, two tokens that rounding makes change places would change the answer; along ids, rounding matters only
-where a number falls within 1e-7 of a border.
+A number selects a token by inversion of the cumulative distribution *in the order of ids*. In the order of
+probabilities, two tokens swapped by rounding would change the answer; in the order of ids, rounding matters only if a
+number falls within about 1e-7 of a boundary.
 
-Temperature comes first, then top-k, then top-p, as in transformers and vLLM; the kept set is a threshold on the logits,
-so tokens that tie with the last one kept are kept too. The distribution is computed in fp32 over the rows of the
-vocabulary that mean something, and summed up in fp64.
+Temperature is applied first, then top-k, then top-p, as in transformers and vLLM. Both filters are thresholds on the
+logits, so tokens tied with the last kept one are kept too. The distribution is computed in fp32 over the valid rows of
+the vocabulary, and accumulated in fp64.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ import torch
 
 from crosstok.tasks.task import Sampling
 
-_SORTED_AT_FIRST = 256  # tokens looked at for top-p before all are; one sort of a vocabulary costs more than a step
-_COLDEST = 1e-30  # below this a division overflows; the most probable token is certain long before
+_INITIAL_SORTED = 256  # tokens sorted for top-p at first; sorting a whole vocabulary costs more than a step
+_MIN_TEMPERATURE = 1e-30  # avoids overflow; far above this the most probable token is already certain
 _BLOCK = 64
 
 
 class Uniforms:
-    """The uniform numbers in [0, 1) of one seed, by position."""
+    """Stream of uniform numbers in [0, 1) for one seed, addressed by position."""
 
     __slots__ = ("_bits", "_known")
 
@@ -35,16 +35,16 @@ class Uniforms:
         self._known: list[float] = []
 
     def at(self, position: int) -> float:
-        """Return number ``position`` of the stream, the same however often it is asked for."""
+        """Return number ``position`` of the stream."""
         while position >= len(self._known):
             self._known.extend(((self._bits.random_raw(_BLOCK) >> np.uint64(11)) * 2.0**-53).tolist())
         return self._known[position]
 
 
 def draw(logits: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
-    """Return the next id of every row; ``uniforms`` are not looked at for greedy rows.
+    """Return the next id of every row, greedy or sampled; ``uniforms`` are ignored for greedy rows.
 
-    ``logits`` ``[rows, V]`` hold only ids that may be drawn, and minus infinity at those that may not.
+    ``logits`` ``[rows, V]`` must cover valid ids only; minus infinity excludes an id.
     """
     logits = logits.float()
     chosen: list[int] = logits.argmax(dim=-1).tolist()
@@ -59,34 +59,34 @@ def draw(logits: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence
 
 def scale(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Return the logits divided by the temperature, shifted so that the largest of each row is 0."""
-    return (logits - logits.amax(dim=-1, keepdim=True)) / max(sampling.temperature, _COLDEST)
+    return (logits - logits.amax(dim=-1, keepdim=True)) / max(sampling.temperature, _MIN_TEMPERATURE)
 
 
 def keep(scaled: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Return ``scaled`` ``[rows, V]`` with minus infinity for every token that top-k and top-p leave out."""
+    """Return ``scaled`` ``[rows, V]`` with minus infinity for every token that top-k and top-p exclude."""
     size = scaled.shape[-1]
     if 0 < sampling.top_k < size:
         smallest = scaled.topk(sampling.top_k, dim=-1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < smallest, -torch.inf)
     if sampling.top_p < 1:
-        scaled = scaled.masked_fill(scaled < _nucleus_border(scaled, sampling.top_p), -torch.inf)
+        scaled = scaled.masked_fill(scaled < _nucleus_threshold(scaled, sampling.top_p), -torch.inf)
     return scaled
 
 
-def _nucleus_border(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return the smallest logit of the fewest tokens whose probability reaches ``top_p``, ``[rows, 1]``."""
+def _nucleus_threshold(scaled: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return the smallest logit ``[rows, 1]`` in the smallest set of tokens whose probability reaches ``top_p``."""
     size = scaled.shape[-1]
     total = scaled.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
-    looked_at = min(_SORTED_AT_FIRST, size)
+    considered = min(_INITIAL_SORTED, size)
     while True:
-        largest = scaled.topk(looked_at, dim=-1).values
+        largest = scaled.topk(considered, dim=-1).values
         reached = largest.exp().cumsum(dim=-1, dtype=torch.float64) >= top_p * total
-        if looked_at == size or bool(reached[:, -1].all()):
+        if considered == size or bool(reached[:, -1].all()):
             break
-        looked_at = min(8 * looked_at, size)
-    # The first token that reaches it; where rounding lets none, the last one.
-    border = torch.where(reached.any(dim=-1), reached.int().argmax(dim=-1), looked_at - 1)
-    return largest.gather(1, border[:, None])
+        considered = min(8 * considered, size)
+    # The first token that reaches top_p; the last one if rounding prevents that.
+    threshold = torch.where(reached.any(dim=-1), reached.int().argmax(dim=-1), considered - 1)
+    return largest.gather(1, threshold[:, None])
 
 
 def _invert(kept: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
@@ -94,7 +94,7 @@ def _invert(kept: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
     cumulative = kept.exp().cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:].contiguous()
     wanted = torch.tensor(uniforms, dtype=torch.float64, device=kept.device)[:, None] * total
-    # A number that rounds up to the total falls behind the last id: it belongs to the last one with any probability.
+    # A number that rounds up to the total selects the last id with nonzero probability.
     last = torch.searchsorted(cumulative, total)
     found: list[int] = torch.minimum(torch.searchsorted(cumulative, wanted, right=True), last)[:, 0].tolist()
     return found

@@ -1,9 +1,9 @@
-"""Stop strings, followed byte by byte along an answer.
+"""Byte-level matching of stop strings in a streamed answer.
 
-A stop is text, and a tokenizer may spell it in many ways: as one token, as single bytes, as the tail of one token and
-the head of the next. Comparing token ids, or decoding a fixed number of last tokens, misses some spellings. The matcher
-therefore sees only bytes, keeps the few last ones that a stop could still begin in, and answers the same for every way
-of cutting the answer into tokens. It is fed the answer alone, so a stop that begins in the prompt cannot count.
+A tokenizer can spell a stop in many ways: as one token, as single bytes, as the tail of one token and the head of the
+next. Comparing token ids, or decoding a fixed number of final tokens, misses some of them. The matcher sees only bytes,
+keeps the last bytes in which a stop could still begin, and gives the same result for every tokenization of the answer.
+It is fed the answer alone, so a stop that begins in the prompt does not count.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from crosstok.errors import UserError
 
 
 class StopMatch(NamedTuple):
-    """Where a stop stands in the answer, in bytes: the answer proper is what comes before ``start``."""
+    """Position of a stop in the answer, in bytes; the answer ends before ``start``."""
 
     start: int
     end: int
@@ -21,24 +21,24 @@ class StopMatch(NamedTuple):
 
 
 class StopMatcher:
-    """Find the stop that is complete first, and among those that end on the same byte the longest.
+    """Finds the first completed stop, and the longest among those that end on the same byte.
 
-    One matcher follows one answer. An empty stop raises :class:`UserError`.
+    A matcher serves a single answer. Raises :class:`UserError` for an empty stop.
     """
 
     __slots__ = ("_keep", "_seen", "_stops", "_tail")
 
     def __init__(self, stops: Iterable[str]) -> None:
-        # Longest first: of two that end on one byte, the loop below then keeps the one that begins earlier.
+        # Longest first: of two stops that end on the same byte, the loop below then keeps the longer one.
         self._stops = sorted({stop.encode() for stop in stops}, key=lambda stop: (-len(stop), stop))
         if self._stops and not self._stops[-1]:
-            raise UserError("An empty stop string would end every answer at once.", hint="Remove it from the task.")
+            raise UserError("An empty stop string would end every answer immediately.", hint="Remove it from the task.")
         self._keep = len(self._stops[0]) - 1 if self._stops else 0
         self._seen = 0
         self._tail = b""
 
     def feed(self, data: bytes) -> StopMatch | None:
-        """Continue the answer with ``data``; return the first completed stop. Not to be called after a match."""
+        """Append ``data`` to the answer and return the first completed stop. Must not be called after a match."""
         window = self._tail + data
         found, found_end = b"", len(window) + 1
         for stop in self._stops:

@@ -1,1 +1,1 @@
-"""Loglikelihood of texts and continuations, exact in bytes whatever the tokenizer."""
+"""Log-likelihood of texts and continuations, comparable across tokenizers because it is measured in bytes."""

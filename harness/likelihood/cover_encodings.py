@@ -1,13 +1,14 @@
-"""All the tokens that may stand across the end of a text: the way from tokens to the probability of bytes.
+"""Cover encodings: the token sequences that sum up to the probability of a byte string.
 
-The probability that a text begins with the bytes x is a sum over its *cover encodings*: the encodings whose tokens but
-the last lie inside x, and whose last token reaches its end or beyond (Phan et al. 2024, arXiv 2410.09303; Hayase et al.
-2025, arXiv 2506.14123). For each cut j of x the tokens before the last one are the encoding of x[:j], and the last one
-is any token that begins with x[j:]; of these only those count that the tokenizer itself would write there, so a
-tokenizer's one encoding of each text is taken for the only one that the model has met.
+The probability that a text begins with the bytes x is the sum over its *cover encodings*, in which all tokens except
+the last lie inside x and the last one reaches the end of x or beyond (Phan et al. 2024, arXiv 2410.09303; Hayase et al.
+2025, arXiv 2506.14123). For each cut j of x, the tokens before the last one are the encoding of x[:j], and the last one
+is any token that begins with x[j:]. Only those tokens count that the tokenizer itself would produce there: its
+canonical encoding of each text is taken for the only one that the model has met.
 
-A cut inside a character is considered only where the text's own encoding has one: what is left of it is no text that
-could be encoded. A last token that ends inside a character counts unasked, for the same reason.
+A cut inside a character is considered only if the encoding of the text has a boundary there, because the remaining
+bytes are not a text that could be encoded. For the same reason, a last token that ends inside a character counts
+without this check.
 """
 
 from bisect import bisect_left
@@ -23,25 +24,25 @@ from crosstok.distill.tokenizers.tokenbytes import Encoding, RoundTripError, Tok
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_WINDOW_BYTES = 48  # of text before a cut that a token is tried behind
+_WINDOW_BYTES = 48  # bytes of text before a cut that are encoded together with a candidate token
 
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """``ids`` and then any of ``endings``; without endings (for an empty text) nothing is asked."""
+    """``ids`` followed by any one of ``endings``; None for the empty text."""
 
     ids: tuple[int, ...]
     endings: "NDArray[np.int64] | None"
 
 
 class CoverEncodings:
-    """The cover encodings of texts under one tokenizer."""
+    """Computes cover encodings under one tokenizer."""
 
     def __init__(self, tokenbytes: TokenBytes) -> None:
         self._tokenbytes = tokenbytes
 
     def of(self, text: str) -> list[Cover]:
-        """Return the cover encodings of ``text``. Raises RoundTripError for a text that cannot be written."""
+        """Return the cover encodings of ``text``. Raises RoundTripError if it cannot be encoded losslessly."""
         data = text.encode()
         whole = self._tokenbytes.encode(text)
         if not data:
@@ -80,7 +81,7 @@ class CoverEncodings:
     def _possible(
         self, before: bytes, ids: "NDArray[np.int32]", endings: list[tuple[bytes, int]]
     ) -> "NDArray[np.int64]":
-        """Return the ids among ``endings`` that the tokenizer itself would write behind ``before``."""
+        """Return the ids among ``endings`` that the tokenizer itself would produce after ``before``."""
         window, known = self._window(before, ids)
         texts, asked, kept = [], [], []
         for data, index in endings:
@@ -95,7 +96,7 @@ class CoverEncodings:
         return np.array(sorted(kept), dtype=np.int64)
 
     def _window(self, before: bytes, ids: "NDArray[np.int32]") -> tuple[bytes, list[int]]:
-        """Return the end of ``before``, from a token on that is encoded alike without what stands before it."""
+        """Return a suffix of ``before`` and its ids, whose encoding does not depend on the text before it."""
         ends = np.cumsum(self._tokenbytes.lengths[ids])
         for number in range(len(ids) - 1, 0, -1):
             window = before[int(ends[number - 1]) :]

@@ -1,10 +1,10 @@
-"""Log-probabilities of next tokens out of one model: fp32, without padded rows, in bounded memory.
+"""Next-token log-probabilities of one model: in fp32, without padded vocabulary rows, in bounded memory.
 
-The output head is applied to the positions that are scored and to no others, a few at a time, so a pass needs the same
-memory for a vocabulary of 32,000 and of 262,000. That needs the hidden states and the head apart, and some
-architectures do more than a matrix product between the two (Gemma 2 caps its logits, Cohere scales them); the shortcut
-is therefore compared with the model's own logits before it is used, and a model that disagrees (an ensemble has no
-head at all) is scored from its logits, with fewer tokens per pass.
+The output head is applied only to the positions that are scored, in chunks, so a pass needs the same memory for a
+vocabulary of 32,000 and of 262,000. This requires access to the hidden states and the head separately, and some
+architectures do more than a matrix product between the two (Gemma 2 caps its logits, Cohere scales them). The shortcut
+is therefore compared with the model's own logits first; a model that differs (an ensemble has no head at all) is scored
+from its full logits, with fewer tokens per pass.
 """
 
 import logging
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOGIT_ELEMENTS = 1 << 24  # of one chunk: 64 MB in fp32
-_IN_CACHE = 1 << 20  # of those that a processor looks at in one go: 4 MB in fp32
+LOGIT_ELEMENTS = 1 << 24  # logits of one chunk: 64 MB in fp32
+_IN_CACHE = 1 << 20  # logits that fit into the cache of a CPU: 4 MB in fp32
 
 
 class Scored(NamedTuple):
-    """What a model says of given next tokens, one entry each, on the CPU."""
+    """Scores of given next tokens, ``[n]`` each, on the CPU."""
 
     nats: torch.Tensor
-    """Minus log p, fp32."""
+    """Negative log-probability in nats, fp32."""
     greedy: torch.Tensor
     """Whether the token is the most probable one."""
 
 
 class NextToken:
-    """One model as a function from token sequences to log-probabilities of the next token."""
+    """Function from token sequences to next-token log-probabilities, for one model."""
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
         self.model = checkpoint.model
@@ -43,25 +43,28 @@ class NextToken:
 
     @property
     def has_head(self) -> bool:
-        """Whether hidden states and output head can be had apart."""
+        """Whether hidden states and output head can be computed separately."""
         return self._head is not None
 
     def affordable(self, tokens: int) -> int:
-        """Return how many of ``tokens`` may go through one pass: all, unless the pass makes full logits."""
-        # Logits of a whole pass exist at once then: no more of them than eight chunks.
+        """Return how many of ``tokens`` fit into one pass: all, unless the pass computes full logits."""
+        # Full logits of a pass exist at once: allow at most eight chunks of them.
         return tokens if self.has_head else min(tokens, max(1, 8 * LOGIT_ELEMENTS // self._size))
 
     def states(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """Return what the head is applied to, ``[rows, columns, width]``; ``inputs`` are those of the model."""
+        """Return hidden states ``[rows, columns, width]`` for ``ids``; ``inputs`` are further arguments of the model.
+
+        Without a separate head these are the logits.
+        """
         arguments = {"input_ids": ids.to(self.model.device), "use_cache": False, **inputs}
         if self._head is None:
             return self.model(**arguments).logits  # type: ignore[no-any-return]  # transformers' outputs are Any
         return self.model.base_model(**arguments).last_hidden_state  # type: ignore[no-any-return]
 
     def score(self, states: torch.Tensor, targets: torch.Tensor) -> Scored:
-        """Return the nats of ``targets`` ``[n]`` behind ``states`` ``[n, width]``."""
-        # The product wants many rows at a time. What follows goes over each row's logits five times, and on a CPU over
-        # as few rows as its cache holds: twice as fast.
+        """Return scores of the next tokens ``targets`` ``[n]`` after ``states`` ``[n, width]``."""
+        # The matrix product is fastest over many rows. The rest passes over the logits five times; on a CPU it is twice
+        # as fast over as many rows as fit into the cache.
         at_once = _IN_CACHE if states.device.type == "cpu" else LOGIT_ELEMENTS
         parts = []
         for some, wanted in self._chunks(states, targets.to(states.device), LOGIT_ELEMENTS):
@@ -73,11 +76,11 @@ class NextToken:
         return Scored(torch.cat([part.nats for part in parts]), torch.cat([part.greedy for part in parts]))
 
     def log_probabilities(self, states: torch.Tensor) -> torch.Tensor:
-        """Return those of every next token behind ``states`` ``[n, width]``, on the CPU; the caller bounds ``n``."""
+        """Return log-probabilities ``[n, V]`` of all next tokens on the CPU; the caller must bound ``n``."""
         return self._logits(states).log_softmax(dim=-1).cpu()
 
     def log_mass(self, states: torch.Tensor, ids: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the log of the probability that the next token is any of ``ids[n]``, for each of ``states`` [n]."""
+        """Return, for each of ``states`` ``[n, width]``, the log-probability of any of ``ids[n]`` as next token."""
         found = []
         for state, wanted in zip(states, ids, strict=True):
             logits = self._logits(state[None])[0]
@@ -87,12 +90,12 @@ class NextToken:
     def _chunks(
         self, values: torch.Tensor, targets: torch.Tensor, elements: int
     ) -> "zip[tuple[torch.Tensor, torch.Tensor]]":
-        """Cut both into as many rows at a time as have ``elements`` logits."""
+        """Split both into chunks of at most ``elements`` logits."""
         chunk = max(1, elements // self._size)
         return zip(torch.split(values, chunk), torch.split(targets, chunk), strict=True)
 
     def _raw(self, states: torch.Tensor) -> torch.Tensor:
-        """Return logits in the type of the weights."""
+        """Return logits in the dtype of the weights."""
         values = states if self._head is None else self._head(states)
         return values[:, : self._size]
 
@@ -101,7 +104,7 @@ class NextToken:
 
     @torch.inference_mode()
     def _find_head(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Return the function from hidden states to logits, None where the model's own logits say otherwise."""
+        """Return the function from hidden states to logits, or None if it does not match the model's own logits."""
         model = self.model
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         if head is None or model.base_model is model:

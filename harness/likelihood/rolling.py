@@ -1,18 +1,18 @@
-"""Likelihood of whole texts under windows that are measured in bytes.
+"""Rolling likelihood of whole texts, with windows measured in bytes.
 
-Windows of so many tokens give a model with short tokens less text to read than one with long tokens, and that decides
-comparisons across tokenizers. Here window and stride are bytes. With window W and stride S the first window scores the
-bytes [0, W), the next ones [W, W + S), [W + S, W + 2 S) and so on, each with the W - S bytes before them as context. A
-window begins at the last character and token boundary that leaves every byte it scores at least that much context, and
-a token belongs to the window that its first byte falls into; so every byte is scored exactly once, whatever the tokens.
+Windows of a fixed number of tokens give a model with short tokens less text to condition on, which biases comparisons
+across tokenizers. Here window and stride are in bytes. With window W and stride S, the first window scores the bytes
+[0, W), the following ones [W, W + S), [W + S, W + 2 S) and so on, each with the preceding W - S bytes as context. A
+window begins at the last character and token boundary that leaves at least that much context for every byte it scores,
+and a token belongs to the window that contains its first byte; every byte is thus scored exactly once, whatever the
+tokens.
 
-Each window is conditioned on the same special token (``crosstok.harness.runtime.model_input``), which is itself never
-scored; other special tokens do not occur, as text is encoded without parsing them. Rows of the vocabulary beyond those
-that may carry probability are left out of the softmax. Log-probabilities are fp32 whatever the weights are, and summed
-in fp64.
+Each window is conditioned on the same special token (``crosstok.harness.runtime.model_input``), which is never scored
+itself; other special tokens do not occur, since text is encoded without parsing them. Padded vocabulary rows are
+excluded from the softmax. Log-probabilities are computed in fp32 whatever the dtype of the weights, and summed in fp64.
 
-The numbers themselves come from :mod:`crosstok.harness.likelihood.next_token`; how likely given continuations of a
-context are is the subject of :mod:`crosstok.harness.likelihood.continuations`.
+Next-token probabilities come from :mod:`crosstok.harness.likelihood.next_token`; continuations of a context are scored
+by :mod:`crosstok.harness.likelihood.continuations`.
 """
 
 import logging
@@ -40,42 +40,43 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_POOLED_BATCHES = 8  # windows are sorted by length among this many batches; later documents wait their turn
+_POOLED_BATCHES = 8  # windows are sorted by length within pools of this many batches
 
 
 @dataclass(frozen=True, slots=True)
 class RollingScore:
-    """The answer to one :class:`Rolling` request."""
+    """Result of one :class:`Rolling` request."""
 
     index: int
-    """Position of the request among those that were passed in."""
+    """Position of the request in the input."""
     nats: float
-    """Minus the log-likelihood of the text."""
+    """Negative log-likelihood of the text, in nats."""
     bytes: int
+    """Number of scored bytes: all bytes of the text."""
     tokens: int
-    """What was scored: every byte of the text, and no special token."""
+    """Number of scored tokens; special tokens are not scored."""
     windows: int
     mean_context_bytes: float
-    """Bytes of text that a token's prediction could see, averaged over scored bytes."""
+    """Bytes of text before a token within its window, averaged over scored bytes."""
     min_context_bytes: int | None
-    """The same at its smallest, among the bytes that have window - stride bytes of text before them."""
+    """Minimum of the same, over bytes that have at least window - stride bytes of text before them."""
     conditioned_on: str
-    """The special token in front of every window."""
+    """Special token before every window."""
     seconds: float
-    """This text's share of the wall time of its batches."""
+    """Share of this text in the wall time of its batches."""
     refused: str = ""
-    """Why the text was not scored: the tokenizer cannot write it byte for byte. Everything else is then zero."""
+    """Reason why the text was not scored: the tokenizer cannot encode it losslessly. All numbers are then zero."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is stored beside the likelihood."""
+        """Facts stored with the likelihood."""
         names = ("windows", "mean_context_bytes", "min_context_bytes", "conditioned_on")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens ``first`` to ``end`` of a text are read, and those from ``scored`` on are scored."""
+    """Window over the tokens ``first`` to ``end`` (exclusive) of a text, scored from token ``scored`` on."""
 
     first: int
     scored: int
@@ -84,7 +85,7 @@ class Window:
 
 @dataclass(slots=True)
 class _Document:
-    """One text while its windows are being scored."""
+    """A text whose windows are being scored."""
 
     index: int
     ids: "NDArray[np.int32]"
@@ -93,14 +94,14 @@ class _Document:
     request: Rolling
     nats: float = 0.0
     seconds: float = 0.0
-    missing: int = 0
+    pending: int = 0
 
 
 _Item = tuple[_Document, Window]
 
 
 class Scorer:
-    """Score texts with one model; ``max_batch_tokens`` bounds the padded tokens of one pass."""
+    """Scores texts and continuations with one model; ``max_batch_tokens`` bounds the padded tokens of a pass."""
 
     def __init__(self, checkpoint: "Checkpoint", *, max_batch_tokens: int = 4096) -> None:
         self._checkpoint = checkpoint
@@ -112,15 +113,15 @@ class Scorer:
         self._continuations = ContinuationScorer(checkpoint, self._next, max_batch_tokens=max_batch_tokens)
 
     def continuations(self, requests: Sequence[Continuations]) -> Iterator[ContinuationScore]:
-        """Score the continuations of every request, in the order in which the scores are ready."""
+        """Score the continuations of every request; yields scores in order of completion."""
         return self._continuations.score(requests)
 
     def rolling(self, requests: Sequence[Rolling]) -> Iterator[RollingScore]:
-        """Score every text once, in the order in which the scores are ready.
+        """Score every text once; yields scores in order of completion.
 
-        A text that the tokenizer cannot write byte for byte comes back as refused. Raises :class:`UserError`, before
-        anything is scored, where a window in bytes needs more tokens than the model can read: a smaller window for one
-        model alone would not be comparable.
+        A text that the tokenizer cannot encode losslessly is refused. Raises :class:`UserError`, before anything is
+        scored, if a window exceeds the context of the model, because a smaller window for this model alone would not be
+        comparable.
         """
         documents: list[_Document] = []
         for index, request in enumerate(requests):
@@ -130,7 +131,7 @@ class Scorer:
                 yield RollingScore(index, 0.0, 0, 0, 0, 0.0, None, self._conditioned_on, 0.0, str(error))
                 continue
             windows = cut_windows(request.text.encode(), encoding.ends, request.window_bytes, request.stride_bytes)
-            documents.append(_Document(index, encoding.ids, encoding.ends, windows, request, missing=len(windows)))
+            documents.append(_Document(index, encoding.ids, encoding.ends, windows, request, pending=len(windows)))
         self._check_context(documents)
         pool: list[_Item] = []
         pooled = 0
@@ -149,12 +150,12 @@ class Scorer:
         widest = max((_width(window) for document in documents for window in document.windows), default=0)
         if self._context is not None and widest > self._context:
             raise UserError(
-                f"A window of this text takes {widest} tokens, and the model can read {self._context}.",
-                hint="Lower window_bytes of the task, for all models alike.",
+                f"A window of this text has {widest} tokens, but the context of the model is {self._context}.",
+                hint="Reduce window_bytes of the task, for all models.",
             )
 
     def _score_pool(self, pool: list[_Item]) -> Iterator[RollingScore]:
-        """Score the windows longest first, as many of like length side by side as the budget allows."""
+        """Score the windows, longest first, in batches of similar length within the budget."""
         pool = sorted(pool, key=lambda item: -_width(item[1]))
         while pool:
             rows = of_like_length((_width(window) for _, window in pool), self._budget)
@@ -166,25 +167,25 @@ class Scorer:
             for (document, window), value in zip(batch, nats, strict=True):
                 document.nats += value
                 document.seconds += elapsed * _width(window) / total
-                document.missing -= 1
-                if document.missing == 0:
+                document.pending -= 1
+                if document.pending == 0:
                     yield self._score(document)
 
     def _score_batch(self, batch: list[_Item]) -> list[float]:
-        """Return the nats of each window; a batch that does not fit into memory is halved, for good."""
+        """Return the nats of each window; if memory runs out, the batch size is halved permanently."""
         nats = attempt(lambda: self._nats(batch))
         if nats is not None:
             return nats
         if len(batch) == 1:
-            raise too_large(f"a single window of {_width(batch[0][1])} tokens", "lower window_bytes of the task")
+            raise too_large(f"a single window of {_width(batch[0][1])} tokens", "reduce window_bytes of the task")
         half = (len(batch) + 1) // 2
         self._budget = max(1, half * _width(batch[0][1]))
-        logger.warning("Out of memory with %d windows at a time; going on with %d.", len(batch), half)
+        logger.warning("Out of memory with %d windows at a time; continuing with %d.", len(batch), half)
         return self._score_batch(batch[:half]) + self._score_batch(batch[half:])
 
     @torch.inference_mode()
     def _nats(self, batch: list[_Item]) -> list[float]:
-        """Run the windows side by side, padded on the right, where causal attention never looks."""
+        """Return the nats of each window of a batch, padded on the right, which causal attention ignores."""
         width = _width(batch[0][1])
         ids = torch.zeros(len(batch), width, dtype=torch.long)
         mask = torch.zeros(len(batch), width, dtype=torch.long)
@@ -224,38 +225,38 @@ class Scorer:
 
 
 def cut_windows(data: bytes, ends: "NDArray[np.int64]", window_bytes: int, stride_bytes: int) -> list[Window]:
-    """Cut a text into windows; ``ends`` are the byte end offsets of its tokens.
+    """Divide a text into windows; ``ends`` are the byte end offsets of its tokens.
 
-    The scored parts of the windows follow one another without gap or overlap. Raises :class:`UserError` unless
+    The scored parts of the windows are adjacent, without gap or overlap. Raises :class:`UserError` unless
     1 <= stride <= window.
     """
     if not 1 <= stride_bytes <= window_bytes:
-        raise UserError(f"stride_bytes must lie between 1 and window_bytes, not {stride_bytes} of {window_bytes}.")
+        raise UserError(f"stride_bytes must be between 1 and window_bytes ({window_bytes}), not {stride_bytes}.")
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
     octets = np.frombuffer(data, dtype=np.uint8)
-    # Tokens that begin with a character rather than inside one: the places where a window may begin.
-    openings = np.flatnonzero((octets[starts] & 0xC0) != 0x80) if len(starts) else starts
+    # Windows may begin only at tokens that begin at a character boundary.
+    starts_of_windows = np.flatnonzero((octets[starts] & 0xC0) != 0x80) if len(starts) else starts
     windows: list[Window] = []
     scored = 0
-    border = window_bytes
+    boundary = window_bytes
     while scored < len(ends):
-        end = int(np.searchsorted(starts, border, side="left"))
+        end = int(np.searchsorted(starts, boundary, side="left"))
         if end > scored:
             earliest = max(0, int(starts[scored]) - (window_bytes - stride_bytes))
-            opening = int(np.searchsorted(starts[openings], earliest, side="right")) - 1
-            windows.append(Window(int(openings[max(opening, 0)]) if scored else 0, scored, end))
+            opening = int(np.searchsorted(starts[starts_of_windows], earliest, side="right")) - 1
+            windows.append(Window(int(starts_of_windows[max(opening, 0)]) if scored else 0, scored, end))
             scored = end
-        border += stride_bytes
+        boundary += stride_bytes
     return windows
 
 
 def _context_bytes(document: _Document, window: Window) -> "NDArray[np.int64]":
-    """Return, for each scored token of a window, the bytes of text before it in the window."""
+    """Return, for each scored token, the bytes of text before it in the window."""
     starts = np.concatenate([np.zeros(1, np.int64), document.ends])
     context: NDArray[np.int64] = starts[window.scored : window.end] - starts[window.first]
     return context
 
 
 def _width(window: Window) -> int:
-    """Return the tokens that a window takes in a batch, its special token included."""
+    """Return the number of tokens of a window, its special token included."""
     return 1 + window.end - window.first

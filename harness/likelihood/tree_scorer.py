@@ -1,10 +1,10 @@
-"""Scoring many small groups of token sequences: what they share once, the rest packed by a budget of tokens.
+"""Tree scorer: scores groups of token sequences, with shared prefixes computed once and batches packed by tokens.
 
-A *job* is the sequences of one question. Jobs whose prefix is worth it stand behind one cached prefix
-(:mod:`crosstok.harness.likelihood.prefix_cache`); each job is one row, a tree of its sequences; rows of like width go
-through the model together, as many as the budget allows. A batch that does not fit into memory is halved, down to
-single sequences, and gives the same scores. A model that cannot share is scored with a row per sequence, which is said
-once in the log and in every answer.
+A *job* is the set of sequences of one question. Jobs whose common prefix is long enough share one cached prefix
+(:mod:`crosstok.harness.likelihood.prefix_cache`). Each job is one row, a tree of its sequences; rows of similar width
+form a batch, as many as the budget of tokens allows. A batch that does not fit into memory is halved, down to single
+sequences, with equal scores. A model that does not support sharing is scored with one row per sequence; this is logged
+once and recorded in every answer.
 """
 
 import logging
@@ -16,43 +16,43 @@ from functools import cached_property, partial
 import torch
 
 from crosstok.harness.likelihood.next_token import NextToken
-from crosstok.harness.likelihood.prefix_cache import PrefixCache, can_share, shared_prefixes
-from crosstok.harness.likelihood.token_tree import Path, Tree, grow
+from crosstok.harness.likelihood.prefix_cache import PrefixCache, shared_prefixes, sharing_error
+from crosstok.harness.likelihood.token_tree import Path, Tree, build_tree
 from crosstok.harness.runtime.memory import attempt, too_large
 from crosstok.harness.runtime.padding import of_like_length
 
 logger = logging.getLogger(__name__)
 
-_MASK_ELEMENTS = 1 << 25  # of one batch: 128 MB in fp32
+_MASK_ELEMENTS = 1 << 25  # elements of the mask of one batch: 128 MB in fp32
 
 
 @dataclass(frozen=True, slots=True)
 class PathScore:
-    """What one sequence got."""
+    """Score of one sequence."""
 
     nats: float
-    """Minus the log-likelihood of its scored tokens, and of its endings where it has some."""
+    """Negative log-likelihood of its scored tokens, and of its endings if any, in nats."""
     greedy: bool
     """Whether every scored token was the most probable one."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobScore:
-    """What the sequences of one job got, in their order."""
+    """Scores of the sequences of one job, in order."""
 
     index: int
     paths: tuple[PathScore, ...]
     tokens_read: int
-    """Columns that the job took, the shared prefix apart."""
+    """Columns of the job, without the cached prefix."""
     tokens_shared: int
-    """Length of the cached prefix that it stood behind."""
+    """Length of the cached prefix in tokens."""
     seconds: float
-    """Its share of the wall time of its batches."""
+    """Share of this job in the wall time of its batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A part of a job that goes through the model as one row."""
+    """Part of a job that forms one row of a batch."""
 
     job: int
     paths: tuple[int, ...]
@@ -60,8 +60,8 @@ class _Row:
 
 
 @dataclass(slots=True)
-class _Open:
-    """A job while its rows are being scored."""
+class _PartialScore:
+    """Scores of a job that is not complete."""
 
     scores: dict[int, PathScore]
     read: int = 0
@@ -69,7 +69,7 @@ class _Open:
 
 
 class TreeScorer:
-    """Scores jobs with one model; ``max_batch_tokens`` bounds the padded columns of one pass."""
+    """Scores jobs with one model; ``max_batch_tokens`` bounds the padded columns of a pass."""
 
     def __init__(self, source: NextToken, size: int, *, max_batch_tokens: int) -> None:
         self._source = source
@@ -78,21 +78,24 @@ class TreeScorer:
 
     @cached_property
     def unshareable(self) -> str:
-        """Why this model is scored plainly; empty where it shares."""
-        reason = can_share(self._source, self._size)
+        """Reason why this model does not support sharing; empty if it does."""
+        reason = sharing_error(self._source, self._size)
         if reason:
-            logger.warning("Prefixes are not shared, every continuation is read by itself: %s.", reason)
+            logger.warning("Prefixes are not shared and every continuation is processed separately: %s.", reason)
         return reason
 
     def score(self, jobs: Sequence[Sequence[Path]]) -> Iterator[JobScore]:
-        """Score every job, in the order in which the scores are ready."""
+        """Score every job; yields scores in order of completion. Raises UserError if one sequence exceeds memory."""
         groups: list[tuple[tuple[int, ...], list[int]]] = [((), list(range(len(jobs))))] if jobs else []
         if jobs and not self.unshareable:
             groups = shared_prefixes(jobs, worth=self._budget // 4)
         for prefix, members in groups:
             cache = attempt(partial(self._read, prefix))
             if cache is None:
-                logger.warning("Out of memory with a prefix of %d tokens; it is read with every question.", len(prefix))
+                logger.warning(
+                    "Out of memory with a cached prefix of %d tokens; processing it with every question instead.",
+                    len(prefix),
+                )
                 cache = PrefixCache(self._source)
             rows = [row for job in members for row in self._rows(jobs, job, cache.length)]
             yield from self._score_group(jobs, cache, sorted(rows, key=lambda row: -row.tree.width))
@@ -101,12 +104,12 @@ class TreeScorer:
     def _read(self, prefix: tuple[int, ...]) -> PrefixCache:
         return PrefixCache(self._source, prefix)
 
-    def _rows(self, jobs: Sequence[Sequence[Path]], job: int, skipped: int) -> list[_Row]:
-        """Return the rows of a job: one, or several where its tree is wider than a whole batch may be."""
+    def _rows(self, jobs: Sequence[Sequence[Path]], job: int, prefix_length: int) -> list[_Row]:
+        """Return the rows of a job: one, or several if its tree exceeds the budget of a batch."""
         paths = jobs[job]
         if self.unshareable:
-            return [_Row(job, (number,), grow([path])) for number, path in enumerate(paths)]
-        whole = _Row(job, tuple(range(len(paths))), grow(paths, skipped))
+            return [_Row(job, (number,), build_tree([path])) for number, path in enumerate(paths)]
+        whole = _Row(job, tuple(range(len(paths))), build_tree(paths, prefix_length))
         waiting, rows = [whole], []
         while waiting:
             row = waiting.pop()
@@ -117,19 +120,19 @@ class TreeScorer:
         return rows
 
     def _score_group(self, jobs: Sequence[Sequence[Path]], cache: PrefixCache, rows: list[_Row]) -> Iterator[JobScore]:
-        open_jobs = {row.job: _Open({}) for row in rows}
+        partial_scores = {row.job: _PartialScore({}) for row in rows}
         while rows:
             count = self._fitting(rows, cache.length)
             batch, rows = rows[:count], rows[count:]
             began = time.perf_counter()
             found = attempt(partial(self._score_batch, jobs, cache, batch))
             if found is None:
-                rows = self._smaller(jobs, batch) + rows
+                rows = self._halve_batch(jobs, batch) + rows
                 continue
             elapsed = time.perf_counter() - began
             total = sum(row.tree.width for row in batch)
             for row, scores in zip(batch, found, strict=True):
-                job = open_jobs[row.job]
+                job = partial_scores[row.job]
                 job.scores |= dict(zip(row.paths, scores, strict=True))
                 job.read += row.tree.width
                 job.seconds += elapsed * row.tree.width / total
@@ -138,29 +141,31 @@ class TreeScorer:
                     yield JobScore(row.job, ordered, job.read, cache.length, job.seconds)
 
     def _fitting(self, rows: list[_Row], prefix: int) -> int:
-        """Return how many of ``rows``, the widest first, go through the model together."""
+        """Return how many of ``rows``, sorted widest first, form the next batch."""
         width = rows[0].tree.width
         most = max(1, _MASK_ELEMENTS // (width * (prefix + width)))
         return of_like_length((row.tree.width for row in rows[:most]), self._budget)
 
-    def _smaller(self, jobs: Sequence[Sequence[Path]], batch: list[_Row]) -> list[_Row]:
-        """Halve a batch that did not fit: its rows, for good; or the paths of its only row."""
+    def _halve_batch(self, jobs: Sequence[Sequence[Path]], batch: list[_Row]) -> list[_Row]:
+        """Halve a batch that exceeded memory: the budget permanently, or the paths of its only row."""
         if len(batch) == 1 and len(batch[0].paths) == 1:
             raise too_large(f"a single text of {batch[0].tree.width} tokens", "leave the longest documents out")
         if len(batch) == 1:
-            logger.warning("Out of memory with %d continuations of one context; halving them.", len(batch[0].paths))
+            logger.warning(
+                "Out of memory with %d continuations of one context; continuing with half of them.", len(batch[0].paths)
+            )
             return _halves(jobs, batch[0])
         half = (len(batch) + 1) // 2
         self._budget = max(1, half * batch[0].tree.width)
-        logger.warning("Out of memory with %d contexts at a time; going on with %d.", len(batch), half)
+        logger.warning("Out of memory with %d contexts at a time; continuing with %d.", len(batch), half)
         return batch
 
     @torch.inference_mode()
     def _score_batch(
         self, jobs: Sequence[Sequence[Path]], cache: PrefixCache, batch: list[_Row]
     ) -> list[list[PathScore]]:
-        """Run the rows side by side and add up what each path asks for."""
-        states = self._plain(batch) if self.unshareable else cache.states([row.tree for row in batch])
+        """Run one batch and return the scores of the paths of each row."""
+        states = self._unshared_states(batch) if self.unshareable else cache.states([row.tree for row in batch])
         rows, columns, targets, owners = [], [], [], []
         endings = []
         places = [(number, place) for number, row in enumerate(batch) for place in range(len(row.paths))]
@@ -190,8 +195,8 @@ class TreeScorer:
             found[number].append(score)
         return found
 
-    def _plain(self, batch: list[_Row]) -> torch.Tensor:
-        """Return the states of sequences by themselves, padded on the right, where causal attention never looks."""
+    def _unshared_states(self, batch: list[_Row]) -> torch.Tensor:
+        """Return hidden states of separate sequences, padded on the right, which causal attention ignores."""
         widest = max(row.tree.width for row in batch)
         ids = torch.zeros(len(batch), widest, dtype=torch.long)
         mask = torch.zeros(len(batch), widest, dtype=torch.long)
@@ -204,4 +209,7 @@ class TreeScorer:
 def _halves(jobs: Sequence[Sequence[Path]], row: _Row) -> list[_Row]:
     middle = (len(row.paths) + 1) // 2
     parts = row.paths[:middle], row.paths[middle:]
-    return [_Row(row.job, part, grow([jobs[row.job][number] for number in part], row.tree.skipped)) for part in parts]
+    return [
+        _Row(row.job, part, build_tree([jobs[row.job][number] for number in part], row.tree.prefix_length))
+        for part in parts
+    ]

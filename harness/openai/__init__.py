@@ -1,1 +1,1 @@
-"""Client for servers with an OpenAI-compatible API."""
+"""Client for OpenAI-compatible servers."""

@@ -1,24 +1,25 @@
-"""Answers from a server that speaks OpenAI's API (vLLM, llama.cpp, ``transformers serve``), cut here byte for byte.
+"""Generation through OpenAI-compatible servers (vLLM, llama.cpp, ``transformers serve``), with byte-exact stops.
 
-Servers differ in what they do at a stop: some leave it out, some keep it, some find it only at the border of a token,
-most take no more than four; and they know no budget in bytes. So no stops are sent. The answer is streamed, every piece
-goes through the same :class:`AnswerBytes` as an answer of our own engine, and the connection is closed on the byte that
-ends it, which is what tells these servers to stop. ``max_tokens`` is the budget in bytes, as no token is shorter. A
-server that refuses so many, for its context, is asked for fewer: the most that it grants are found by halving.
+Servers differ in their handling of stop strings: some drop the stop, some keep it, some find it only at token
+boundaries, most accept at most four, and none has a budget in bytes. Requests therefore contain no stops. The answer
+is streamed through the same :class:`AnswerBytes` as an answer of the local engine, and the connection is closed at the
+byte that ends it, which makes these servers stop generating. ``max_tokens`` equals the byte budget, since no token is
+shorter than a byte. If a server rejects that many tokens because of its context, the largest number that it accepts
+is found by bisection.
 
-A plain prompt goes to ``/completions``. Messages go to ``/chat/completions``, so that the chat template is the server's
-own: rendered here and sent as a prompt, most servers would put a second BOS in front of it. An opened last turn of the
-assistant's is marked with ``continue_final_message``, which vLLM understands; a server that knows no such thing says so
-instead of answering another question.
+A plain prompt goes to ``/completions``. Messages go to ``/chat/completions``, so that the server applies its own chat
+template: if the template were rendered here and sent as a prompt, most servers would add a second BOS. A final
+assistant message to be continued is marked with ``continue_final_message``, which vLLM supports; servers that do not
+support it return an error.
 
-One connection per answer, several at a time (servers batch them, and read a repeated prompt once where they cache it),
-each with the seed of its sample. A request that fails for a passing reason is repeated, from its beginning, with
-growing pauses. When a server stays away, the answers that are complete are handed out first and
-:class:`RunIncomplete` comes after them: started again, a run continues with what is missing.
+Each answer uses its own connection, several at a time (servers batch them and may cache the shared prompt), with the
+seed of its sample. A request that fails for a transient reason is repeated from the beginning, with exponential
+backoff. If the server stays unavailable, the completed answers are yielded first and then :class:`RunIncomplete` is
+raised; a restarted run continues with the missing answers.
 
-What a server does not tell stays unknown: ids are empty and tokens 0 (it tells their number at the end of a stream,
-which an answer that we cut never reaches; numbers of some answers alone would give false averages). Bytes that are no
-UTF-8 reach us as U+FFFD.
+Facts that the server does not report stay unknown: ``ids`` is empty and ``tokens`` is 0. (Servers report token counts
+at the end of a stream, which a cut answer never reaches, and averages over the remaining answers would be biased.)
+Bytes that are not valid UTF-8 arrive as U+FFFD.
 """
 
 import logging
@@ -30,13 +31,13 @@ from typing import Any, NamedTuple
 from crosstok.errors import RunIncomplete, UserError
 from crosstok.harness.generation.answers import AnswerBytes, Generation, StopReason, check_request, refusals
 from crosstok.harness.openai.protocol import (
-    FAILURES,
+    CONNECTION_ERRORS,
     Cancellation,
     Cancelled,
-    Exchange,
-    NoRoom,
-    PassingFailure,
+    Connection,
+    ContextExceeded,
     ServerSource,
+    TransientError,
     events,
     reason,
 )
@@ -44,22 +45,22 @@ from crosstok.tasks.task import Generate
 
 logger = logging.getLogger(__name__)
 
-_SEEDS = 1 << 31  # the smallest range that these servers have for seeds
+_SEED_RANGE = 1 << 31  # the smallest range of seeds among these servers
 
 
 class _Streamed(NamedTuple):
-    """What came of one request."""
+    """Result of one streamed request."""
 
     answer: AnswerBytes
     stop_reason: StopReason
 
 
 class ServerGenerator:
-    """Answer :class:`Generate` requests through a server.
+    """Answers :class:`Generate` requests through a server.
 
-    ``parallel`` answers are asked for at a time. A request is tried ``attempts`` times, with pauses of ``pause_s``,
-    twice that and so on (or as long as the server says); ``timeout_s`` is the longest silence on a connection. The key,
-    where the server wants one, comes from the environment variable ``CROSSTOK_API_KEY``.
+    ``parallel`` requests run at a time. Each is attempted ``attempts`` times, with pauses that start at ``pause_s``
+    seconds and double (or as long as the server asks); ``timeout_s`` is the longest silence on a connection, in
+    seconds. The environment variable ``CROSSTOK_API_KEY`` holds the API key, if the server needs one.
     """
 
     def __init__(
@@ -73,31 +74,30 @@ class ServerGenerator:
     ) -> None:
         self.source = source
         self.retries = 0
-        """Requests that had to be repeated."""
+        """Number of repeated requests."""
         self._parallel = parallel
         self._attempts = attempts
         self._pause_s = pause_s
         self._timeout_s = timeout_s
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[Generation]:
-        """Answer every request once per seed, in the order in which the answers are ready.
+        """Answer every request once per seed; yields answers in order of completion.
 
-        Raises :class:`UserError` for requests that cannot be answered and for what the server refuses (an
-        unknown model, a wrong key), :class:`RunIncomplete` where it stays away; either only after the answers that are
-        complete.
+        Raises :class:`UserError` for invalid requests and for requests that the server rejects (unknown model, wrong
+        key), :class:`RunIncomplete` if the server is unavailable. The last two are raised after all completed answers.
         """
         for request in requests:
             check_request(request)
         cancel = Cancellation()
-        asked = wanted = 0
+        answered = wanted = 0
         failure: UserError | RunIncomplete | None = None
         with ThreadPoolExecutor(self._parallel, "answer") as pool:
             futures = []
             for index, request in enumerate(requests):
                 wanted += len(request.seeds)
                 if not _is_text(request):
-                    asked += len(request.seeds)
-                    yield from refusals(index, request, "The prompt is no valid text: it holds half of a character.")
+                    answered += len(request.seeds)
+                    yield from refusals(index, request, "The prompt is not valid text: it contains a lone surrogate.")
                     continue
                 futures += [
                     pool.submit(self._answer, index, sample, request, cancel) for sample in range(len(request.seeds))
@@ -112,33 +112,33 @@ class ServerGenerator:
                         failure = failure or error
                         cancel()
                         continue
-                    asked += 1
+                    answered += 1
                     yield answer
             finally:
                 cancel()
                 pool.shutdown(cancel_futures=True)
         if isinstance(failure, RunIncomplete):
-            raise RunIncomplete(f"{failure.message} {asked} of {wanted} answers are there.", hint=failure.hint)
+            raise RunIncomplete(f"{failure.message} {answered} of {wanted} answers are complete.", hint=failure.hint)
         if failure is not None:
             raise failure
 
     def _answer(self, index: int, sample: int, request: Generate, cancel: Cancellation) -> Generation:
-        """Ask until there is an answer. A failure that is not for this request alone cancels the others too."""
+        """Return one answer, with retries; a failure that affects all requests cancels the others."""
         began = time.perf_counter()
         for attempt in range(1, self._attempts + 1):
             try:
-                streamed = self._in_context(request, request.seeds[sample], cancel)
-            except (*FAILURES, PassingFailure) as error:
+                streamed = self._answer_within_context(request, request.seeds[sample], cancel)
+            except (*CONNECTION_ERRORS, TransientError) as error:
                 cancel.check()
                 if attempt == self._attempts:
                     cancel()
                     raise RunIncomplete(
                         f"The server at {self.source.url} failed {attempt} times: {reason(error)}.",
-                        hint="Start it again and repeat the command: it continues.",
+                        hint="Restart the server and repeat the command to continue.",
                     ) from error
                 self.retries += 1
                 wait_s = getattr(error, "wait_s", 0.0) or self._pause_s * 2 ** (attempt - 1)
-                logger.warning("%s does not answer (%s); trying again in %g s.", self.source.url, reason(error), wait_s)
+                logger.warning("%s does not answer (%s); retrying in %g s.", self.source.url, reason(error), wait_s)
                 cancel.wait(wait_s)
                 continue
             except UserError:
@@ -147,11 +147,11 @@ class ServerGenerator:
             break
         return _generation(index, sample, request, streamed, time.perf_counter() - began)
 
-    def _in_context(self, request: Generate, seed: int, cancel: Cancellation) -> _Streamed:
-        """Read one answer, with as many tokens as the server grants.
+    def _answer_within_context(self, request: Generate, seed: int, cancel: Cancellation) -> _Streamed:
+        """Return one answer with the largest token budget that the server accepts, found by bisection.
 
-        An answer that ends by itself within fewer tokens than the budget is the whole answer. One that does not is
-        asked for again until the most that the context holds are known.
+        An answer that ends within a smaller budget is complete. Otherwise it is requested again with a larger budget,
+        until the limit of the context is known.
         """
         granted, refused = 0, request.max_bytes + 1
         longest = _Streamed(AnswerBytes(request), "context_full")
@@ -159,7 +159,7 @@ class ServerGenerator:
         while room > granted:
             try:
                 streamed = self._stream(request, seed, room, cancel)
-            except NoRoom:
+            except ContextExceeded:
                 refused = room
             else:
                 if streamed.stop_reason != "token_cap" or room == request.max_bytes:
@@ -169,15 +169,15 @@ class ServerGenerator:
         return longest
 
     def _stream(self, request: Generate, seed: int, room: int, cancel: Cancellation) -> _Streamed:
-        """Read one answer piece by piece, up to the byte that ends it."""
+        """Stream one answer up to the byte that ends it. Raises :class:`TransientError` if the stream breaks."""
         answer = AnswerBytes(request)
         path = "/completions" if request.messages is None else "/chat/completions"
-        with Exchange(self.source, self._timeout_s, cancel) as exchange:
+        with Connection(self.source, self._timeout_s, cancel) as connection:
             finish = ""
-            for event in events(exchange.ask("POST", path, _body(self.source.model, request, seed, room))):
+            for event in events(connection.request("POST", path, _body(self.source.model, request, seed, room))):
                 cancel.check()
                 if "error" in event:
-                    raise PassingFailure(f"it broke off with {event['error']}")
+                    raise TransientError(f"the stream ended with an error: {event['error']}")
                 for choice in event.get("choices") or []:
                     finish = choice.get("finish_reason") or finish
                     text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
@@ -185,17 +185,17 @@ class ServerGenerator:
                     if answer.stop_reason is not None:
                         return _Streamed(answer, answer.stop_reason)
         if not finish:
-            raise PassingFailure("the answer broke off")
+            raise TransientError("the stream ended early")
         return _Streamed(answer, "token_cap" if finish == "length" else "end")
 
 
 def _body(model: str, request: Generate, seed: int, room: int) -> dict[str, Any]:
     sampling = request.sampling
-    body: dict[str, Any] = {"model": model, "max_tokens": room, "seed": seed % _SEEDS}
+    body: dict[str, Any] = {"model": model, "max_tokens": room, "seed": seed % _SEED_RANGE}
     body |= {"stream": True, "temperature": sampling.temperature}
     if not sampling.greedy:
         body["top_p"] = sampling.top_p
-        if sampling.top_k:  # no field of OpenAI's; vLLM and llama.cpp know it, others refuse it
+        if sampling.top_k:  # not in OpenAI's API; vLLM and llama.cpp support it, others reject it
             body["top_k"] = sampling.top_k
     if request.messages is None:
         return body | {"prompt": request.prompt}

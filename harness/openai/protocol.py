@@ -1,9 +1,9 @@
-"""What is said between us and a server that speaks OpenAI's API: where it is, what it has, one request at a time.
+"""Client for OpenAI-compatible servers: addresses, model discovery, and single requests.
 
-Only the host that a source names is ever spoken to: no proxy is asked, no redirection followed. A source is identified
-by its address, the model's name, and what the server tells of the model that does not change from start to start (vLLM:
-the path and the context, llama.cpp: size and shape); the weights behind a name cannot be seen from here. So the address
-is part of it: two servers that call different weights ``default`` must never share results.
+Only the host of a source is contacted: no proxies, no redirects. A source is identified by its address, the model's
+name, and those properties of the model that do not change between restarts of the server (vLLM: path and context
+length; llama.cpp: size and shape). The weights behind a name cannot be inspected, so the address is part of the
+identity: two servers that serve different weights as ``default`` must never share results.
 """
 
 import json
@@ -21,30 +21,30 @@ from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
 
 KEY_VARIABLE = "CROSSTOK_API_KEY"
-FAILURES = (OSError, HTTPException, json.JSONDecodeError)
-"""What a connection may raise that says nothing of the request."""
+CONNECTION_ERRORS = (OSError, HTTPException, json.JSONDecodeError)
+"""Exceptions of a connection that do not depend on the request."""
 _PREFIX = "server:"
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_LASTING = ("root", "parent", "max_model_len", "meta")  # of a listed model; dates and permissions are new every time
-_ANSWERS_AT_ONCE_S = 60.0  # for a listing, or one token; the model may have to be loaded for it
-_HINT = "Start it, or check host, port and path (most servers: http://HOST:PORT/v1)."
+_RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_STABLE_FIELDS = ("root", "parent", "max_model_len", "meta")  # others, such as dates, change with every start
+_TIMEOUT_S = 60.0  # for the list of models, or one token; the server may have to load the model first
+_HINT = "Start the server, or check host, port and path (usually http://HOST:PORT/v1)."
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSource:
-    """Where a model is served: ``server:URL#MODEL``, the URL with its ``/v1``."""
+    """Source of a served model, ``server:URL#MODEL``; the URL includes ``/v1``."""
 
     url: str
     model: str
 
     @classmethod
     def parse(cls, source: str) -> Self:
-        """Return the parts of ``source``; an empty model stands for the only one that the server has."""
+        """Parse ``source``; an empty model name selects the only model of the server. Raises UserError."""
         url, _, model = source.removeprefix(_PREFIX).partition("#")
         if not is_server(source) or not _is_address(url):
             raise UserError(
-                f"No model of a server: {source!r}.",
-                hint="Write server:http://HOST:PORT/v1#MODEL, as in its /v1/models.",
+                f"{source!r} is not a model source for a server.",
+                hint="Write server:http://HOST:PORT/v1#MODEL, with a model listed under /v1/models.",
             )
         return cls(url.rstrip("/"), model)
 
@@ -54,30 +54,30 @@ class ServerSource:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that a server answered for."""
+    """A model that a server has confirmed."""
 
     source: ServerSource
-    """With the model's name."""
+    """Source with the model's name filled in."""
     about: Mapping[str, Any]
-    """What the server tells of it that does not change from start to start; often nothing."""
+    """Properties reported by the server that do not change between restarts; often empty."""
 
     @property
     def fingerprint(self) -> str:
-        """Identify the model as far as it can be seen from here."""
+        """Fingerprint of address, name and reported properties."""
         return fingerprint({"server": self.source.url, "model": self.source.model, "about": dict(self.about)})
 
 
 def is_server(source: str) -> bool:
-    """Tell whether a model source names a server."""
+    """Return whether a model source names a server."""
     return source.startswith(_PREFIX)
 
 
 def find_served(source: str) -> ServedModel:
-    """Ask the server of ``source`` for its model.
+    """Return the model of ``source`` as its server reports it.
 
-    A model that is not listed is asked for one token: some servers load what they do not list, and some list nothing.
-    Raises :class:`UserError` where no server answers, where the model is none of its models, and where none is named
-    and there is not exactly one.
+    A model that is not listed is asked for one token, because some servers load models that they do not list, and some
+    list none. Raises :class:`UserError` if the server does not answer or does not have the model, or if ``source``
+    names no model and the server does not have exactly one.
     """
     wanted = ServerSource.parse(source)
     try:
@@ -90,55 +90,57 @@ def find_served(source: str) -> ServedModel:
         if len(listed) != 1:
             raise UserError(
                 f"The server at {wanted.url} has {len(listed)} models: {', '.join(sorted(listed)[:10]) or 'none'}.",
-                hint=f"Name one: {_PREFIX}{wanted.url}#MODEL.",
+                hint=f"Select one with {_PREFIX}{wanted.url}#MODEL.",
             )
         wanted = ServerSource(wanted.url, next(iter(listed)))
     if wanted.model not in listed:
         _require_answer(wanted, listed)
     found = listed.get(wanted.model, {})
-    return ServedModel(wanted, {name: found[name] for name in _LASTING if found.get(name) is not None})
+    return ServedModel(wanted, {name: found[name] for name in _STABLE_FIELDS if found.get(name) is not None})
 
 
 def list_models(source: ServerSource) -> dict[str, Mapping[str, Any]]:
-    """Return what the server tells of each of its models. Raises :class:`UserError` where it does not."""
+    """Return the properties of each model that the server lists, by name. Raises :class:`UserError`."""
     try:
-        with Exchange(source, _ANSWERS_AT_ONCE_S) as exchange:
-            answer = json.loads(exchange.ask("GET", "/models", None).read())
+        with Connection(source, _TIMEOUT_S) as connection:
+            answer = json.loads(connection.request("GET", "/models", None).read())
         return {str(model["id"]): model for model in answer["data"]}
-    except (*FAILURES, PassingFailure, KeyError, TypeError) as error:
-        raise UserError(f"The server at {source.url} does not list its models: {reason(error)}.", hint=_HINT) from error
+    except (*CONNECTION_ERRORS, TransientError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Cannot list the models of the server at {source.url}: {reason(error)}.", hint=_HINT
+        ) from error
 
 
 def _require_answer(source: ServerSource, listed: Mapping[str, Any]) -> None:
     body = {"model": source.model, "prompt": "a", "max_tokens": 1, "temperature": 0}
     try:
-        with Exchange(source, _ANSWERS_AT_ONCE_S) as exchange:
-            exchange.ask("POST", "/completions", body).read()
-    except (UserError, *FAILURES, PassingFailure) as error:
+        with Connection(source, _TIMEOUT_S) as connection:
+            connection.request("POST", "/completions", body).read()
+    except (UserError, *CONNECTION_ERRORS, TransientError) as error:
         if listed:
             raise unknown_name(f"model of the server at {source.url}:", source.model, listed) from error
-        said = error.message if isinstance(error, UserError) else reason(error)
-        raise UserError(f"The server at {source.url} has no answer: {said}.", hint=_HINT) from error
+        detail = error.message if isinstance(error, UserError) else reason(error)
+        raise UserError(f"The server at {source.url} does not answer: {detail}.", hint=_HINT) from error
 
 
-class PassingFailure(Exception):  # noqa: N818  (a reason to try again)
-    """The server could not answer this time."""
+class TransientError(Exception):
+    """The request failed for a reason that may pass; ``wait_s`` is the pause that the server asks for, in seconds."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
         self.wait_s = wait_s
 
 
-class NoRoom(Exception):  # noqa: N818  (an outcome)
-    """The prompt, or prompt and budget together, do not fit into the context that the server has."""
+class ContextExceeded(Exception):  # noqa: N818  (an outcome)
+    """The prompt, or prompt and token budget together, exceed the server's context."""
 
 
 class Cancelled(Exception):  # noqa: N818  (an outcome)
-    """Nobody waits for this answer any more."""
+    """The answer is no longer needed."""
 
 
 class Cancellation:
-    """Ends many exchanges from outside, those included that are waiting for a server which says nothing."""
+    """Cancels all registered connections, including those blocked on a silent server. Thread-safe."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -146,78 +148,81 @@ class Cancellation:
         self._open: set[socket.socket] = set()
 
     def __call__(self) -> None:
-        """Cancel everything, now and for good."""
+        """Cancel everything, permanently."""
         with self._lock:
             self._event.set()
-            for end in self._open:
-                with suppress(OSError):  # the server was quicker
-                    end.shutdown(socket.SHUT_RDWR)
+            for open_socket in self._open:
+                with suppress(OSError):  # closed by the server
+                    open_socket.shutdown(socket.SHUT_RDWR)
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but not beyond the cancellation."""
+        """Sleep, but wake up on cancellation."""
         self._event.wait(seconds)
 
     def check(self) -> None:
-        """Raise :class:`Cancelled` if everything was cancelled."""
+        """Raise :class:`Cancelled` after a cancellation."""
         if self._event.is_set():
             raise Cancelled
 
-    def watch(self, end: socket.socket) -> None:
-        """Let what is read from ``end`` be ended by a cancellation."""
+    def register(self, open_socket: socket.socket) -> None:
+        """Shut down ``open_socket`` on cancellation."""
         with self._lock:
-            self._open.add(end)
+            self._open.add(open_socket)
 
-    def forget(self, end: socket.socket) -> None:
-        """End watching ``end``."""
+    def unregister(self, open_socket: socket.socket) -> None:
+        """Undo :meth:`register`."""
         with self._lock:
-            self._open.discard(end)
+            self._open.discard(open_socket)
 
 
-class Exchange:
-    """One connection for one request, closed whatever happens."""
+class Connection:
+    """A connection for a single request; a context manager that closes it."""
 
     def __init__(self, source: ServerSource, timeout_s: float, cancellation: Cancellation | None = None) -> None:
         parts = urlsplit(source.url)
         kind: Callable[..., HTTPConnection] = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._http = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._cancellation = cancellation or Cancellation()
         self._path = parts.path
         self._source = source
 
     def __enter__(self) -> Self:
         self._cancellation.check()
-        self._connection.connect()
-        self._socket = self._connection.sock  # the connection lets go of it as soon as there is a response
-        self._cancellation.watch(self._socket)
+        self._http.connect()
+        self._socket = self._http.sock  # HTTPConnection drops its reference once there is a response
+        self._cancellation.register(self._socket)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cancellation.forget(self._socket)
-        self._connection.close()
+        self._cancellation.unregister(self._socket)
+        self._http.close()
         self._socket.close()
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> HTTPResponse:
-        """Return the response, or raise what its status means."""
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None) -> HTTPResponse:
+        """Send the request and return a response with status 200.
+
+        Raises :class:`TransientError`, :class:`ContextExceeded` or :class:`UserError` for other statuses.
+        """
         self._cancellation.check()
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {key}"
-        self._connection.request(method, self._path + path, None if body is None else json.dumps(body), headers)
-        response = self._connection.getresponse()
+        self._http.request(method, self._path + path, None if body is None else json.dumps(body), headers)
+        response = self._http.getresponse()
         if response.status == 200:
             return response
-        said = response.read(4000).decode(errors="replace").strip()
-        if response.status in _PASSING:
+        detail = response.read(4000).decode(errors="replace").strip()
+        if response.status in _RETRYABLE:
             wait = response.headers.get("Retry-After", "")
-            raise PassingFailure(f"status {response.status} {said[:200]}", float(wait) if wait.isdigit() else 0.0)
-        if response.status in {400, 413, 422} and "context" in said.lower():
-            raise NoRoom(said)
-        hint = f"Set {KEY_VARIABLE} to its key." if response.status in {401, 403} else ""
-        raise UserError(f"{self._source} refuses the request: status {response.status} {said[:300]}.", hint=hint)
+            raise TransientError(f"status {response.status} {detail[:200]}", float(wait) if wait.isdigit() else 0.0)
+        if response.status in {400, 413, 422} and "context" in detail.lower():
+            raise ContextExceeded(detail)
+        hint = f"Set {KEY_VARIABLE} to the API key of the server." if response.status in {401, 403} else ""
+        raise UserError(f"{self._source} rejected the request: status {response.status} {detail[:300]}.", hint=hint)
 
 
 def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a stream of server-sent events."""
+    """Yield the JSON objects of a stream of server-sent events, up to ``[DONE]``."""
     for line in response:
         name, _, value = line.decode(errors="replace").partition(":")
         if name != "data" or not value.strip():
@@ -228,7 +233,7 @@ def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 def reason(error: BaseException) -> str:
-    """Return what ``error`` says, or its name where it says nothing."""
+    """Return the message of ``error``, or the name of its class if it has none."""
     return str(error) or type(error).__name__
 
 
@@ -236,5 +241,5 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         return False

@@ -59,7 +59,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_answer(
     assert generator.counts.out_of_memory == sum("Out of memory with" in line for line in caplog.messages) > 0
     assert generator.counts.wasted_row_steps == 0
     if "rows" in limits:
-        assert generator.room.rows <= limits["rows"]
+        assert generator.limits.rows <= limits["rows"]
     before = generator.counts.out_of_memory
     assert answers(generator) == expected
     assert generator.counts.out_of_memory == before, "what did not fit is not tried again"

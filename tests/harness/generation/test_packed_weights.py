@@ -47,7 +47,7 @@ def test_a_product_by_packed_weights_is_the_same_to_the_bit(shape: tuple[int, ..
     rows = torch.randn(shape).bfloat16()
     with torch.inference_mode():
         plain = layer(rows)
-        with PackedWeights(layer).used():
+        with PackedWeights(layer).active():
             assert "forward" in vars(layer)
             assert torch.equal(layer(rows), plain)
 
@@ -72,10 +72,10 @@ def test_answers_are_the_same_and_every_pass_multiplies_by_packed_weights(
 def test_a_model_is_as_it_was_when_the_pass_is_over_or_has_failed() -> None:
     layer = nn.Linear(8, 8).bfloat16()
     weights = PackedWeights(layer)
-    with weights.used():
+    with weights.active():
         assert "forward" in vars(layer)
     assert "forward" not in vars(layer)
-    with pytest.raises(RuntimeError, match="out of memory"), weights.used():
+    with pytest.raises(RuntimeError, match="out of memory"), weights.active():
         raise RuntimeError("out of memory")
     assert "forward" not in vars(layer)
     layer(torch.ones(1, 8).bfloat16()).sum().backward()
@@ -94,7 +94,7 @@ def test_a_matrix_that_two_layers_share_is_packed_once(monkeypatch: pytest.Monke
     rows = torch.randn(3, 8).bfloat16()
     with torch.inference_mode():
         plain_result = pair(rows)
-        with PackedWeights(pair).used():
+        with PackedWeights(pair).active():
             assert torch.equal(pair(rows), plain_result), "each has its own bias"
     assert len(packed) == 2
 

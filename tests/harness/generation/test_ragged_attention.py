@@ -20,8 +20,8 @@ import crosstok.harness.generation.ragged_attention
 from crosstok.distill.ensemble import save_ensemble
 from crosstok.distill.models import checkpoints
 from crosstok.harness.generation.generator import Generator
-from crosstok.harness.generation.key_value_cache import ReadPrompts, RowCache
-from crosstok.harness.generation.ragged_attention import Run, attention_in, runs_of
+from crosstok.harness.generation.key_value_cache import PrefilledPrompts, RowCache
+from crosstok.harness.generation.ragged_attention import RowGroup, group_rows, grouped_attention
 from crosstok.tasks.task import Generate
 
 SHAPES = ("llama", "gpt2", "gemma3")
@@ -31,7 +31,7 @@ LENGTHS = [90, 88, 85, 40, 39, 7, 3, 3]
 @pytest.fixture
 def free_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a call cost nothing, so that rows are cut wherever a column can be saved."""
-    monkeypatch.setattr(crosstok.harness.generation.key_value_cache, "CALL", 0)
+    monkeypatch.setattr(crosstok.harness.generation.key_value_cache, "CALL_COST", 0)
 
 
 @pytest.fixture
@@ -56,28 +56,28 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def test_rows_are_cut_where_that_saves_the_most_columns() -> None:
     # Between 9 and 4: two rows save 5 columns each. Then between 10 and 9 a cut would save one column.
-    assert runs_of([10, 9, 4, 4], call=2) == [Run(0, 2, 0), Run(2, 4, 6)]
-    assert runs_of([10, 9, 4, 4], call=0) == [Run(0, 1, 0), Run(1, 2, 1), Run(2, 4, 6)]
+    assert group_rows([10, 9, 4, 4], call_cost=2) == [RowGroup(0, 2, 0), RowGroup(2, 4, 6)]
+    assert group_rows([10, 9, 4, 4], call_cost=0) == [RowGroup(0, 1, 0), RowGroup(1, 2, 1), RowGroup(2, 4, 6)]
 
 
 def test_a_cut_must_save_more_than_a_call_costs() -> None:
     # Behind row 0: two rows by six columns.
-    assert runs_of([10, 4, 4], call=12) == [Run(0, 3, 0)]
-    assert runs_of([10, 4, 4], call=11.9) == [Run(0, 1, 0), Run(1, 3, 6)]
+    assert group_rows([10, 4, 4], call_cost=12) == [RowGroup(0, 3, 0)]
+    assert group_rows([10, 4, 4], call_cost=11.9) == [RowGroup(0, 1, 0), RowGroup(1, 3, 6)]
 
 
 def test_a_long_row_that_came_late_is_read_apart_from_the_short_ones_before_it() -> None:
-    assert runs_of([3, 3, 10], call=5) == [Run(0, 2, 7), Run(2, 3, 0)]
+    assert group_rows([3, 3, 10], call_cost=5) == [RowGroup(0, 2, 7), RowGroup(2, 3, 0)]
 
 
 def test_rows_of_one_length_are_one_run_and_no_rows_none() -> None:
-    assert runs_of([5] * 9, call=0) == [Run(0, 9, 0)]
-    assert runs_of([], call=0) == []
+    assert group_rows([5] * 9, call_cost=0) == [RowGroup(0, 9, 0)]
+    assert group_rows([], call_cost=0) == []
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(0, 300))
 def test_runs_hold_every_row_once_and_all_that_belongs_to_it(lengths: list[int], call: int) -> None:
-    runs, columns = runs_of(lengths, call), max(lengths)
+    runs, columns = group_rows(lengths, call), max(lengths)
     assert [runs[0].first, runs[-1].end] == [0, len(lengths)]
     assert all(before.end == after.first for before, after in pairwise(runs))
     assert all(run.start == columns - max(lengths[run.first : run.end]) for run in runs)
@@ -87,14 +87,14 @@ def test_runs_hold_every_row_once_and_all_that_belongs_to_it(lengths: list[int],
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40))
 def test_free_calls_read_no_padding_of_sorted_rows(lengths: list[int]) -> None:
-    runs = runs_of(sorted(lengths, reverse=True), 0)
+    runs = group_rows(sorted(lengths, reverse=True), 0)
     assert sum((run.end - run.first) * (max(lengths) - run.start) for run in runs) == sum(lengths)
 
 
 # --- the same results ---
 
 
-def step(model: PreTrainedModel, runs: list[Run] | None, lengths: list[int]) -> torch.Tensor:
+def step(model: PreTrainedModel, runs: list[RowGroup] | None, lengths: list[int]) -> torch.Tensor:
     """Read rows of random ids, padded on the left, then one id more for each, in runs or as the model itself does."""
     columns = max(lengths)
     ids = torch.randint(5, 100, (len(lengths), columns + 1), generator=torch.Generator().manual_seed(1))
@@ -103,7 +103,7 @@ def step(model: PreTrainedModel, runs: list[Run] | None, lengths: list[int]) -> 
     cache = DynamicCache()  # keeps all columns in sliding layers, as the batch's own does
     with torch.inference_mode():
         model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], past_key_values=cache)
-        with nullcontext() if runs is None else attention_in(runs, model, cache):
+        with nullcontext() if runs is None else grouped_attention(runs, model, cache):
             return model(ids[:, -1:], attention_mask=mask, position_ids=positions[:, -1:], past_key_values=cache).logits
 
 
@@ -111,7 +111,7 @@ def step(model: PreTrainedModel, runs: list[Run] | None, lengths: list[int]) -> 
 @pytest.mark.parametrize("lengths", [LENGTHS, [40] * 3, [9]])
 def test_a_step_in_runs_equals_the_model_s_own(shape: Any, lengths: list[int], calls: list[tuple[int, int]]) -> None:
     model = tiny_model(toy_tokenizer("bpe"), shape)
-    runs = runs_of([length + 1 for length in lengths], 10)
+    runs = group_rows([length + 1 for length in lengths], 10)
     torch.testing.assert_close(step(model, runs, lengths), step(model, None, lengths), rtol=1e-4, atol=1e-4)
     columns = max(lengths) + 1
     assert calls == 2 * [(run.end - run.first, columns - run.start) for run in runs], "two layers, in these runs alone"
@@ -121,19 +121,19 @@ def test_a_step_in_runs_equals_the_model_s_own(shape: Any, lengths: list[int], c
 def test_what_a_run_leaves_out_is_not_looked_at() -> None:
     # Cut one column too deep into the last rows: if runs did nothing, this would change nothing.
     model = tiny_model(toy_tokenizer("bpe"))
-    right, wrong = [Run(0, 6, 0), Run(6, 8, 87)], [Run(0, 6, 0), Run(6, 8, 88)]
+    right, wrong = [RowGroup(0, 6, 0), RowGroup(6, 8, 87)], [RowGroup(0, 6, 0), RowGroup(6, 8, 88)]
     difference = (step(model, right, LENGTHS) - step(model, wrong, LENGTHS)).abs().amax(dim=(1, 2))
     assert torch.equal(difference > 1e-3, torch.tensor([False] * 6 + [True] * 2))
 
 
 def test_the_model_attends_as_before_when_the_step_is_over_or_has_failed() -> None:
     model = tiny_model(toy_tokenizer("bpe"))
-    runs = [Run(0, 1, 0), Run(1, 2, 1)]
+    runs = [RowGroup(0, 1, 0), RowGroup(1, 2, 1)]
     assert model.config._attn_implementation == "sdpa"
-    with attention_in(runs, model, DynamicCache()):
-        assert model.config._attn_implementation == "crosstok_runs"
+    with grouped_attention(runs, model, DynamicCache()):
+        assert model.config._attn_implementation == "crosstok_grouped"
     assert model.config._attn_implementation == "sdpa"
-    with pytest.raises(RuntimeError, match="out of memory"), attention_in(runs, model, DynamicCache()):
+    with pytest.raises(RuntimeError, match="out of memory"), grouped_attention(runs, model, DynamicCache()):
         raise RuntimeError("out of memory")
     assert model.config._attn_implementation == "sdpa"
 
@@ -142,7 +142,7 @@ def test_a_model_with_another_attention_keeps_it(calls: list[tuple[int, int]]) -
     model = tiny_model(toy_tokenizer("bpe"))
     together = step(model, None, LENGTHS)
     model.set_attn_implementation("eager")
-    runs = runs_of([length + 1 for length in LENGTHS], 10)
+    runs = group_rows([length + 1 for length in LENGTHS], 10)
     torch.testing.assert_close(step(model, runs, LENGTHS), together, rtol=1e-4, atol=1e-4)
     assert not calls
     assert model.config._attn_implementation == "eager"
@@ -151,13 +151,13 @@ def test_a_model_with_another_attention_keeps_it(calls: list[tuple[int, int]]) -
 # --- rows that move ---
 
 
-def read_rows(values: list[list[int]]) -> ReadPrompts:
+def read_rows(values: list[list[int]]) -> PrefilledPrompts:
     """Return prompts whose keys are these numbers, padded on the left with -1."""
     columns = max(len(row) for row in values)
     keys = torch.tensor([[-1] * (columns - len(row)) + row for row in values]).float()[:, None, :, None]
     cache = DynamicCache()
     cache.update(keys, keys.clone(), 0)
-    return ReadPrompts(cache, [len(row) for row in values])
+    return PrefilledPrompts(cache, [len(row) for row in values])
 
 
 @pytest.mark.usefixtures("free_calls")
@@ -185,10 +185,10 @@ def test_rows_that_come_grow_and_go_keep_what_is_theirs(data: st.DataObject) -> 
             for to, origin in moves:
                 rows[to] = rows[origin]
             rows.pop()
-        held = cache.cache.layers[0].keys[: len(rows), 0, : cache._frame.end, 0]
+        held = cache.cache.layers[0].keys[: len(rows), 0, : cache._region.end, 0]
         assert cache.lengths == [len(row) for row in rows]
         assert [row[-length:].tolist() for row, length in zip(held, cache.lengths, strict=True)] == rows
-        assert cache.runs == runs_of(cache.lengths, 0)
+        assert cache.groups == group_rows(cache.lengths, 0)
 
 
 @pytest.mark.usefixtures("free_calls")
@@ -249,4 +249,4 @@ def test_members_of_an_ensemble_attend_in_runs_only_where_the_keys_are_the_batch
 
 
 def test_a_call_is_never_worth_it_where_it_was_not_measured() -> None:
-    assert runs_of([500, 1, 1, 1], math.inf) == [Run(0, 4, 0)]
+    assert group_rows([500, 1, 1, 1], math.inf) == [RowGroup(0, 4, 0)]

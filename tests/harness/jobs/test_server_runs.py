@@ -84,9 +84,9 @@ def test_a_server_that_is_killed_makes_the_run_partial_and_nothing_is_asked_twic
     first, second = (cell for _, _, cell in store.cells(outcome.run_id))
     assert first.status is second.status is Progress.PARTIAL
     assert "failed 5 times" in first.error
-    assert "Start it again and repeat the command" in second.error
+    assert "Restart the server and repeat the command" in second.error
 
-    with pytest.raises(UserError, match=r"has no answer: .*refused.*Start it"):
+    with pytest.raises(UserError, match=r"does not answer: .*refused.*Start the server"):
         run(asked, store)
     before = texts(store, outcome.run_id)
     transformers_server.start()
@@ -176,7 +176,7 @@ def test_eval_takes_a_server_and_a_dead_one_is_one_line(
     assert command(f"server:http://127.0.0.1:{free_port()}/v1#m") == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
-    assert "has no answer" in said[0]
+    assert "does not answer" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_next_tokens_agree_where_one_begins_with_the_other() -> None:
 def test_a_window_that_the_teacher_cannot_read_is_one_clear_line() -> None:
     teacher = toy_checkpoint("byte")
     teacher.model.config.max_position_embeddings = 16
-    with pytest.raises(UserError, match="takes 33 tokens, and one of the models can read 16"):
+    with pytest.raises(UserError, match="has 33 tokens; the context of a model is 16"):
         Agreement(toy_checkpoint("bpe"), teacher).of(Rolling("a" * 32, 64, 64))
 
 

@@ -138,7 +138,7 @@ def test_a_literal_special_token_in_the_text_is_scored_as_text() -> None:
 
 def test_a_window_longer_than_the_model_reads_is_an_error_before_anything_is_scored() -> None:
     checkpoint = toy_checkpoint("byte", positions=64)
-    with pytest.raises(UserError, match="takes 101 tokens, and the model can read 64"):
+    with pytest.raises(UserError, match="has 101 tokens, but the context of the model is 64"):
         list(Scorer(checkpoint).rolling([Rolling("short"), Rolling("x" * 200, 100, 50)]))
 
 

@@ -158,7 +158,7 @@ def test_passing_failures_are_repeated_from_the_beginning(scripted: Any) -> None
 def test_a_server_that_dies_costs_no_answer_that_is_complete(scripted: Any) -> None:
     url, script = scripted(lambda body, number: (200, ["ok", END]) if number <= 4 else (500, {"error": "gone"}))
     found: list[Generation] = []
-    with pytest.raises(RunIncomplete, match=r"failed 3 times.*4 of 10 answers are there"):
+    with pytest.raises(RunIncomplete, match=r"failed 3 times.*4 of 10 answers are complete"):
         found.extend(generator(url, attempts=3, parallel=1).generate([Generate(str(n)) for n in range(10)]))
     assert len(script.asked) == 4 + 3, "the others are not tried one by one"
 
@@ -175,7 +175,7 @@ def test_a_server_that_is_not_there_is_one_clear_line() -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(RunIncomplete, match=r"failed 2 times: .*refused"):
         list(generator(url, attempts=2).generate([Generate("p")]))
-    with pytest.raises(UserError, match=r"does not list its models: .*refused.*Start it"):
+    with pytest.raises(UserError, match=r"Cannot list the models .*refused.*Start the server"):
         find_served(f"server:{url}")
 
 
