@@ -1,39 +1,45 @@
-"""The command ``inspect``: what became of the new tokens of a model, as a page and as data."""
+"""Command ``inspect``: a report on the new tokens of a model, as a web page and as data."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from crosstok.harness.cli.options import DataOption
+from crosstok.harness.cli.options import MAKE, DataOption, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command()(inspect)
+    app.command(
+        rich_help_panel=MAKE,
+        epilog=examples(
+            "crosstok inspect students/more", "crosstok inspect students/more --token ' return' --out report"
+        ),
+    )(inspect)
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="An expanded or transferred model: a folder, hub:… or wheel:NAME.")],
+    model: Annotated[str, typer.Argument(help="Expanded or transferred model: folder, hub:owner/name or wheel:NAME.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for page and data. Default: runs/inspect-NAME.", show_default=False)
+        Path | None, typer.Option(help="Output folder. Default: runs/inspect-NAME.", show_default=False)
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="The model to compare with. Default: the one that it was made from.")
+        str | None, typer.Option(help="Model to compare with. Default: the one it was made from.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="New tokens looked at one by one, evenly spaced.")] = 400,
-    traces: Annotated[int, typer.Option(min=0, help="Tokens traced across layers, the most frequent ones.")] = 6,
+    count: Annotated[int, typer.Option(min=1, help="New tokens analysed individually, evenly spaced over all.")] = 400,
+    traces: Annotated[int, typer.Option(min=0, help="Number of most frequent new tokens traced across layers.")] = 6,
     token: Annotated[
-        list[str] | None, typer.Option("--token", "-t", help="Trace this new token too, by its text. Repeat.")
+        list[str] | None, typer.Option("--token", "-t", help="Text of another new token to trace; repeatable.")
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Text that traced tokens stand in. Default: what the model was trained on.")
+        str | None,
+        typer.Option(help="Text with occurrences of the traced tokens. Default: the training text of the model."),
     ] = None,
     data_dir: DataOption = None,
 ) -> None:
-    """Look at new tokens: norms, neighbours, ranks, how their rows moved, what layers make of them.
+    """Report on the new tokens of a model: norms, neighbours, effective ranks, training trajectories, layer traces.
 
-    Writes index.html (plots, every number explained) with inspection.json and CSV tables beside it.
+    Writes index.html, with plots and an explanation of every number, inspection.json and CSV tables.
     """
     from crosstok.distill.inspection import inspect as look
     from crosstok.folders import data_folder

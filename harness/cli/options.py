@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reading of ``key=value`` arguments."""
+"""Options shared by several commands, parsers of ``key=value`` arguments, and the layout of ``--help``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,16 +7,27 @@ import typer
 
 from crosstok.errors import UserError
 
+EVALUATE = "Evaluate"
+MAKE = "Make models"
+RESULTS = "Read and judge results"
+MACHINE = "Tasks, models, data and this machine"
+"""Panels of ``crosstok --help``."""
+
 StoreOption = Annotated[
-    str, typer.Option("--store", envvar="CROSSTOK_STORE", help="Where results are kept: a file, or a database URL.")
+    str, typer.Option("--store", envvar="CROSSTOK_STORE", help="Store of results: a file or a database URL.")
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data-dir", envvar="CROSSTOK_DATA", help="Folder of benchmark data and texts.")
+    Path | None, typer.Option("--data-dir", envvar="CROSSTOK_DATA", help="Folder with benchmark data and texts.")
 ]
+
+
+def examples(*commands: str) -> str:
+    """Return the examples that close the ``--help`` of a command."""
+    return "\n\n".join(("Examples:" if len(commands) > 1 else "Example:", *commands))
 
 
 def pair(text: str) -> tuple[str, Any]:
-    """Return key and value of ``key=value``; the value is read as YAML.
+    """Split ``key=value`` and read the value as YAML.
 
     Raises:
         UserError: there is no ``=``.
@@ -31,7 +42,7 @@ def pair(text: str) -> tuple[str, Any]:
 
 
 def task_option(text: str) -> dict[str, Any]:
-    """Return the entry of a suite that ``NAME:option=value,option=value`` of ``--task`` stands for."""
+    """Return the suite entry for ``NAME:option=value,option=value``, the argument of ``--task``."""
     kind = next((prefix for prefix in ("lm_eval:", "yaml:") if text.startswith(prefix)), "")
     name, _, options = text.removeprefix(kind).partition(":")
     pairs = dict(pair(option) for option in options.split(",") if option)

@@ -1,6 +1,6 @@
-"""The commands that measure something new and judge it at once: ``watch`` for checkpoints, ``regress`` for methods.
+"""Commands that evaluate something new and test it for regressions: ``watch`` checkpoints, ``regress`` methods.
 
-Exit codes are those of the gate: 0 ok, 1 regression, 2 usage, 3 something is not measured, 130 interrupted.
+Exit codes are those of ``gate``: 0 no regression, 1 regression, 2 invalid input, 3 incomplete, 130 interrupted.
 """
 
 from pathlib import Path
@@ -10,45 +10,59 @@ import typer
 
 from crosstok.errors import UserError
 from crosstok.folders import DEFAULT_STORE
-from crosstok.harness.cli.options import DataOption, StoreOption, pair
+from crosstok.harness.cli.options import RESULTS, DataOption, StoreOption, examples, pair
 
 if TYPE_CHECKING:
     from crosstok.harness.jobs.watch import Judged
     from crosstok.results.gate import Rule
 
-SuiteOption = Annotated[Path, typer.Option("--suite", "-s", help="A suite file; see suites/.")]
+SuiteOption = Annotated[Path, typer.Option("--suite", "-s", help="Suite file; suites/ has examples.")]
 FailIfOption = Annotated[
-    list[str] | None, typer.Option(help="A rule of the gate, as 'humaneval < -1.0pp & p<0.05'. Repeat for several.")
+    list[str] | None, typer.Option(help="Rule of the gate, as 'humaneval < -1.0pp & p<0.05'; repeatable.")
 ]
-RulesOption = Annotated[Path | None, typer.Option(help="YAML file with the rules under `fail_if`.")]
+RulesOption = Annotated[Path | None, typer.Option(help="YAML file with rules under the key `fail_if`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (watch, regress):
-        app.command()(command)
+    app.command(
+        rich_help_panel=RESULTS,
+        epilog=examples(
+            "crosstok watch checkpoints --suite suites/transfer-ci.yaml",
+            "crosstok watch checkpoints -s ci.yaml --against baseline --fail-if 'humaneval < -1.0pp & p<0.05' --stop",
+        ),
+    )(watch)
+    app.command(
+        rich_help_panel=RESULTS,
+        epilog=examples(
+            "crosstok regress --method mine:AbsoluteGap --suite suites/transfer-ci.yaml",
+            "crosstok regress --method mine:AbsoluteGap -s ci.yaml --set scale=2 --like alm --against alm",
+        ),
+    )(regress)
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="Folder into which checkpoints are written, a folder each.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that the trainer writes checkpoints to, one subfolder each.")],
     suite: SuiteOption,
     against: Annotated[
-        str, typer.Option(help="best (of the earlier checkpoints) or baseline (of the suite).")
+        str, typer.Option(help="Reference: best (earlier checkpoint) or baseline (first model of the suite).")
     ] = "best",
     fail_if: FailIfOption = None,
     rules: RulesOption = None,
     marker: Annotated[
-        str | None, typer.Option(help="File that the trainer writes last; without it, folders have to settle.")
+        str | None, typer.Option(help="File that the trainer writes last to a checkpoint; replaces --settle.")
     ] = None,
-    settle: Annotated[float, typer.Option(min=0.0, help="Seconds without a change before a folder counts.")] = 30.0,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 10.0,
-    idle: Annotated[float | None, typer.Option(help="End after so many seconds without anything new.")] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="End with code 1 at the first regression.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the curve; default: beside the store.")] = None,
+    settle: Annotated[
+        float, typer.Option(min=0.0, help="Seconds without a change until a checkpoint counts as complete.")
+    ] = 30.0,
+    every: Annotated[float, typer.Option(min=0.05, help="Polling interval in seconds.")] = 10.0,
+    idle: Annotated[float | None, typer.Option(help="Exit after this many seconds without a new checkpoint.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Exit with code 1 at the first regression.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder of the curve. Default: next to the store.")] = None,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
 ) -> None:
-    """Measure and judge every new checkpoint of a folder as soon as it is completely written."""
+    """Evaluate every new checkpoint of a folder once it is complete, and test it for regressions."""
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.watch import Watch, open_watch
     from crosstok.harness.plan.suite import read_suite
@@ -56,7 +70,7 @@ def watch(
     from crosstok.results.store.store import Store
 
     if against not in ("best", "baseline"):
-        raise UserError(f"{against!r} is nothing to compare with.", hint="Write --against best or --against baseline.")
+        raise UserError(f"Unknown reference {against!r}.", hint="Write --against best or --against baseline.")
     read = read_suite(suite)
     arrivals = open_watch(folder, settle=settle, marker=marker)
     beside = Path("runs") if "://" in store else Path(store).parent
@@ -80,23 +94,27 @@ def watch(
 def _said(judged: "Judged") -> str:
     if judged.report:
         return judged.report.text()
-    return f"{judged.name}: {judged.problem or 'measured; there is nothing to compare it with yet'}"
+    return f"{judged.name}: {judged.problem or 'evaluated; no earlier checkpoint to compare with'}"
 
 
 def regress(
     method: Annotated[str, typer.Option(help="Loss or initialiser: module:Class, or the name of a plug-in.")],
     suite: SuiteOption,
-    option: Annotated[list[str] | None, typer.Option("--set", help="An option of the method: key=value.")] = None,
-    like: Annotated[str | None, typer.Option(help="Student whose recipe it gets; default: the last trained.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of the method as key=value; repeatable.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Student whose recipe is used. Default: the last trained one.")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Model to judge it by; default: the best trained student of each task.")
+        str | None, typer.Option(help="Model to compare with. Default: the best trained student on each task.")
     ] = None,
     fail_if: FailIfOption = None,
     rules: RulesOption = None,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
 ) -> None:
-    """Train and measure a new method beside the recorded ones, print the table, and fail where it is worse."""
+    """Train and evaluate a student with a new method, and fail if it is worse than the recorded students."""
     from crosstok.folders import data_folder
     from crosstok.harness.jobs.try_method import try_method
     from crosstok.harness.plan.suite import read_suite

@@ -1,35 +1,39 @@
-"""The command ``rescore``: judge the stored answers of a run again."""
+"""Command ``rescore``: score the stored answers of a run again."""
 
 from typing import Annotated
 
 import typer
 
 from crosstok.folders import DEFAULT_STORE
-from crosstok.harness.cli.options import DataOption, StoreOption
+from crosstok.harness.cli.options import RESULTS, DataOption, StoreOption, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command()(rescore)
+    app.command(
+        rich_help_panel=RESULTS,
+        epilog=examples("crosstok rescore", "crosstok rescore quickstart-51ab5fdf --task humaneval --timeout 20"),
+    )(rescore)
 
 
 def rescore(
-    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="A run id; default: the last run.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="Run id. Default: the last run.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", "-t", help="Only this task of the run. Repeat for several.")
+        list[str] | None, typer.Option("--task", "-t", help="Score only this task of the run; repeatable.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.1, max=3600, help="CPU seconds of each program, instead of the suite's limit.")
+        float | None,
+        typer.Option(min=0.1, max=3600, help="CPU seconds per program, instead of the limit of the suite."),
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="Sandbox, instead of the suite's.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Programs at a time.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Sandbox backend, instead of that of the suite.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Programs run in parallel.")] = None,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
 ) -> None:
-    """Judge the stored answers of a run again, without asking a model: after a repaired rule, sandbox or limit.
+    """Score the stored answers of a run again, without a model: after a fix of a task, a sandbox or a time limit.
 
-    Verdicts are replaced where nothing else has changed. Where a task's version, a limit or what this host can judge
-    has, the answers go into a new run and the old one stays as it is.
+    Verdicts are replaced in place if their conditions are unchanged. If the version of the task, a limit or the set of
+    documents that this host can judge has changed, the answers are copied to a new run and the old run is kept.
     """
     from crosstok.errors import RunIncomplete
     from crosstok.folders import data_folder

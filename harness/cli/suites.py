@@ -5,24 +5,23 @@ from typing import Annotated
 
 import typer
 
+from crosstok.harness.cli.options import EVALUATE, examples
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    commands = typer.Typer(no_args_is_help=True, help="Suite files: check them, and let an editor complete them.")
-    commands.command("check")(check_suites)
-    commands.command("schema")(print_schema)
-    app.add_typer(commands, name="suite")
+    commands = typer.Typer(no_args_is_help=True, help="Check suite files; print their JSON Schema.")
+    commands.command("check", epilog=examples("crosstok suite check suites/quickstart.yaml mine.yaml"))(check_suites)
+    commands.command("schema", epilog=examples("crosstok suite schema"))(print_schema)
+    app.add_typer(commands, name="suite", rich_help_panel=EVALUATE)
 
 
 def check_suites(
     files: Annotated[list[Path], typer.Argument(metavar="SUITE...", help="Suite files.")],
 ) -> None:
-    """Check suite files without loading torch or a model.
+    """Check suite files without loading a model.
 
-    Finds unknown keys, wrong values, misspelt names of tasks, losses and initialisers, and models that are made from
-    unknown ones. The exit code is 2 at the first mistake.
-
-    Example: crosstok suite check suites/*.yaml
+    Reports the first unknown key, wrong value, misspelt name (task, loss, initialiser, model) or circular reference.
     """
     from crosstok.harness.plan.suite import read_suite
 
@@ -32,12 +31,10 @@ def check_suites(
 
 
 def print_schema() -> None:
-    """Print the JSON Schema of a suite file.
+    """Print the JSON Schema of suite files.
 
-    Editors with the YAML language server (VS Code, Neovim, Helix and others) use it to complete keys, show their
-    descriptions and mark mistakes. Save it once, and name it in the first line of a suite:
-
-    Example: crosstok suite schema > suite.schema.json
+    Editors with a YAML language server complete and check suites with it. Save the output as suite.schema.json and
+    begin the suite with this line:
 
     # yaml-language-server: $schema=suite.schema.json
     """

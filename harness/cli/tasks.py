@@ -1,11 +1,11 @@
-"""``crosstok tasks``: the benchmarks, what they ask, and whether their published solutions pass here."""
+"""``crosstok tasks``: list benchmarks, show their prompts, and check their published solutions on this host."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosstok.errors import UserError, unknown_name
-from crosstok.harness.cli.options import DataOption
+from crosstok.harness.cli.options import MACHINE, DataOption, examples
 
 if TYPE_CHECKING:
     from crosstok.harness.plan.references import References
@@ -15,21 +15,26 @@ SHOWN_REASONS = 30  # excluded documents listed per set, unless --all
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    commands = typer.Typer(no_args_is_help=True, help="Benchmarks: what can be measured.")
-    commands.command("ls")(list_tasks)
-    commands.command("check")(check_tasks)
-    commands.command("show")(show_task)
-    app.add_typer(commands, name="tasks")
+    commands = typer.Typer(no_args_is_help=True, help="List, show and check benchmarks.")
+    commands.command("ls", epilog=examples("crosstok tasks ls"))(list_tasks)
+    commands.command(
+        "check", epilog=examples("crosstok tasks check humaneval mbpp", "crosstok tasks check code2k --all")
+    )(check_tasks)
+    commands.command(
+        "show",
+        epilog=examples("crosstok tasks show humaneval", "crosstok tasks show humaneval HumanEval/3 --prompt chat"),
+    )(show_task)
+    app.add_typer(commands, name="tasks", rich_help_panel=MACHINE)
 
 
 def list_tasks() -> None:
-    """List the benchmarks."""
+    """List benchmarks and collections of benchmarks."""
     from crosstok.tasks.collections import COLLECTIONS
     from crosstok.tasks.registry import task_names
 
     for name, about in sorted(task_names().items()):
         typer.echo(f"{name:<20} {about}")
-    typer.echo("\nCollections, which stand for all of their benchmarks:")
+    typer.echo("\nCollections (each stands for all of its benchmarks):")
     for name, (about, _) in sorted(COLLECTIONS.items()):
         typer.echo(f"{name:<20} {about}")
 
@@ -37,12 +42,15 @@ def list_tasks() -> None:
 def check_tasks(
     names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Code benchmarks or collections.")],
     data_dir: DataOption = None,
-    backend: Annotated[str, typer.Option(help="Sandbox: auto, namespaces or bubblewrap.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Programs at a time.")] = 2,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what an earlier check found.")] = False,
+    backend: Annotated[str, typer.Option(help="Sandbox backend: auto, bubblewrap, namespaces or docker.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Programs run in parallel.")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore the cached findings of an earlier check.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every excluded document.")] = False,
 ) -> None:
-    """Run the published solutions of code benchmarks in the sandbox and name those that fail here."""
+    """Run the published solutions of code benchmarks in the sandbox and list those that fail on this host.
+
+    Documents whose solution fails are excluded from scores: here they could only count against models.
+    """
     from crosstok import sandbox
     from crosstok.folders import data_folder
     from crosstok.harness.plan.references import check_references
@@ -56,8 +64,8 @@ def check_tasks(
     for name in dict.fromkeys(member for given in names for member in members(given)):
         task = build_task(name, {}, data=data)
         if not isinstance(task, CodeTask):
-            raise UserError(f"The task {name!r} has no programs to run.", hint="`tasks check` is for code benchmarks.")
-        task.documents()  # data that is missing is said before any work
+            raise UserError(f"The task {name!r} has no programs to run.", hint="`tasks check` takes code benchmarks.")
+        task.documents()  # report missing data before any work
         chosen.append(task)
     typer.echo(f"{'task':<20} {'n':>5} {'pass':>5} {'share':>7} {'split':>6} {'guarded':>8} {'controls':>9} {'s':>6}")
     found = []
@@ -70,7 +78,7 @@ def check_tasks(
         others = differing(task.name, task.documents())
         if others:
             shown = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
-            typer.echo(f"{task.name}: {len(others)} documents are not those of the published list: {shown}")
+            typer.echo(f"{task.name}: {len(others)} documents differ from the published list: {shown}")
     for references in found:
         reasons = sorted(references.calibration.excluded.items())
         for document, reason in reasons if every else reasons[:SHOWN_REASONS]:
@@ -81,12 +89,14 @@ def check_tasks(
 
 
 def show_task(
-    name: Annotated[str, typer.Argument(help="A benchmark.")],
-    document_id: Annotated[str | None, typer.Argument(metavar="DOCUMENT", help="Default: the first one.")] = None,
-    prompt: Annotated[str, typer.Option(help="raw or chat.")] = "raw",
+    name: Annotated[str, typer.Argument(help="Benchmark; see `tasks ls`.")],
+    document_id: Annotated[
+        str | None, typer.Argument(metavar="DOCUMENT", help="Document id. Default: the first document.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="Prompt style: raw or chat.")] = "raw",
     data_dir: DataOption = None,
 ) -> None:
-    """Show what a benchmark asks of a model, and where its documents come from."""
+    """Show the prompt that a benchmark sends to a model, and the source of its documents."""
     from crosstok.folders import data_folder
     from crosstok.tasks.registry import build_task
     from crosstok.tasks.task import Generate, Rolling
@@ -121,10 +131,10 @@ def _line(found: "References") -> str:
 
 
 def _require_sound(found: "list[References]") -> None:
-    """Raise where a set cannot be judged at all, or where a published wrong program passed."""
+    """Raise ``UserError`` if no document can be judged, or if a program published as wrong passed."""
     from crosstok.harness.plan.references import require_some
 
     for references in found:
         require_some(references)
         if references.unruly:
-            raise UserError(f"Wrong programs of {references.task} pass: {', '.join(references.unruly)}.")
+            raise UserError(f"Programs published as wrong pass in {references.task}: {', '.join(references.unruly)}.")

@@ -240,7 +240,7 @@ def test_the_command_ends_with_the_code_of_the_gate_and_with_130_when_interrupte
     command += ["--store", str(tmp_path / "runs" / "s.db")]
     ended = CliRunner().invoke(app, [*command, "--idle", "0.1"])
     assert ended.exit_code == 1, ended.output
-    assert "step-1: measured; there is nothing to compare it with yet" in ended.output
+    assert "step-1: evaluated; no earlier checkpoint to compare with" in ended.output
     assert "Gate REGRESSION" in ended.output
     assert (tmp_path / "runs" / "tiny-watch" / "index.html").exists()
     with subprocess.Popen(
