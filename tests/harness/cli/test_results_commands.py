@@ -228,7 +228,7 @@ def test_results_go_out_and_come_in_again_by_command(folder: Path, tmp_path: Pat
 def test_the_store_is_checked_by_command(folder: Path) -> None:
     result = crosstok("store", "check", cwd=folder)
     assert result.returncode == 0, result.stdout
-    assert "all records are there" in result.stdout
+    assert "all records are complete" in result.stdout
     assert "nothing of a cell" in mistake("store", "forget", "nothing", cwd=folder)
 
 
