@@ -80,11 +80,11 @@ def test_the_data_is_listed_with_where_it_would_come_from(app: typer.Typer, fold
 
 
 def test_other_rows_than_the_published_ones_fail_the_data_check(app: typer.Typer, folder: Path) -> None:
-    with pytest.raises(UserError, match="1 data sets differ"):
+    with pytest.raises(UserError, match="Data sets that differ from the published rows: hub"):
         _run(app, "data", "check", "--data-dir", str(folder))
 
 
-def test_nothing_is_fetched_without_leave(app: typer.Typer, tmp_path: Path) -> None:
+def test_nothing_is_fetched_unless_the_network_is_allowed(app: typer.Typer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--network"):
         _run(app, "data", "fetch", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
