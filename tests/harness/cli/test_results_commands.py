@@ -229,7 +229,7 @@ def test_the_store_is_checked_by_command(folder: Path) -> None:
     result = crosstok("store", "check", cwd=folder)
     assert result.returncode == 0, result.stdout
     assert "all records are complete" in result.stdout
-    assert "nothing of a cell" in mistake("store", "forget", "nothing", cwd=folder)
+    assert "no cell 'nothing'" in mistake("store", "forget", "nothing", cwd=folder)
 
 
 def test_methods_are_tabled_over_seeds_by_command(folder: Path) -> None:
