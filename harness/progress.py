@@ -16,11 +16,12 @@ class ConsoleProgress:
     """Callback that shows the events of a job on a console, by default standard error.
 
     A terminal shows two bars while a stage runs, and keeps a line for each stage that is done. Anything else (a file, a
-    pipe, the log of a CI job) gets lines alone.
+    pipe, the log of a CI job) gets lines alone, or nothing if ``lines`` is false.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, lines: bool = True) -> None:
         self._console = console or Console(stderr=True)
+        self._lines = lines
         self._bars: Progress | None = None
         self._whole: TaskID | None = None
         self._stages: dict[str, TaskID] = {}
@@ -34,7 +35,7 @@ class ConsoleProgress:
             self._close()
         elif self._console.is_terminal:
             self._draw(event)
-        else:
+        elif self._lines:
             self._write(event)
 
     def _draw(self, event: ProgressEvent) -> None:

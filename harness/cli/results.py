@@ -203,7 +203,7 @@ def leaderboard(
 
     with (
         Store(store, read_only=True) as opened,
-        Reporter(ConsoleProgress()) as reporter,
+        Reporter(ConsoleProgress(lines=False)) as reporter,
         reporter.counted("write pages") as tell,
     ):
         index = write_leaderboard(

@@ -68,5 +68,5 @@ def _counted(title: str) -> "Iterator[Count]":
     from crosstok.harness.progress import ConsoleProgress
     from crosstok.progress import Reporter
 
-    with Reporter(ConsoleProgress()) as reporter, reporter.counted(title) as count:
+    with Reporter(ConsoleProgress(lines=False)) as reporter, reporter.counted(title) as count:
         yield count

@@ -55,6 +55,14 @@ def test_a_stage_that_fails_still_closes_its_bar_and_the_job_all_bars() -> None:
     assert "make: 0:00" in stream.getvalue()
 
 
+def test_a_short_job_may_be_shown_on_terminals_alone() -> None:
+    console, stream = plain_console()
+    with Reporter(ConsoleProgress(console, lines=False)) as reporter, reporter.counted("write pages") as count:
+        count(1, 2)
+        reporter.say("a message is shown all the same")
+    assert stream.getvalue() == "a message is shown all the same\n"
+
+
 def test_one_console_shows_one_job_after_another() -> None:
     stream = io.StringIO()
     shown = ConsoleProgress(Console(file=stream, force_terminal=True, width=100))
