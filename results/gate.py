@@ -21,6 +21,7 @@ from crosstok.errors import UserError, unknown_name
 from crosstok.results.compare.contrast import Contrast, Side, contrast
 from crosstok.results.tables.contrast_table import told
 from crosstok.results.tables.formats import render_layout
+from crosstok.results.tables.number_format import amount
 from crosstok.results.tables.table import Block, Entry, Layout
 
 State = Literal["ok", "regression", "incomplete"]
@@ -68,7 +69,7 @@ class Rule:
         found = one.difference
         if found is None or one.before is None or math.isnan(found.value):
             return False
-        if self.unit == "pp" and one.headline.unit != "fraction":
+        if self.unit == "pp" and not one.headline.is_fraction:
             raise UserError(
                 f"The rule {self.text!r} counts percentage points, but {one.task} is in {one.headline.unit}.",
                 hint="Use % or a plain number.",
@@ -242,7 +243,7 @@ def _applies_to(rule: Rule, tasks: list[str], headlines: list[Contrast]) -> dict
 
 
 def _default(one: Contrast) -> Rule:
-    if one.headline.unit == "fraction":
+    if one.headline.is_fraction:
         return Rule.parse("* < 0pp & p<0.05" if one.headline.higher_is_better else "* > 0pp & p<0.05")
     return Rule.parse("* < -1% & p<0.05" if one.headline.higher_is_better else "* > +1% & p<0.05")
 
@@ -251,9 +252,8 @@ def _judged(one: Contrast, rule: Rule) -> Outcome:
     state: State = "ok"
     message = one.outcome
     if one.difference and one.before and one.after:
-        scale, digits = (100, 1) if one.headline.unit == "fraction" else (1, 4)
-        before, after = (f"{scale * value:.{digits}f}" for value in (one.before.value, one.after.value))
-        unit = "%" if scale == 100 else one.headline.unit
+        before, after = (amount(one.headline.unit, value) for value in (one.before.value, one.after.value))
+        unit = "%" if one.headline.is_fraction else one.headline.unit
         message = f"{before} to {after} {unit}, p={one.difference.p:.2g}, {told(one)}"
     if rule.broken_by(one):
         state = "regression"

@@ -12,6 +12,7 @@ from crosstok.errors import RunIncomplete, UserError
 from crosstok.folders import data_folder
 from crosstok.harness.cli.options import task_option
 from crosstok.harness.plan.suite import Suite, check_suite, read_suite
+from crosstok.model_source import ModelSource
 from crosstok.progress import ProgressCallback
 from crosstok.tasks.task import Task
 
@@ -90,12 +91,10 @@ def evaluate(
 
     """
     if isinstance(model, str | os.PathLike):
-        from crosstok.harness.measure.engines import name_of_source  # noqa: PLC0415  (loads torch)
-
         if tokenizer is not None:
             raise UserError("A source has its own tokenizer.", hint="Leave out tokenizer, or pass a model in memory.")
         source = os.fspath(model)
-        suite = _suite_of_one(source, name or name_of_source(source), tasks, prompt, settings)
+        suite = _suite_of_one(source, name or ModelSource.parse(source).name, tasks, prompt, settings)
         return _run(suite, store, data, progress, check=check)
     from crosstok.distill.models.checkpoints import Checkpoint  # noqa: PLC0415  (loads torch)
     from crosstok.distill.models.in_memory import (  # noqa: PLC0415

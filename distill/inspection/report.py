@@ -19,6 +19,7 @@ from crosstok.distill.models import checkpoints, provenance
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.models.lora import embedding_matrices
 from crosstok.errors import UserError
+from crosstok.model_source import ModelSource
 from crosstok.progress import Advance
 
 _OLD_PLACES = 1500
@@ -112,7 +113,7 @@ def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
             f"The parent of {source} is unknown: it has no student provenance.",
             hint="Name the parent, e.g. --against hub:owner/name.",
         )
-    if record.source.partition(":")[0] not in {"wheel", "hub", "gguf"} and not Path(record.source).is_dir():
+    if ModelSource.recognise(record.source) is None:
         raise UserError(
             f"{source} was derived from a local folder named {record.source!r}; provenance records no local paths.",
             hint="Name the folder: --against FOLDER.",

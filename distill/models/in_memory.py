@@ -18,11 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosstok.distill.models.checkpoints import Checkpoint, check_rows
 from crosstok.distill.models.weights import DTYPES
-from crosstok.distill.sources.models import MEMORY, VOLATILE
+from crosstok.distill.sources.models import VOLATILE
 from crosstok.distill.tokenizers.roles import Roles, adds_bos, generation_ends
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
+from crosstok.model_source import ModelSource
 
 _NOT_WEIGHTS = {*VOLATILE, "use_cache", "dtype", "torch_dtype"}
 """Settings that change without the model, or that the weights themselves tell."""
@@ -62,7 +63,7 @@ def checkpoint_in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
             "stops": sorted(stops),
         }
     )
-    source = f"{MEMORY}:{identity}"
+    source = str(ModelSource("memory", identity))
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,

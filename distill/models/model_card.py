@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from crosstok.distill.models.provenance import Provenance
+from crosstok.model_source import ModelSource
 
 FILE = "README.md"
 
@@ -38,10 +39,10 @@ def model_card(record: Provenance, about: str) -> str:
 
 
 def _head(record: Provenance) -> dict[str, Any]:
-    kind, _, name = record.source.partition(":")
+    source = ModelSource.recognise(record.source)
     head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["crosstok"]}
-    if kind == "hub":
-        head["base_model"] = name.partition("@")[0]
+    if source and source.kind == "hub":
+        head["base_model"] = source.location
     if record.licence:
         head["license"] = _HUB_LICENCES.get(record.licence, "other")
         if head["license"] == "other":

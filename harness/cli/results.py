@@ -15,6 +15,7 @@ from crosstok.folders import DEFAULT_STORE
 from crosstok.harness.cli.options import RESULTS, DataOption, StoreOption, examples
 
 if TYPE_CHECKING:
+    from crosstok.model_source import ModelSource
     from crosstok.results.compare.contrast import Side
     from crosstok.results.store.records import Run
     from crosstok.results.store.store import Store
@@ -165,7 +166,7 @@ def gate(
         raise UserError(
             "--summary needs the variable GITHUB_STEP_SUMMARY.", hint="Outside of GitHub, use --junit or --json."
         )
-    source = _is_source(candidate)
+    source = _source_of(candidate)
     with Store(store, read_only=not source) as opened:
         before = _sides(opened, baseline)
         if source:
@@ -302,9 +303,12 @@ def store_export(
     typer.echo(str(path))
 
 
-def _is_source(name: str) -> bool:
-    """Return whether ``name`` is a model to be measured rather than a run of the store."""
-    return name.partition(":")[0] in ("hub", "gguf", "wheel") or Path(name).is_dir()
+def _source_of(candidate: str) -> "ModelSource | None":
+    """Return the model to measure, or None where ``candidate`` is a run of the store: ids of runs have no colon."""
+    from crosstok.model_source import ModelSource
+
+    is_source = ":" in candidate.partition("/")[0]
+    return ModelSource.parse(candidate) if is_source else ModelSource.recognise(candidate)
 
 
 def _measured(source: str, like: "Run", store: "Store", data_dir: Path | None) -> str:

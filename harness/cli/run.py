@@ -82,12 +82,12 @@ def evaluate(
     page: PageOption = True,
 ) -> None:
     """Evaluate one model on one or more tasks."""
-    from crosstok.harness.measure.engines import name_of_source
     from crosstok.harness.plan.suite import check_suite
+    from crosstok.model_source import ModelSource
 
     content = {
         "name": "eval",
-        "models": {name_of_source(source): {"source": source}},
+        "models": {ModelSource.parse(source).name: {"source": source}},
         "tasks": [task_option(text) for text in task],
         "prompt": prompt,
         "dtype": dtype,

@@ -5,8 +5,6 @@ untrusted text (a vocabulary can hold markup): the template escapes them, and a 
 stands behind that.
 """
 
-import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,10 @@ from typing import Any
 from crosstok.distill.inspection.records import Inspection, Layer, Matrix, Moment, NewToken, Record, Spread
 from crosstok.errors import UserError
 from crosstok.harness.inspection import data, plots
+from crosstok.results.web.templates import render_template, replace_file
 
 PAGE = "index.html"
+_TEMPLATE = Path(__file__).parent / "inspection.html.j2"
 _ABSENT = "n/a"
 
 
@@ -69,7 +69,7 @@ def write_inspection(inspection: Inspection, folder: Path) -> Path:
         for stale in ("movement.csv", "layers.csv"):
             (folder / stale).unlink(missing_ok=True)
         for name, text in written.items():
-            _replace(folder / name, text)
+            replace_file(folder / name, text)
     except OSError as error:
         raise UserError(
             f"The inspection cannot be written to {folder}: {error.strerror}.", hint="Choose another folder with --out."
@@ -77,27 +77,10 @@ def write_inspection(inspection: Inspection, folder: Path) -> Path:
     return folder / PAGE
 
 
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
 def page(inspection: Inspection) -> str:
     """Return the page as HTML."""
-    import jinja2  # noqa: PLC0415  (only the page needs it)
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("inspection.html.j2").render(
+    return render_template(
+        _TEMPLATE,
         found=inspection,
         titles=_TITLES,
         figures={matrix.kind: list(_figures(matrix)) for matrix in inspection.matrices},

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from crosstok.errors import UserError
 from crosstok.harness.jobs.run import Outcome, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
+from crosstok.model_source import ModelSource
 from crosstok.progress import ProgressCallback
 from crosstok.results.store.records import Run
 from crosstok.results.store.store import Store
@@ -41,10 +42,5 @@ def measure_like(
     run: Run, source: str, store: Store, *, progress: ProgressCallback | None = None, data: Path | None = None
 ) -> Outcome:
     """Measure the model at ``source`` on the tasks of ``run``; what the store holds already is not measured again."""
-    suite = suite_like(run, f"{run.suite}-gate", {model_name(source): ModelSpec(source=source)})
+    suite = suite_like(run, f"{run.suite}-gate", {ModelSource.parse(source).name: ModelSpec(source=source)})
     return run_suite(suite, store, progress=progress, data=data)
-
-
-def model_name(source: str) -> str:
-    """Return a name for tables: the last part of a path or address."""
-    return Path(source.rpartition(":")[2]).name or "model"

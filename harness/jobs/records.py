@@ -52,7 +52,7 @@ def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
         tokenizer="",
         parameters=0,
         vocabulary=0,
-        provenance={"server": served.source.url, "model": served.source.model, "about": dict(served.about)},
+        provenance={"server": served.source.location, "model": served.source.served, "about": dict(served.about)},
         build_s=0.0,
     )
 

@@ -6,7 +6,6 @@ for one is refused (:mod:`crosstok.harness.plan.answerable`).
 """
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from crosstok.errors import UserError
@@ -15,7 +14,7 @@ from crosstok.harness.generation.answers import AnswerSource
 from crosstok.harness.generation.generator import Generator
 from crosstok.harness.likelihood.rolling import Scorer
 from crosstok.harness.openai.generator import ServerGenerator
-from crosstok.harness.openai.protocol import ServedModel, is_server
+from crosstok.harness.openai.protocol import ServedModel
 
 if TYPE_CHECKING:
     from crosstok.distill.models.checkpoints import Checkpoint
@@ -90,10 +89,3 @@ class ServedEngine:
     def scorer(self) -> Scorer:
         """Raise: no server scores text."""
         raise UserError(f"{self.served.source} answers prompts and scores no text.")
-
-
-def name_of_source(source: str) -> str:
-    """Return a short name for the tables: the last part of what names the model."""
-    if is_server(source):
-        source = source.partition("#")[2] or source.partition("://")[2]
-    return Path(source.rpartition(":")[2]).name or "model"

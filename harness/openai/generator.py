@@ -36,11 +36,11 @@ from crosstok.harness.openai.protocol import (
     Cancelled,
     Connection,
     ContextExceeded,
-    ServerSource,
     TransientError,
     events,
     reason,
 )
+from crosstok.model_source import ModelSource
 from crosstok.tasks.task import Generate
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class ServerGenerator:
 
     def __init__(
         self,
-        source: ServerSource,
+        source: ModelSource,
         *,
         parallel: int = 8,
         attempts: int = 5,
@@ -133,12 +133,14 @@ class ServerGenerator:
                 if attempt == self._attempts:
                     cancel()
                     raise RunIncomplete(
-                        f"The server at {self.source.url} failed {attempt} times: {reason(error)}.",
+                        f"The server at {self.source.location} failed {attempt} times: {reason(error)}.",
                         hint="Restart the server and repeat the command to continue.",
                     ) from error
                 self.retries += 1
                 wait_s = getattr(error, "wait_s", 0.0) or self._pause_s * 2 ** (attempt - 1)
-                logger.warning("%s does not answer (%s); retrying in %g s.", self.source.url, reason(error), wait_s)
+                logger.warning(
+                    "%s does not answer (%s); retrying in %g s.", self.source.location, reason(error), wait_s
+                )
                 cancel.wait(wait_s)
                 continue
             except UserError:
@@ -174,7 +176,7 @@ class ServerGenerator:
         path = "/completions" if request.messages is None else "/chat/completions"
         with Connection(self.source, self._timeout_s, cancel) as connection:
             finish = ""
-            for event in events(connection.request("POST", path, _body(self.source.model, request, seed, room))):
+            for event in events(connection.request("POST", path, _body(self.source.served, request, seed, room))):
                 cancel.check()
                 if "error" in event:
                     raise TransientError(f"the stream ended with an error: {event['error']}")

@@ -12,18 +12,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
+from crosstok.model_source import ModelSource
 
 KEY_VARIABLE = "CROSSTOK_API_KEY"
 CONNECTION_ERRORS = (OSError, HTTPException, json.JSONDecodeError)
 """Exceptions of a connection that do not depend on the request."""
-_PREFIX = "server:"
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _STABLE_FIELDS = ("root", "parent", "max_model_len", "meta")  # others, such as dates, change with every start
 _TIMEOUT_S = 60.0  # for the list of models, or one token; the server may have to load the model first
@@ -31,32 +31,10 @@ _HINT = "Start the server, or check host, port and path (usually http://HOST:POR
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSource:
-    """Source of a served model, ``server:URL#MODEL``; the URL includes ``/v1``."""
-
-    url: str
-    model: str
-
-    @classmethod
-    def parse(cls, source: str) -> Self:
-        """Parse ``source``; an empty model name selects the only model of the server. Raises UserError."""
-        url, _, model = source.removeprefix(_PREFIX).partition("#")
-        if not is_server(source) or not _is_address(url):
-            raise UserError(
-                f"{source!r} is not a model source for a server.",
-                hint="Write server:http://HOST:PORT/v1#MODEL, with a model listed under /v1/models.",
-            )
-        return cls(url.rstrip("/"), model)
-
-    def __str__(self) -> str:
-        return f"{_PREFIX}{self.url}#{self.model}"
-
-
-@dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model that a server has confirmed."""
 
-    source: ServerSource
+    source: ModelSource
     """Source with the model's name filled in."""
     about: Mapping[str, Any]
     """Properties reported by the server that do not change between restarts; often empty."""
@@ -64,12 +42,7 @@ class ServedModel:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of address, name and reported properties."""
-        return fingerprint({"server": self.source.url, "model": self.source.model, "about": dict(self.about)})
-
-
-def is_server(source: str) -> bool:
-    """Return whether a model source names a server."""
-    return source.startswith(_PREFIX)
+        return fingerprint({"server": self.source.location, "model": self.source.served, "about": dict(self.about)})
 
 
 def find_served(source: str) -> ServedModel:
@@ -79,27 +52,28 @@ def find_served(source: str) -> ServedModel:
     list none. Raises :class:`UserError` if the server does not answer or does not have the model, or if ``source``
     names no model and the server does not have exactly one.
     """
-    wanted = ServerSource.parse(source)
+    wanted = ModelSource.parse(source)
     try:
         listed = list_models(wanted)
     except UserError:
-        if not wanted.model:
+        if not wanted.served:
             raise
         listed = {}
-    if not wanted.model:
+    if not wanted.served:
         if len(listed) != 1:
             raise UserError(
-                f"The server at {wanted.url} has {len(listed)} models: {', '.join(sorted(listed)[:10]) or 'none'}.",
-                hint=f"Select one with {_PREFIX}{wanted.url}#MODEL.",
+                f"The server at {wanted.location} has {len(listed)} models: "
+                f"{', '.join(sorted(listed)[:10]) or 'none'}.",
+                hint=f"Select one with {wanted}#MODEL.",
             )
-        wanted = ServerSource(wanted.url, next(iter(listed)))
-    if wanted.model not in listed:
+        wanted = replace(wanted, served=next(iter(listed)))
+    if wanted.served not in listed:
         _require_answer(wanted, listed)
-    found = listed.get(wanted.model, {})
+    found = listed.get(wanted.served, {})
     return ServedModel(wanted, {name: found[name] for name in _STABLE_FIELDS if found.get(name) is not None})
 
 
-def list_models(source: ServerSource) -> dict[str, Mapping[str, Any]]:
+def list_models(source: ModelSource) -> dict[str, Mapping[str, Any]]:
     """Return the properties of each model that the server lists, by name. Raises :class:`UserError`."""
     try:
         with Connection(source, _TIMEOUT_S) as connection:
@@ -107,20 +81,20 @@ def list_models(source: ServerSource) -> dict[str, Mapping[str, Any]]:
         return {str(model["id"]): model for model in answer["data"]}
     except (*CONNECTION_ERRORS, TransientError, KeyError, TypeError) as error:
         raise UserError(
-            f"Cannot list the models of the server at {source.url}: {reason(error)}.", hint=_HINT
+            f"Cannot list the models of the server at {source.location}: {reason(error)}.", hint=_HINT
         ) from error
 
 
-def _require_answer(source: ServerSource, listed: Mapping[str, Any]) -> None:
-    body = {"model": source.model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+def _require_answer(source: ModelSource, listed: Mapping[str, Any]) -> None:
+    body = {"model": source.served, "prompt": "a", "max_tokens": 1, "temperature": 0}
     try:
         with Connection(source, _TIMEOUT_S) as connection:
             connection.request("POST", "/completions", body).read()
     except (UserError, *CONNECTION_ERRORS, TransientError) as error:
         if listed:
-            raise unknown_name(f"model of the server at {source.url}:", source.model, listed) from error
+            raise unknown_name(f"model of the server at {source.location}:", source.served, listed) from error
         detail = error.message if isinstance(error, UserError) else reason(error)
-        raise UserError(f"The server at {source.url} does not answer: {detail}.", hint=_HINT) from error
+        raise UserError(f"The server at {source.location} does not answer: {detail}.", hint=_HINT) from error
 
 
 class TransientError(Exception):
@@ -178,8 +152,8 @@ class Cancellation:
 class Connection:
     """A connection for a single request; a context manager that closes it."""
 
-    def __init__(self, source: ServerSource, timeout_s: float, cancellation: Cancellation | None = None) -> None:
-        parts = urlsplit(source.url)
+    def __init__(self, source: ModelSource, timeout_s: float, cancellation: Cancellation | None = None) -> None:
+        parts = urlsplit(source.location)
         kind: Callable[..., HTTPConnection] = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._http = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._cancellation = cancellation or Cancellation()
@@ -235,11 +209,3 @@ def events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
 def reason(error: BaseException) -> str:
     """Return the message of ``error``, or the name of its class if it has none."""
     return str(error) or type(error).__name__
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # the port is not a number
-        return False

@@ -15,11 +15,12 @@ from crosstok.distill.recipes.options import StudentSpec
 from crosstok.distill.recipes.student import check_student
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
-from crosstok.harness.openai.protocol import ServedModel, find_served, is_server
+from crosstok.harness.openai.protocol import ServedModel, find_served
 from crosstok.harness.plan.answerable import asks_likelihood, require_answerable
 from crosstok.harness.plan.contamination import only_unseen, trained_texts
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import ModelSpec, Suite, made_from, order_of_models, parents
+from crosstok.model_source import ModelSource
 from crosstok.results.store.model_names import ModelName
 from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import sampling_of
@@ -95,7 +96,7 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
     for parent in parents:
         if parent.served is not None:
             raise _behind_a_server(name, parent.name)
-    if spec.source is not None and is_server(spec.source):
+    if spec.source is not None and ModelSource.parse(spec.source).kind == "server":
         served = find_served(spec.source)
         found = fingerprint({"source": served.fingerprint})
     elif spec.source is not None:
@@ -132,8 +133,8 @@ def _student(
     kind, options = spec.recipe
     named = {option: parent.name for option, parent in parents.items()}
     recipe = check_student(kind, {"seed": seed, **options, **named}, name)
-    for field in recipe.parents.values():
-        if is_server(getattr(recipe, field)):
+    for option, field in recipe.parents.items():
+        if option not in parents and ModelSource.parse(getattr(recipe, field)).kind == "server":
             raise _behind_a_server(name, getattr(recipe, field))
     known = {option: parent.fingerprint for option, parent in parents.items()}
     return recipe, identify_student(recipe, models=known, data=data)

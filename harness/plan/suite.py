@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from crosstok.distill.recipes.options import RECIPES, read_recipe
 from crosstok.errors import UserError, unknown_name
+from crosstok.model_source import ModelSource
 from crosstok.tasks.collections import expand
 from crosstok.tasks.registry import check_options
 
@@ -174,6 +175,8 @@ def check_suite(content: Any, origin: str) -> Suite:
         if suite.agreement_with is not None and suite.agreement_with not in suite.models:
             raise unknown_name("model in `agreement_with`:", suite.agreement_with, suite.models)
         for name, spec in suite.models.items():
+            if spec.source is not None:
+                ModelSource.parse(spec.source)
             if spec.recipe is not None:
                 read_recipe(*spec.recipe, name)
     for task in suite.tasks:
@@ -232,7 +235,9 @@ def made_from(suite: Suite, name: str) -> dict[str, str]:
             raise UserError(f"Model {name!r}: {kind} needs `{option}`, a model of this suite or a source.")
         if source in suite.models:
             named[option] = source
-        elif ":" not in source and not Path(source).is_dir():
+        elif ":" in source:
+            ModelSource.parse(source)
+        elif ModelSource.recognise(source) is None:
             raise unknown_name(f"model in `{option}` of {name!r}:", source, suite.models)
     return named
 

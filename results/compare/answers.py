@@ -9,7 +9,7 @@ from crosstok.errors import unknown_name
 from crosstok.results.compare import statistics
 from crosstok.results.compare.statistics import Difference, Effect, Estimate, Floats
 from crosstok.results.store.aggregates import DocumentScores
-from crosstok.results.store.records import Task
+from crosstok.results.store.records import FRACTION, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,11 @@ class Headline:
     name: str
     unit: str
     higher_is_better: bool
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether it is a share between 0 and 1."""
+        return self.unit == FRACTION
 
     @classmethod
     def of(cls, task: Task, name: str | None = None) -> "Headline":
@@ -49,7 +54,7 @@ class Answers:
 
     def estimate(self, headline: Headline) -> Estimate:
         """Return the metric with its interval."""
-        if headline.unit != "fraction":
+        if not headline.is_fraction:
             return statistics.ratio(self.value, self.weight, totals=self.totals)
         if self.single:
             return statistics.fraction(self.value)

@@ -29,7 +29,7 @@ class Flip:
 def flips(store: Store, one: Contrast) -> list[Flip]:
     """Return the documents on which the pass of the first sample changed, with both answers and verdicts."""
     first, second = one.baseline.answers(one.task, one.headline.name), one.model.answers(one.task, one.headline.name)
-    if one.headline.unit != "fraction" or not first or not second:
+    if not one.headline.is_fraction or not first or not second:
         return []
     before, after = (dict(zip(side.documents, side.value / side.weight, strict=True)) for side in (first, second))
     changed = [name for name in before if name in after and (before[name] > 0) != (after[name] > 0)]

@@ -15,11 +15,11 @@ from typing import Any
 from crosstok.errors import UserError
 from crosstok.fingerprint import file_sha256, fingerprint
 from crosstok.results.compare.contrast import Side
-from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
+from crosstok.results.store.records import FRACTION, Cell, Model, Progress, Run, Sample, Score, Task, Verdict
 from crosstok.results.store.store import Store
 
 TIER = "imported"
-_PASS = [{"name": "pass@1", "unit": "fraction", "higher_is_better": True}]
+_PASS = [{"name": "pass@1", "unit": FRACTION, "higher_is_better": True}]
 
 
 def import_samples(store: Store, path: Path, name: str) -> str:
@@ -120,7 +120,7 @@ def _lm_eval_score(place: Mapping[str, Any], metric: str, row: Mapping[str, Any]
 def _unit(metric: str, values: Sequence[float]) -> str:
     if metric == "bits_per_byte":
         return "bits/byte"
-    return "fraction" if all(0 <= value <= 1 for value in values) else "score"
+    return FRACTION if all(0 <= value <= 1 for value in values) else "score"
 
 
 def human_eval_lines(store: Store, side: Side, task: str) -> Iterable[str]:

@@ -6,11 +6,13 @@ numbers, so a cell that is complete in the store is never measured again, whiche
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 6
+FRACTION: Final = "fraction"
+"""Unit of a metric that is a share of documents or answers, between 0 and 1; shown in percent."""
 
 
 class Progress(StrEnum):

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crosstok.results.store.records import FRACTION
 from crosstok.results.tables.costs import VIEW_BYTES
 from crosstok.results.tables.fact_blocks import fact_blocks, fact_legend
+from crosstok.results.tables.number_format import value_with_interval
 from crosstok.results.tables.table import ABSENT, Block, Entry, Layout, Rows, absent, by_task, names, number
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """Heading and form of what a cell cost, by column of the frame."""
 _WHERE_KNOWN = frozenset({"flops_per_byte", "passes_per_byte", "new_token_share"})
-_SHORT_UNIT = {"fraction": "%"}
+_SHORT_UNIT = {FRACTION: "%"}
 
 
 def layout(frame: "pd.DataFrame", *, facts: bool = False) -> Layout:
@@ -83,10 +85,7 @@ def _score(row: dict[str, Any], size: int, numbers: dict[str, int]) -> Entry:
     note = numbers.get(row["note"])
     if absent(row["value"]):
         return Entry(ABSENT, note=note)
-    scale, digits = (100, 1) if row["unit"] == "fraction" else (1, 4)
-    text = f"{scale * row['value']:.{digits}f}"
-    if not absent(row["low"]):
-        text += f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
+    text = value_with_interval(row["unit"], row["value"], row["low"], row["high"])
     if row["n"] != size:
         text += f" n={row['n']}"
     return Entry(text, row["standing"] == "best", row["standing"] == "not told from best", note)
@@ -108,10 +107,7 @@ def _means(rows: Rows, means: Sequence[Mapping[str, Any]]) -> Block | None:
 def _mean(row: Mapping[str, Any] | None) -> Entry:
     if row is None:
         return Entry(ABSENT)
-    scale, digits = (100, 1) if row["unit"] == "fraction" else (1, 4)
-    text = f"{scale * row['value']:.{digits}f}"
-    if row["low"] is not None and row["high"] is not None:
-        text += f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
+    text = value_with_interval(row["unit"], row["value"], row["low"], row["high"])
     return Entry(text, row["standing"] == "best", row["standing"] == "not told from best")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from crosstok.errors import UserError
 from crosstok.results.compare.contrast import Contrast
 from crosstok.results.compare.statistics import ODDS, Effect, Estimate
-from crosstok.results.tables.number_format import amount, with_interval
+from crosstok.results.tables.number_format import amount, value_with_interval, with_interval
 from crosstok.results.tables.table import Block, Entry, Layout
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
                 [
                     Entry(one.model.name),
                     Entry(_figure(one, one.after)),
-                    Entry(with_interval(one.headline, found) if found else "-"),
+                    Entry(with_interval(one.headline.unit, found) if found else "-"),
                     Entry(_effect(one.effect)),
                     Entry(f"{found.p:.2g}" if found else "-"),
                     Entry(told(one)),
                 ]
             )
-        unit = "%" if first.headline.unit == "fraction" else first.headline.unit
+        unit = "%" if first.headline.is_fraction else first.headline.unit
         header = ["model", f"{first.headline.name}, {unit}", "difference", "effect", "p", "outcome"]
         blocks.append(Block(task, header, rows, frozenset({5})))
     tests = sorted({one.difference.method for one in contrasts if one.difference})
@@ -93,7 +93,9 @@ def told(one: Contrast) -> str:
     if one.difference is None:
         return "not comparable" if one.mismatch else "not measured"
     if one.outcome == "not told apart" and one.difference.detectable == one.difference.detectable:
-        return f"{one.outcome} (misses below {amount(one.headline, one.difference.detectable)}, n={one.difference.n})"
+        return (
+            f"{one.outcome} (misses below {amount(one.headline.unit, one.difference.detectable)}, n={one.difference.n})"
+        )
     return f"{one.outcome} (n={one.difference.n})"
 
 
@@ -108,5 +110,4 @@ def _effect(effect: Effect | None) -> str:
 def _figure(one: Contrast, estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    figures = [amount(one.headline, value) for value in (estimate.value, estimate.low, estimate.high)]
-    return f"{figures[0]} [{figures[1]}, {figures[2]}]"
+    return value_with_interval(one.headline.unit, estimate.value, estimate.low, estimate.high)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from crosstok.results.compare.comparison import ALL_PAIRS, Comparison, TaskComparison, unmeasured_models
 from crosstok.results.compare.statistics import SIGNIFICANT, Difference
 from crosstok.results.store.records import Cell, Progress
-from crosstok.results.tables.number_format import amount, unit, with_interval
+from crosstok.results.tables.number_format import amount, difference_unit, value_with_interval, with_interval
 
 _NAMED = 5  # documents listed in a note
 
@@ -36,8 +36,10 @@ def _sentences(task: TaskComparison) -> list[str]:
     for better in (True, False):
         found = {name: d for name, d in told.items() if ((d.value > 0) == task.headline.higher_is_better) == better}
         if found:
-            listed = ", ".join(f"{name} {with_interval(task.headline, d)}" for name, d in found.items())
-            sentences.append(f"{'Better' if better else 'Worse'} than {baseline} ({unit(task.headline)}): {listed}.")
+            listed = ", ".join(f"{name} {with_interval(task.headline.unit, d)}" for name, d in found.items())
+            sentences.append(
+                f"{'Better' if better else 'Worse'} than {baseline} ({difference_unit(task.headline.unit)}): {listed}."
+            )
     if untold:
         names = _listed(list(untold))
         sentences.append(f"Not told from {baseline}: {names}; {_blindness(task, untold)}.")
@@ -61,12 +63,12 @@ def _of_oracles(task: TaskComparison) -> Iterator[str]:
         by_members.setdefault(oracle.members, []).append(name)
     for members, ensembles in by_members.items():
         found = task.oracles[ensembles[0]].estimate
-        value, low, high = (amount(task.headline, figure) for figure in (found.value, found.low, found.high))
+        value = value_with_interval(task.headline.unit, found.value, found.low, found.high)
         beside = ", ".join(
-            f"{name} {amount(task.headline, task.estimates[name].value)}" for name in (*members, *ensembles)
+            f"{name} {amount(task.headline.unit, task.estimates[name].value)}" for name in (*members, *ensembles)
         )
         yield (
-            f"{task.task.name}: oracle-any of {_listed(list(members))} {value} [{low}, {high}] (n = {found.n}), each "
+            f"{task.task.name}: oracle-any of {_listed(list(members))} {value} (n = {found.n}), each "
             f"document by the member that did best on it; alone and together: {beside}."
         )
 
@@ -77,8 +79,8 @@ def _blindness(task: TaskComparison, differences: dict[str, Difference]) -> str:
     size = f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
     if any(limit != limit for limit in limits):  # noqa: PLR0124  (NaN: no difference is large enough)
         return f"{size} is too few to show any difference"
-    seen = " to ".join(dict.fromkeys(amount(task.headline, limit) for limit in (min(limits), max(limits))))
-    return f"a true difference below {seen} {unit(task.headline)} is likely to be missed at {size}"
+    seen = " to ".join(dict.fromkeys(amount(task.headline.unit, limit) for limit in (min(limits), max(limits))))
+    return f"a true difference below {seen} {difference_unit(task.headline.unit)} is likely to be missed at {size}"
 
 
 def _listed(names: list[str]) -> str:

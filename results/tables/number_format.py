@@ -1,20 +1,39 @@
-"""Metrics as text: units, amounts, and differences with their intervals."""
+"""Metrics as text: headings, values, intervals and differences; fractions are shown in percent."""
 
-from crosstok.results.compare.answers import Headline
+import math
+
 from crosstok.results.compare.statistics import Difference
+from crosstok.results.store.records import FRACTION
 
 
-def unit(headline: Headline) -> str:
+def scale(unit: str) -> float:
+    """Return the factor from a stored value to the one that is shown."""
+    return 100.0 if unit == FRACTION else 1.0
+
+
+def heading(metric: str, unit: str) -> str:
+    """Return a metric with its unit, as the heading of a column or the label of an axis."""
+    return f"{metric}, %" if unit == FRACTION else unit
+
+
+def difference_unit(unit: str) -> str:
     """Return the unit of differences: percentage points for fractions."""
-    return "points" if headline.unit == "fraction" else headline.unit
+    return "points" if unit == FRACTION else unit
 
 
-def amount(headline: Headline, value: float, sign: str = "") -> str:
-    """Return a difference as a figure in :func:`unit`."""
-    return f"{100 * value:{sign}.1f}" if headline.unit == "fraction" else f"{value:{sign}.4f}"
+def amount(unit: str, value: float, sign: str = "") -> str:
+    """Return a value or difference as text, without its unit; ``sign`` is that of the format specification."""
+    return f"{100 * value:{sign}.1f}" if unit == FRACTION else f"{value:{sign}.4f}"
 
 
-def with_interval(headline: Headline, difference: Difference) -> str:
+def value_with_interval(unit: str, value: float, low: float | None, high: float | None) -> str:
+    """Return a value and its interval, which is left out where there is none."""
+    if low is None or high is None or math.isnan(low):
+        return amount(unit, value)
+    return f"{amount(unit, value)} [{amount(unit, low)}, {amount(unit, high)}]"
+
+
+def with_interval(unit: str, difference: Difference) -> str:
     """Return a difference and its interval with signs."""
-    value, low, high = (amount(headline, figure, "+") for figure in (difference.value, difference.low, difference.high))
+    value, low, high = (amount(unit, figure, "+") for figure in (difference.value, difference.low, difference.high))
     return f"{value} [{low}, {high}]"

@@ -8,7 +8,7 @@ import numpy as np
 from crosstok.results.compare.seeds import METHOD, MethodRow
 from crosstok.results.compare.statistics import SIGNIFICANT
 from crosstok.results.store.records import Run
-from crosstok.results.tables.number_format import amount, unit, with_interval
+from crosstok.results.tables.number_format import amount, difference_unit, heading, value_with_interval, with_interval
 from crosstok.results.tables.table import Block, Entry, Layout
 
 if TYPE_CHECKING:
@@ -53,16 +53,16 @@ def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
             [
                 Entry(row.method),
                 Entry(_interval(row), best=row.standing == "best", tied=row.standing == "not told from best"),
-                Entry(", ".join(amount(row.headline, value) for value in row.by_seed)),
-                Entry(with_interval(row.headline, row.difference) if row.difference else "-"),
+                Entry(", ".join(amount(row.headline.unit, value) for value in row.by_seed)),
+                Entry(with_interval(row.headline.unit, row.difference) if row.difference else "-"),
                 Entry(f"{row.difference.p:.2g}" if row.difference else "-"),
                 Entry(_outcome(row)),
             ]
             for row in of_task
         ]
         headline = of_task[0].headline
-        metric = f"{headline.name}, %" if headline.unit == "fraction" else headline.unit
-        header = ["method", metric, "each seed", f"difference, {unit(headline)}", "p", "outcome"]
+        metric = heading(headline.name, headline.unit)
+        header = ["method", metric, "each seed", f"difference, {difference_unit(headline.unit)}", "p", "outcome"]
         blocks.append(Block(f"{task} (n={of_task[0].estimate.n})", header, body, frozenset({2, 5})))
     notes = [
         "Bold: best of its task; ≈: not told from the best.",
@@ -73,8 +73,7 @@ def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
 
 
 def _interval(row: MethodRow) -> str:
-    value, low, high = (amount(row.headline, x) for x in (row.estimate.value, row.estimate.low, row.estimate.high))
-    return f"{value} [{low}, {high}]"
+    return value_with_interval(row.headline.unit, row.estimate.value, row.estimate.low, row.estimate.high)
 
 
 def _outcome(row: MethodRow) -> str:
@@ -82,5 +81,5 @@ def _outcome(row: MethodRow) -> str:
     if found is None:
         return "-"
     if found.p >= SIGNIFICANT:
-        return f"not told apart (misses below {amount(row.headline, found.detectable)})"
+        return f"not told apart (misses below {amount(row.headline.unit, found.detectable)})"
     return "better" if (found.value > 0) == row.headline.higher_is_better else "worse"

@@ -4,7 +4,6 @@ Written as one page without a script and as one SVG per task, each replaced whol
 page never meets half of it.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,11 @@ from crosstok.errors import UserError
 from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.contrast import Side
 from crosstok.results.compare.statistics import Estimate
-from crosstok.results.tables.number_format import amount
+from crosstok.results.tables.number_format import value_with_interval
 from crosstok.results.web.page import visible
+from crosstok.results.web.templates import render_template, replace_file
+
+_TEMPLATE = Path(__file__).parent / "site" / "curve.html.j2"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ def write_curve(curve: Curve, folder: Path) -> Path:
         UserError: the folder cannot be written.
 
     """
-    import jinja2  # noqa: PLC0415  (only pages need it)
-    from markupsafe import Markup  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415  (only pages need it)
 
     from crosstok.results.web import plots  # noqa: PLC0415  (loads matplotlib)
 
@@ -53,12 +54,8 @@ def write_curve(curve: Curve, folder: Path) -> Path:
         headline = _headline(curve, task)
         drawings[task] = plots.steps(points, _estimate(curve.baseline, task), visible(task), headline)
     rows = [_Row(side.name, [_text(curve, side, task) for task in tasks]) for side in curve.checkpoints]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "site"), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True,
-    )  # fmt: skip
-    text = environment.get_template("curve.html.j2").render(
-        title=curve.title, tasks=tasks, rows=rows, baseline=curve.baseline.name,
+    text = render_template(
+        _TEMPLATE, title=curve.title, tasks=tasks, rows=rows, baseline=curve.baseline.name,
         reference=[_text(curve, curve.baseline, task) for task in tasks],
         # Our own SVG, in which matplotlib has escaped every name.
         drawings=[(task, Markup(drawing)) for task, drawing in drawings.items() if drawing],  # noqa: S704
@@ -67,8 +64,8 @@ def write_curve(curve: Curve, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for task, drawing in drawings.items():
             if drawing:
-                _replace(folder / f"{_file_name(task)}.svg", drawing.replace("currentColor", "#1b1f24"))
-        _replace(folder / "index.html", text)
+                replace_file(folder / f"{_file_name(task)}.svg", drawing.replace("currentColor", "#1b1f24"))
+        replace_file(folder / "index.html", text)
     except OSError as error:
         raise UserError(f"The curve in {folder} cannot be written: {error.strerror}.") from error
     return folder / "index.html"
@@ -92,15 +89,9 @@ def _text(curve: Curve, side: Side, task: str) -> str:
     problem = side.problem(task).partition(": ")[2] if task in side.cells else "not measured"
     if estimate is None:
         return problem or "-"
-    figures = [amount(_headline(curve, task), value) for value in (estimate.value, estimate.low, estimate.high)]
-    return f"{figures[0]} [{figures[1]}, {figures[2]}]{f' ({problem})' if problem else ''}"
+    shown = value_with_interval(_headline(curve, task).unit, estimate.value, estimate.low, estimate.high)
+    return f"{shown} ({problem})" if problem else shown
 
 
 def _file_name(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", task).strip(".-") or "task"
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

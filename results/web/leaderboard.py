@@ -21,11 +21,12 @@ from crosstok.fingerprint import fingerprint
 from crosstok.results.compare.task_means import Mean
 from crosstok.results.store.store import Store
 from crosstok.results.tables.costs import VIEW_BYTES
-from crosstok.results.tables.number_format import amount, unit, with_interval
+from crosstok.results.tables.number_format import amount, difference_unit, heading, scale, with_interval
 from crosstok.results.web import plots
 from crosstok.results.web.answers import write_answers
 from crosstok.results.web.leaderboard_data import Board, Column, Entrant, Place, board
 from crosstok.results.web.page import visible
+from crosstok.results.web.templates import render_template
 
 MARK = ".crosstok-leaderboard"
 """A file that tells a leaderboard from a folder that must not be replaced."""
@@ -103,15 +104,10 @@ class _Notes:
 
 class _Site:
     def __init__(self, store: Store, shown: Board, folder: Path, students: Path | None) -> None:
-        import jinja2  # noqa: PLC0415  (`--help` imports nothing of this)
-
         self.store = store
         self.board = shown
         self.folder = folder
         self.students = students
-        self.templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_SITE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-        )
         self.slugs = {one.name: _slug(one.name, one.fingerprint[:8]) for one in shown.entrants}
         self.task_slugs = {
             one.task.name: _slug(one.task.name, fingerprint([one.task.name])[:4]) for one in shown.columns
@@ -137,7 +133,7 @@ class _Site:
 
     def _page(self, template: str, path: str, **content: Any) -> None:
         root = "../" if "/" in path else ""
-        text = self.templates.get_template(template).render(root=root, baseline=self.board.baseline, **content)
+        text = render_template(_SITE / template, root=root, baseline=self.board.baseline, **content)
         (self.folder / path).write_text(text, encoding="utf-8")
 
     def _index(self, drawn: dict[str, list[tuple[str, Any]]]) -> None:
@@ -229,12 +225,15 @@ class _Site:
 
     def _task_plots(self, column: Column) -> list[tuple[str, Any]]:
         name = visible(column.task.name)
-        scale = 100.0 if column.headline.unit == "fraction" else 1.0
+        factor = scale(column.headline.unit)
         differences = [(visible(key), place.difference) for key, place in column.places.items() if place.difference]
-        metric = f"{column.headline.name}, %" if scale == 100 else column.headline.unit
+        metric = heading(column.headline.name, column.headline.unit)
         drawings = {
             f"{name}: paired differences from {self.board.baseline} with 95 % intervals, as in the table": plots.forest(
-                differences, f"{name}: difference from {visible(self.board.baseline)}", unit(column.headline), scale
+                differences,
+                f"{name}: difference from {visible(self.board.baseline)}",
+                difference_unit(column.headline.unit),
+                factor,
             )
         }
         for key, said, short, one, less in _COSTS:
@@ -244,7 +243,7 @@ class _Site:
                 if place.comparable and place.estimate and place.cost.get(key)
             ]
             axes = plots.Trade(said, less, metric, column.headline.higher_is_better)
-            drawings[f"{name}: score against {said}"] = plots.pareto(points, f"{name}: score and {short}", axes, scale)
+            drawings[f"{name}: score against {said}"] = plots.pareto(points, f"{name}: score and {short}", axes, factor)
         return _markup(drawings)
 
     def _kinds(self) -> list[tuple[str, Any]]:
@@ -294,12 +293,12 @@ def _shown(column: Column, place: Place | None, notes: _Notes) -> dict[str, Any]
     if place is None:
         return None
     estimate = place.estimate
-    scale, digits = (100, 1) if column.headline.unit == "fraction" else (1, 4)
+    unit = column.headline.unit
     value, interval, sort = "-", "", ""
     if estimate and estimate.value == estimate.value:
-        value, sort = f"{scale * estimate.value:.{digits}f}", repr(estimate.value)
+        value, sort = amount(unit, estimate.value), repr(estimate.value)
         if estimate.low == estimate.low:
-            interval = f"{scale * estimate.low:.{digits}f} to {scale * estimate.high:.{digits}f}"
+            interval = f"{amount(unit, estimate.low)} to {amount(unit, estimate.high)}"
         if estimate.n != column.task.documents:
             interval = f"{interval}, n={estimate.n}".lstrip(", ")
     return {"value": value, "interval": interval, "sort": sort, "standing": place.standing, "notes": notes.of(place)}
@@ -311,13 +310,13 @@ def _row(  # noqa: PLR0917
     found = place.difference
     cost = {**_NO_COST, **place.cost}
     flops = cost["flops_per_byte"]
-    change, _, interval = with_interval(column.headline, found).partition(" [") if found else ("", "", "")
+    change, _, interval = with_interval(column.headline.unit, found).partition(" [") if found else ("", "", "")
     return {
         "name": name,
         "href": href,
         "unit": small,
         "place": _shown(column, place, notes),
-        "difference": f"{change} {unit(column.headline)}" if found else "-",
+        "difference": f"{change} {difference_unit(column.headline.unit)}" if found else "-",
         "difference_interval": interval.rstrip("]").replace(",", " to"),
         "difference_value": found.value if found and found.value == found.value else None,
         "p": _p(found.p) if found else "-",
@@ -341,7 +340,7 @@ def _limit(column: Column, found: Any) -> str:
     """Return what a comparison that found nothing could not have seen."""
     if found.p < 0.05 or found.detectable != found.detectable or not found.detectable:
         return ""
-    return f"misses below {amount(column.headline, found.detectable)}"
+    return f"misses below {amount(column.headline.unit, found.detectable)}"
 
 
 def _model_facts(entrant: Entrant) -> list[tuple[str, str]]:
@@ -364,13 +363,13 @@ def _plain(value: Any) -> str:
 
 def _small(column: Column) -> str:
     headline = column.headline
-    metric = f"{headline.name}, %" if headline.unit == "fraction" else headline.unit
+    metric = heading(headline.name, headline.unit)
     return f"{metric} {'↑' if headline.higher_is_better else '↓'} n={column.task.documents}"
 
 
 def _mean_head(one: Mean) -> dict[str, str]:
     headline = one.headline
-    metric = f"{headline.name}, %" if headline.unit == "fraction" else headline.unit
+    metric = heading(headline.name, headline.unit)
     return {
         "name": f"mean {headline.name}",
         "small": f"{metric} {'↑' if headline.higher_is_better else '↓'} over {len(one.tasks)} tasks",
@@ -381,11 +380,11 @@ def _mean_head(one: Mean) -> dict[str, str]:
 def _mean(one: Mean, name: str) -> dict[str, Any]:
     """Return the mean of an entrant; a dash where it lacks one of the tasks."""
     found = one.of_model.get(name)
-    scale, digits = (100, 1) if one.headline.unit == "fraction" else (1, 4)
+    unit = one.headline.unit
     if found is None:
         return {"value": "-", "sort": "", "interval": ""}
-    interval = f"{scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}" if found.low == found.low else ""
-    return {"value": f"{scale * found.value:.{digits}f}", "sort": repr(found.value), "interval": interval}
+    interval = f"{amount(unit, found.low)} to {amount(unit, found.high)}" if found.low == found.low else ""
+    return {"value": amount(unit, found.value), "sort": repr(found.value), "interval": interval}
 
 
 def _figure(value: float | None, form: str) -> dict[str, Any]:

@@ -5,9 +5,7 @@ the template, control characters are shown as pictures, sizes are capped, and a 
 stands behind that.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from crosstok.results.compare.comparison import TaskComparison, compare
 from crosstok.results.store.records import Run
 from crosstok.results.store.store import Store
 from crosstok.results.tables.frame import frame_of, render
+from crosstok.results.web.templates import render_template, replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +26,7 @@ DOCUMENTS = 60
 CHARACTERS = 4000
 """Of one answer, prompt or error."""
 
+_TEMPLATE = Path(__file__).parent / "page.html.j2"
 _CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
 
 
@@ -73,14 +73,10 @@ def write_page(store: Store, run: Run | str | None, path: Path) -> Path:
 
     """
     text = page(store, run if isinstance(run, Run) else store.run(run))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        replace_file(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         hint = "Choose another path for the page."
         raise UserError(f"The page {path} cannot be written: {error.strerror}.", hint=hint) from error
     return path
@@ -88,16 +84,13 @@ def write_page(store: Store, run: Run | str | None, path: Path) -> Path:
 
 def page(store: Store, run: Run) -> str:
     """Return the page of a run as HTML."""
-    import jinja2  # noqa: PLC0415  (only the page needs it)
-    from markupsafe import Markup  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415  (only pages need it)
 
     comparison = compare(store, run)
     frame = frame_of(store, comparison)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     # The two fragments that are markup already escape every name and figure themselves.
-    return environment.get_template("page.html.j2").render(
+    return render_template(
+        _TEMPLATE,
         title=f"{run.suite}: {len(comparison.models)} models, {len(comparison.tasks)} tasks",
         about=run.config.get("about", ""),
         run=run,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.statistics import SIGNIFICANT, Difference, Estimate
+from crosstok.results.store.records import FRACTION
+from crosstok.results.tables.number_format import heading
 from crosstok.results.web.labels import Mark, place
 from crosstok.results.web.svg import BEST, COLOURS, DOT, INK, as_svg, page_figure
 
@@ -32,7 +34,7 @@ def intervals(rows: "pd.DataFrame", title: str) -> str:
     shown = rows.dropna(subset=["value"])
     if shown.empty:
         return ""
-    percent = bool((shown["unit"] == "fraction").all())
+    percent = bool((shown["unit"] == FRACTION).all())
     scale = 100.0 if percent else 1.0
     with page_figure() as figure:
         figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
@@ -209,8 +211,7 @@ def steps(points: Sequence[Step], baseline: Estimate | None, title: str, headlin
     shown = [one for one in points if not math.isnan(one.estimate.value)]
     if not shown:
         return ""
-    percent = headline.unit == "fraction"
-    scale = 100.0 if percent else 1.0
+    scale = 100.0 if headline.is_fraction else 1.0
     places = range(len(shown))
     with page_figure() as figure:
         figure.set_size_inches(max(4.6, 1.5 + 0.32 * len(shown)), 3.0)
@@ -224,7 +225,7 @@ def steps(points: Sequence[Step], baseline: Estimate | None, title: str, headlin
         axes.plot(list(places), [scale * one.estimate.value for one in shown], "o-", color=DOT, markersize=5)
         axes.set_xticks(list(places), [one.name for one in shown], rotation=45, ha="right", fontsize=8)
         axes.grid(axis="y", color=INK, alpha=0.12)
-        unit = f"{headline.name}, %" if percent else headline.unit
+        unit = heading(headline.name, headline.unit)
         axes.set_ylabel(f"{unit} ({'higher' if headline.higher_is_better else 'lower'} is better)")
         axes.set_title(title, fontsize=10, loc="left")
         return as_svg(figure, ["steps", title])

@@ -12,7 +12,6 @@ from crosstok.errors import RunIncomplete, UserError
 from crosstok.harness.cli.app import main
 from crosstok.harness.jobs.batch_check import batch_reports
 from crosstok.harness.jobs.run import Outcome, require_complete, run_suite
-from crosstok.harness.measure.engines import name_of_source
 from crosstok.harness.openai.generator import ServerGenerator
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.suite import Suite, check_suite
@@ -179,18 +178,19 @@ def test_eval_takes_a_server_and_a_dead_one_is_one_line(
     assert "does not answer" in said[0]
 
 
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("server:http://127.0.0.1:8000/v1#owner/name", "name"),
-        ("server:http://127.0.0.1:8000/v1", "v1"),
-        ("wheel:smollm2-135m-instruct", "smollm2-135m-instruct"),
-        ("hub:owner/name@abc", "name@abc"),
-        ("students/qwen/", "qwen"),
-    ],
-)
-def test_a_source_has_a_short_name(source: str, name: str) -> None:
-    assert name_of_source(source) == name
+def test_the_gate_measures_a_served_model_against_a_run(
+    only_answers: ScriptedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"server:{only_answers.url}#only"
+    with Store(str(tmp_path / "s.db")) as store:
+        baseline = run(suite(source), store).run_id
+    monkeypatch.setattr(
+        "sys.argv", ["crosstok", "gate", source, "--baseline", baseline, "--store", str(tmp_path / "s.db")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0, capsys.readouterr().err
+    assert "only" in capsys.readouterr().out
 
 
 def test_healing_is_part_of_what_a_cell_is(tiny_folder: Path) -> None:

@@ -14,7 +14,8 @@ from crosstok.errors import RunIncomplete, UserError
 from crosstok.harness.generation.answers import Generation
 from crosstok.harness.generation.generator import Generator
 from crosstok.harness.openai.generator import ServerGenerator
-from crosstok.harness.openai.protocol import KEY_VARIABLE, ServerSource, find_served, is_server
+from crosstok.harness.openai.protocol import KEY_VARIABLE, find_served
+from crosstok.model_source import ModelSource
 from crosstok.tasks.task import Generate, Sampling
 
 PROMPTS = ["def mean(", "The sun was up", "class Stack:\n"]
@@ -26,7 +27,7 @@ def _loopback() -> None:
 
 
 def generator(url: str, model: str = "m", **options: Any) -> ServerGenerator:
-    return ServerGenerator(ServerSource(url, model), pause_s=0.01, **options)
+    return ServerGenerator(ModelSource("server", url, served=model), pause_s=0.01, **options)
 
 
 def sort(answers: list[Generation]) -> list[Generation]:
@@ -37,20 +38,16 @@ def sort(answers: list[Generation]) -> list[Generation]:
 
 
 def test_a_source_names_url_and_model() -> None:
-    source = ServerSource.parse("server:http://127.0.0.1:8000/v1/#owner/name")
-    assert source == ServerSource("http://127.0.0.1:8000/v1", "owner/name")
-    assert ServerSource.parse(str(source)) == source
-    assert ServerSource.parse("server:https://host/v1").model == ""
-    assert is_server(str(source))
-    assert not is_server("hub:owner/name")
+    source = ModelSource.parse("server:http://127.0.0.1:8000/v1/#owner/name")
+    assert source == ModelSource("server", "http://127.0.0.1:8000/v1", served="owner/name")
+    assert ModelSource.parse(str(source)) == source
+    assert ModelSource.parse("server:https://host/v1").served == ""
 
 
-@pytest.mark.parametrize(
-    "wrong", ["server:", "server:localhost:8000", "server:ftp://x/v1", "server:http://h:80x/v1", "http://h/v1"]
-)
+@pytest.mark.parametrize("wrong", ["server:", "server:localhost:8000", "server:ftp://x/v1", "server:http://h:80x/v1"])
 def test_what_is_no_url_is_one_clear_line(wrong: str) -> None:
     with pytest.raises(UserError, match="server:http://HOST:PORT"):
-        ServerSource.parse(wrong)
+        ModelSource.parse(wrong)
 
 
 # --- transformers serve ---
@@ -238,7 +235,7 @@ def test_a_server_that_falls_silent_holds_nobody_who_has_heard_enough(scripted: 
 def test_the_only_model_of_a_server_need_not_be_named(scripted: Any) -> None:
     url, _ = scripted(lambda body, _: (404, {"error": "no such model"}))
     found = find_served(f"server:{url}")
-    assert found.source == ServerSource(url, "only")
+    assert found.source == ModelSource("server", url, served="only")
     assert found == find_served(f"server:{url}#only")
     with pytest.raises(UserError, match=r"Unknown model of the server at .*'onyl'. Did you mean 'only'"):
         find_served(f"server:{url}#onyl")
@@ -260,4 +257,4 @@ def test_a_model_is_told_from_another_by_address_name_and_what_lasts(scripted: A
 
 def test_a_model_that_a_server_loads_without_listing_it_is_found(scripted: Any) -> None:
     url, _ = scripted(lambda body, _: (200, {"choices": [{"text": "x"}]}))
-    assert find_served(f"server:{url}#folder/name").source.model == "folder/name"
+    assert find_served(f"server:{url}#folder/name").source.served == "folder/name"
