@@ -1,4 +1,4 @@
-"""Several models answering as one: ``lockstep`` for members of one tokenizer, ``own_tokens`` for all others."""
+"""Ensembles: several models that answer as one, with one tokenizer (``lockstep``) or with several (``own_tokens``)."""
 
 from crosstok.distill.ensemble.lockstep import EnsembleCache, EnsembleConfig, EnsembleForCausalLM
 from crosstok.distill.ensemble.own_tokens import OwnTokensConfig, OwnTokensEnsemble

@@ -1,9 +1,9 @@
-"""What an ensemble whose members have their own tokens is asked in: signs that belong to no member.
+"""Model-independent tokenizer and chat format of an ensemble whose members keep their own tokens.
 
-Members may know conversations by other special tokens, in another order, with headers of other lengths. The ensemble's
-own tokenizer therefore has the ordinary tokens of its first member, under their ids, and six signs of its own: where a
-text begins, who speaks, where a turn ends, padding. Its chat template writes nothing else. From such ids every member
-gets its own prompt, rendered by its own template (``crosstok.distill.ensemble.own_tokens``).
+The members may have different special tokens, turn orders and headers. The ensemble's own tokenizer therefore has the
+ordinary tokens of its first member, with the same ids, and six control tokens of its own, for the start of a text, the
+speakers, the end of a turn, and padding. Its chat template writes nothing else. From such ids, each member's prompt is
+rendered with its own template (``crosstok.distill.ensemble.own_tokens``).
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _TEMPLATE = (
 
 
 def ensemble_tokenizer(first: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of an ensemble: ordinary tokens and ids of its first member, special tokens of its own."""
+    """Return the tokenizer of an ensemble, with ordinary tokens of its first member and its own control tokens."""
     signs = [PAD, BEGIN, END, *SPEAKERS.values()]
     backend = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
     backend.add_special_tokens([AddedToken(sign, normalized=False, special=True) for sign in signs])
@@ -45,18 +45,18 @@ def ensemble_tokenizer(first: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What the ids of one row say: finished messages, if it is a conversation, and ordinary tokens behind them."""
+    """The content of one row: the finished messages of a conversation, and the ordinary tokens after them."""
 
     messages: tuple[Message, ...] | None
-    """None for a plain text."""
+    """None for plain text."""
     prompt: tuple[int, ...]
-    """The ids that stand for ``messages`` and for the sign that opens the answer."""
+    """The ids that stand for ``messages`` and for the token that opens the answer."""
     text: tuple[int, ...]
     """The plain text, or the assistant's answer so far."""
 
 
 class Signs:
-    """Reads the ids of an ensemble."""
+    """Parses the ids of an ensemble."""
 
     def __init__(self, tokenbytes: TokenBytes) -> None:
         ids = {name: token for token, name in tokenbytes.specials.items()}
@@ -65,9 +65,9 @@ class Signs:
         self._speakers = {ids[sign]: role for role, sign in SPEAKERS.items()}
 
     def read(self, ids: Sequence[int]) -> Turns:
-        """Return what ``ids`` say; padding and the sign of beginning say nothing.
+        """Parse ``ids``; padding and the start token are ignored.
 
-        Raises UserError for a conversation that does not end with a turn of the assistant's.
+        Raises UserError for a conversation that does not end with an open assistant turn.
         """
         opened = [place for place, token in enumerate(ids) if token in self._speakers]
         if not opened:
@@ -75,7 +75,7 @@ class Signs:
         last = opened[-1]
         if self._speakers[ids[last]] != "assistant" or self.end in ids[last:]:
             raise UserError(
-                "A conversation put to an ensemble must end with an open turn of the assistant's.",
+                "A conversation for an ensemble must end with an open assistant turn.",
                 hint="Render it with add_generation_prompt=True.",
             )
         messages = []

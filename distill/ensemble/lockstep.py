@@ -1,18 +1,18 @@
-"""Several models that share a tokenizer, run in lockstep as one Hugging Face model.
+"""Ensembles of models with the same tokenizer, run in lockstep as one Hugging Face model.
 
-At each position the members' next-token distributions are combined, either as a mean of probabilities (a mixture, the
-default) or as a mean of logits (a normalised geometric mean); what comes out are log-probabilities, which any consumer
-of logits can use as they are. The mixture is computed as ``logsumexp(log p_m + log w_m)`` in fp32, never by adding
-exponentials. Members may be padded to different heights: their softmax is taken over the ids that the shared tokenizer
-has, so no mass leaks into rows that mean nothing.
+At each position, the members' next-token distributions are combined by a mean of probabilities (a mixture, the default)
+or a mean of logits (a normalised geometric mean). The output is log-probabilities, which any consumer of logits can
+use. The mixture is computed in fp32 as ``logsumexp(log p_m + log w_m)``, never as a sum of exponentials. Members may be
+padded to different numbers of rows: each softmax covers the ids of the shared tokenizer only, so padded rows get no
+mass.
 
-An ensemble is a folder: a ``config.json`` that names the members, relative to itself or by source, and the tokenizer.
-It holds no weights. ``AutoModelForCausalLM`` and ``generate`` accept it once this module is imported; members have
-their own key-value caches inside one cache that selects, reorders and crops them together. Matrices that are equal in
-several members (embeddings, or all that LoRA left alone) are kept in memory once.
+An ensemble is a folder without weights. It holds the tokenizer and a ``config.json`` that names the members by source
+or by relative path. ``AutoModelForCausalLM`` and ``generate`` accept it once this module is imported. The key-value
+caches of the members are wrapped in one cache that selects, reorders and crops them together. Matrices that are equal
+in several members (embeddings, or everything that LoRA did not change) are in memory once.
 
-Members are required to have the same tokenizer down to ids, bytes and special tokens; what a mismatch would do is
-average the probabilities of unrelated tokens, so it is refused with the first ids that differ.
+The members' tokenizers must be identical in ids, bytes and special tokens. Otherwise the probabilities of unrelated
+tokens would be averaged, so a mismatch is rejected with a message that lists the first ids that differ.
 """
 
 import math
@@ -38,24 +38,24 @@ COMBINE: tuple[Combine, ...] = ("mean_prob", "mean_logit")
 
 
 class EnsembleConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
-    """Names the members and how they are combined."""
+    """Configuration of an ensemble: the members and how they are combined."""
 
     model_type = ENSEMBLE
 
     members: list[dict[str, Any]] | None = None
-    """For each member its ``source``, ``weight`` and the fingerprint of its ``tokenizer``."""
+    """``source``, ``weight`` and ``tokenizer`` (its fingerprint) of each member."""
     combine: str = "mean_prob"
     vocab_size: int = 0
-    """Ids that the shared tokenizer has; the width of the output."""
+    """Number of ids of the shared tokenizer, which is the width of the output."""
     max_position_embeddings: int | None = None
-    """The shortest context among the members, in tokens."""
+    """Shortest context of the members, in tokens."""
 
 
 class EnsembleCache(Cache):
-    """The caches of all members, which a row operation (select, repeat, reorder, crop) touches together."""
+    """The caches of all members; row operations (select, repeat, reorder, crop) apply to all of them."""
 
     def __init__(self, members: Sequence[Cache]) -> None:
-        # Cache.__init__ would store one list of layers; here they stay with the members, who are called with them.
+        # Cache.__init__ would store one list of layers; here each member's cache keeps its own.
         self.members = list(members)
         self.layer_class_to_replicate = None
         self.offloading = False
@@ -66,17 +66,17 @@ class EnsembleCache(Cache):
         return tuple(layer for member in self.members for layer in member.layers)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of positions that every member has seen."""
+        """Return the number of positions that all members have seen."""
         return self.members[0].get_seq_length(layer_idx)
 
 
 class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]  # as above
-    """Combines members at every position; see the module for what comes out."""
+    """Combines the members at every position; see the module docstring."""
 
     config_class = EnsembleConfig
     config: EnsembleConfig
     main_input_name = "input_ids"
-    _supports_sdpa = True  # decided by each member for itself
+    _supports_sdpa = True  # each member selects its own implementation
 
     def __init__(self, config: EnsembleConfig, members: Sequence[PreTrainedModel]) -> None:
         super().__init__(config)
@@ -97,10 +97,10 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         output_loading_info: bool = False,
         **__: Any,
     ) -> Any:
-        """Load the members that the folder's config names; returns ``(model, report)`` with ``output_loading_info``.
+        """Load the members named in the folder's config. Returns ``(model, report)`` with ``output_loading_info``.
 
-        ``dtype`` is that of all members (default: float32); ``auto`` leaves each in what it is stored in, and members
-        of several types go together. Raises UserError for a ``device_map`` that would cut members to pieces.
+        ``dtype`` applies to all members (default: float32); ``auto`` keeps the stored type of each, and members of
+        different types can be combined. Raises UserError for a ``device_map`` that would split a member.
         """
         if isinstance(dtype, str) and dtype != "auto":
             dtype = torch_dtype(dtype)
@@ -112,13 +112,13 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
 
     @classmethod
     def of_folder(cls, folder: Path, dtype: torch.dtype | str) -> "EnsembleForCausalLM":
-        """Return the ensemble whose members the folder's config names."""
+        """Return the ensemble of the members named in the folder's config."""
         config = EnsembleConfig.from_pretrained(folder)
         return cls(config, [model for _, model in load_members(folder, config, dtype)])
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:
-        """Refuse: the weights stay with the members, whose sources only :func:`save_ensemble` knows."""
-        raise UserError("An ensemble is saved by naming its members.", hint="Use save_ensemble.")
+        """Raise UserError: an ensemble has no weights to save; use :func:`save_ensemble`."""
+        raise UserError("An ensemble has no weights to save.", hint="Use save_ensemble.")
 
     @property
     def _models(self) -> list[PreTrainedModel]:
@@ -129,22 +129,22 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         return self._models[0].get_input_embeddings()
 
     def get_output_embeddings(self) -> None:
-        """Return None: the output is no matrix product."""
+        """Return None: an ensemble has no output matrix."""
         return
 
     @property
     def device(self) -> torch.device:
-        """Where the first member is, and inputs belong."""
+        """Device of the first member, on which inputs are expected."""
         return self._models[0].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the members' weights; the output is float32 always."""
+        """Type of the members' weights; the output is always float32."""
         return self._models[0].dtype
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Tell ``generate`` to leave the cache to :meth:`forward`, which makes the one that fits the members."""
+        """Tell ``generate`` to leave the cache to :meth:`forward`."""
         return False
 
     def new_cache(self) -> EnsembleCache:
@@ -163,11 +163,11 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         labels: torch.Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and the cache if asked for.
+        """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and optionally the cache.
 
-        ``attention_mask`` ``[batch, columns]`` may be left-padded; it and ``position_ids`` reach every member as given.
-        A sequence of masks holds one for each member, of whatever form that member takes. With ``labels``
-        ``[batch, columns]`` (-100: not counted) their mean loss comes too, in nats, as of any causal language model.
+        ``attention_mask`` ``[batch, columns]`` may be left-padded; it and ``position_ids`` are passed to every member.
+        A sequence of masks has one per member, in any form that the member accepts. With ``labels`` ``[batch,
+        columns]`` (-100: ignored), the output includes the mean cross-entropy in nats.
         """
         if past_key_values is None and use_cache:
             past_key_values = self.new_cache()
@@ -193,7 +193,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         return CausalLMOutputWithPast(loss=loss, logits=combined, past_key_values=past_key_values)
 
     def _add(self, combined: torch.Tensor | None, logits: torch.Tensor, share: float) -> torch.Tensor:
-        """Add one member's share, so that only two members' logits are in memory at a time."""
+        """Add one member's contribution; only two members' logits are in memory at a time."""
         if self.config.combine == "mean_logit":
             return share * logits if combined is None else combined.add_(logits, alpha=share)
         weighted = logits.log_softmax(dim=-1) + math.log(share)
@@ -212,12 +212,12 @@ def _own_mask(masks: torch.Tensor | Sequence[Any] | None, index: int, device: to
 
 
 def _one_device(device_map: Any) -> torch.device:
-    """Return the device of a map that leaves the model whole."""
+    """Return the single device of a device map that does not split the model."""
     whole: Any = device_map.get("") if isinstance(device_map, dict) and len(device_map) == 1 else device_map
     try:
         return torch.device(whole)
     except (TypeError, RuntimeError) as error:
         raise UserError(
-            f"The members of an ensemble are not cut to pieces: device_map={device_map!r}.",
-            hint='Name one device for all of it: device_map="cuda:0".',
+            f"The members of an ensemble cannot be split over devices: device_map={device_map!r}.",
+            hint='Use a single device: device_map="cuda:0".',
         ) from error

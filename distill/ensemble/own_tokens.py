@@ -1,16 +1,16 @@
-"""Members that read the same text, each in its own tokens, behind the interface of one Hugging Face model.
+"""Ensembles whose members read the same text in their own tokens, behind the interface of one Hugging Face model.
 
-Three kinds of ensembles need this (``vocabularies`` says how their distributions are put on one vocabulary): members
-that share ordinary tokens but keep their own special tokens and chat templates; and, as baselines, members of unlike
-tokenizers combined by nearest tokens (MinED) or by a union of top-k tokens. Each member gets its own prompt: a
-conversation is rendered by its own template, a text begins with its own BOS (or, lacking one, its end-of-text token).
+There are three kinds (see ``vocabularies`` for how the distributions are mapped to one vocabulary): members that share
+ordinary tokens but keep their own special tokens and chat templates; and, as baselines, members with different
+tokenizers combined by nearest tokens (MinED) or by a union of top-k tokens. Each member gets its own prompt:
+conversations are rendered with its own template, and texts begin with its BOS or, without one, its end-of-text token.
 
-The sign that ends an answer takes the probability that a member gives to all of its own ends together; published code
-looks at one of them and then waits for a model whose end of turn is another one. Special tokens have no other share.
+The token that ends an answer gets the total probability of all end tokens of a member. Published code considers only
+one of them, and then waits for a model that ends its turns with another one. Other special tokens get no probability.
 
-MinED as published appends to each member the *mapped* token, so that a member reads bytes that nobody wrote; here all
-members read the text that the ensemble wrote. What a member of another tokenizer makes of a text can change at its end
-with every token, so these two baselines answer from the text so far and not from how it came about.
+The published MinED appends the *mapped* token to each member's text, so that members read bytes that were never
+written. Here, all members read the text that the ensemble wrote. As the encoding of a text by another tokenizer can
+change at its end with every token, these two baselines re-encode the text so far.
 """
 
 import math
@@ -44,30 +44,30 @@ from crosstok.distill.tokenizers.roles import Roles, adds_bos, generation_ends
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
-_UNREAD = -1  # a column whose meaning a member cannot tell: a sign of the ensemble's inside of a conversation
+_UNREAD = -1  # a column without a counterpart in a member's prompt: a control token inside a conversation
 
 
 class OwnTokensConfig(EnsembleConfig):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
-    """Names the members, how they are combined, and how their vocabularies are."""
+    """Configuration of the ensemble, including how the vocabularies are mapped."""
 
     model_type = OWN_TOKENS
 
     tokens: str = "shared"
     """``shared``, ``mined`` or ``union``."""
     top_k: int = 10
-    """How many tokens of each member a union takes."""
+    """Number of tokens that each member contributes to a union."""
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A member and its way to read and to answer."""
+    """A member and how it reads and answers."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     tokenbytes: TokenBytes
     bos_id: int | None
     first_id: int
-    """In front of every text: its BOS, or its end-of-text token."""
+    """Id at the start of every text: the BOS, or the end-of-text token."""
     stop_ids: tuple[int, ...]
     maps: dict[str, Ids]
 
@@ -75,7 +75,7 @@ class Member:
     def of(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, maps: dict[str, Ids], name: str = "a member"
     ) -> "Member":
-        """Return ``model`` as a member. Raises UserError where nothing can stand in front of a text."""
+        """Return ``model`` as a member. Raises UserError for a tokenizer without BOS and end-of-text token."""
         tokenbytes, roles = TokenBytes.from_tokenizer(tokenizer), Roles.from_tokenizer(tokenizer)
         bos = roles.bos if adds_bos(tokenizer, roles.bos) else None
         first = roles.end_of_text if bos is None else bos
@@ -91,21 +91,21 @@ class _Row:
 
     own: list[int]
     behind: list[int]
-    """For each id of the ensemble's that says text, the place in ``own`` behind which its follower is predicted."""
+    """For each content id of the ensemble, the index in ``own`` after which the next token is predicted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Vote:
-    """What one member says."""
+    """The output of one member."""
 
     scores: Tensor
-    """Logits over the ensemble's ids, ``[rows, columns, V]``, -inf for those that it has no token for."""
+    """Logits over the ensemble's ids, ``[rows, columns, V]``; -inf for ids without a counterpart."""
     choices: Tensor | None
-    """For a union: which ids the member puts up."""
+    """For a union: the ids that the member contributes."""
 
 
 class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  # as above
-    """See the module. ``tokenizer`` is the ensemble's own, ``members`` what :meth:`Member.of` returns."""
+    """See the module docstring. ``tokenizer`` is the ensemble's own, ``members`` are made with :meth:`Member.of`."""
 
     config_class = OwnTokensConfig
     config: OwnTokensConfig
@@ -120,13 +120,13 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         self._readings = [OwnReading(member.model) for member in members]
         self._prompts: dict[tuple[int, History], list[int]] = {}
         self._maps = [self._index(member) for member in members]
-        if config.tokens == "shared":  # what one member cannot say is not said
+        if config.tokens == "shared":  # only tokens that all members have
             unshared = torch.stack([missing for _, missing in self._maps]).any(dim=0)
             self._maps = [(index, unshared) for index, _ in self._maps]
 
     @classmethod
     def of_folder(cls, folder: Path, dtype: torch.dtype | str) -> "OwnTokensEnsemble":
-        """Return the ensemble whose members the folder's config names."""
+        """Return the ensemble of the members named in the folder's config."""
         config = OwnTokensConfig.from_pretrained(folder)
         maps = load_file(folder / MAPS)
         members = []
@@ -138,34 +138,34 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
 
     @property
     def passes(self) -> list[int]:
-        """Passes through each member since it was loaded."""
+        """Number of forward passes of each member since it was loaded."""
         return [reading.passes for reading in self._readings]
 
     def forget(self) -> None:
-        """Drop what members have computed of rows that may still be continued."""
+        """Drop the members' caches of rows that could still be continued."""
         for reading in self._readings:
             reading.forget()
 
     def new_cache(self) -> Any:
-        """Return an empty cache: of the ids read so far, by which members find what they have computed."""
+        """Return an empty cache, which holds the ids read so far; members find their own caches by these."""
         return DynamicCache()
 
     def forward(  # noqa: PLR0917  (the signature of every causal language model)
         self,
         input_ids: Tensor,
         attention_mask: Tensor | Sequence[Any] | None = None,
-        position_ids: Tensor | None = None,  # noqa: ARG002  (positions are the members' own)
+        position_ids: Tensor | None = None,  # noqa: ARG002  (each member has its own positions)
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and the cache if asked for.
+        """Return log-probabilities ``[batch, positions, vocab_size]`` in float32 as logits, and optionally the cache.
 
-        NaN stands at columns of signs whose place a member's own prompt does not have.
+        Columns of control tokens that have no place in a member's own prompt are NaN.
         """
         if attention_mask is not None and not isinstance(attention_mask, Tensor):
-            raise TypeError("an ensemble of own tokens takes masks of columns only")
+            raise TypeError("this ensemble takes attention masks of shape [batch, columns] only")
         rows, columns = input_ids.shape
         if past_key_values is None and use_cache:
             past_key_values = self.new_cache()
@@ -180,13 +180,13 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         if columns == 1 or (isinstance(logits_to_keep, int) and logits_to_keep == 1):
             votes = self._last(histories, columns)
         elif seen.shape[1] != columns:
-            raise ValueError("an ensemble of own tokens scores whole texts, or continues by single tokens")
+            raise ValueError("this ensemble scores whole texts or continues by single tokens")
         else:
             votes = self._everywhere(histories, columns)
         return CausalLMOutputWithPast(logits=self._combined(votes), past_key_values=past_key_values)
 
     def _last(self, histories: Sequence[History], columns: int) -> list[_Vote]:
-        """Return what each member says behind the last token, ``[rows, 1, V]``."""
+        """Return each member's output after the last token, ``[rows, 1, V]``."""
         before = [history[: max(0, len(history) - columns)] for history in histories]
         votes = []
         for number, (member, reading) in enumerate(zip(self._apart, self._readings, strict=True)):
@@ -195,7 +195,7 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         return votes
 
     def _everywhere(self, histories: Sequence[History], columns: int) -> list[_Vote]:
-        """Return what each member says behind every token, ``[rows, columns, V]``; NaN where it cannot tell."""
+        """Return each member's output after every token, ``[rows, columns, V]``; NaN where it has none."""
         votes = []
         for number, (member, reading) in enumerate(zip(self._apart, self._readings, strict=True)):
             rows = [self._row(number, member, history) for history in histories]
@@ -212,7 +212,7 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         return votes
 
     def _row(self, number: int, member: Member, history: History) -> _Row:
-        """Return what ``history`` is in the tokens of ``member``."""
+        """Return ``history`` in the tokens of ``member``."""
         turns = self._signs.read(history)
         if turns.messages is None:
             prompt, opening = [member.first_id], [0] * (len(history) > 0 and history[0] == self._signs.begin)
@@ -235,9 +235,9 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         return ids
 
     def _spelt(self, member: Member, ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return ordinary ids of the ensemble's in the member's tokens, and how many of these stand before each end.
+        """Return ordinary ids of the ensemble in the member's tokens, and how many of these precede each end.
 
-        The sign of an end inside of a text is its end-of-text token, as it stands between two documents.
+        An end token inside a text becomes the member's end-of-text token, as between two documents.
         """
         if self.config.tokens == "shared":
             index = member.maps["to_member"]
@@ -245,8 +245,8 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
             if NONE in own:
                 data = self._tokens.table[ids[own.index(NONE)]]
                 raise UserError(
-                    f"A member has no token for {data!r}, which the text is written with.",
-                    hint="Use tokens: mined or union for members of unlike vocabularies.",
+                    f"A member has no token for {data!r}, which occurs in the text.",
+                    hint="Use tokens: mined or union for members with different vocabularies.",
                 )
             return own, list(range(1, len(own) + 1))
         own, behind, begin = [], [], 0
@@ -265,12 +265,12 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         return own, behind
 
     def _index(self, member: Member) -> tuple[Tensor, Tensor]:
-        """Return the member's id for each id of the ensemble's, 0 for those without one, and which those are."""
+        """Return the member's id for each id of the ensemble, 0 for those without one, and a mask of those with one."""
         index = torch.from_numpy(member.maps["to_member"].copy())
         return index.clamp(min=0), index == NONE
 
     def _vote(self, number: int, logits: Tensor) -> _Vote:
-        """Return what a member's logits ``[..., own V]`` say of the ensemble's ids."""
+        """Map a member's logits ``[..., own V]`` to the ensemble's ids."""
         index, missing = (part.to(logits.device) for part in self._maps[number])
         scores = logits[..., index].float()
         scores[..., missing] = -math.inf
@@ -279,11 +279,13 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
             return _Vote(scores, None)
         member = self._apart[number]
         to_ensemble = torch.from_numpy(member.maps["to_ensemble"].copy()).to(logits.device)
-        to_ensemble[list(member.stop_ids)] = self._signs.end  # of special tokens only the ends have a place
+        to_ensemble[list(member.stop_ids)] = self._signs.end  # of the special tokens, only the end tokens are mapped
         top_k = min(self.config.top_k, len(to_ensemble))
         best = to_ensemble[logits[..., : len(to_ensemble)].topk(top_k).indices]
         choices = torch.zeros(*scores.shape[:-1], scores.shape[-1] + 1, dtype=torch.bool, device=scores.device)
-        choices.scatter_(-1, best.where(best != NONE, scores.shape[-1]), value=True)  # the last is of those without
+        choices.scatter_(
+            -1, best.where(best != NONE, scores.shape[-1]), value=True
+        )  # the last column collects ids without a counterpart
         return _Vote(scores, choices[..., :-1])
 
     def _combined(self, votes: Sequence[_Vote]) -> Tensor:
@@ -293,7 +295,7 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
             if vote.choices is not None:
                 left_out = ~vote.choices.to(device)
                 excluded = left_out if excluded is None else excluded & left_out
-        if excluded is not None:  # where all put up nothing but special tokens, anything may follow
+        if excluded is not None:  # if all members contribute special tokens only, nothing is excluded
             excluded = excluded & ~excluded.all(dim=-1, keepdim=True)
         combined: Tensor | None = None
         for vote, share in zip(votes, self._shares, strict=True):

@@ -1,13 +1,13 @@
-"""One member reads what was said so far in its own tokens, and computes only what is new.
+"""Incremental reading of a text in a member's own tokens, with key-value caches that are found by content.
 
-After each token of the ensemble's a member's own tokens of the whole text may change at their end ("wor" + "ld" is one
-token to it), so its key-value cache cannot simply be appended to. What has been computed is therefore found by content:
-a row looks up the batch in which its history, less the tokens of this pass, was read; the cache is kept as far as the
-own ids agree; the rest is read anew. Whoever moves rows about (beam search, rows that end, many samples of one prompt)
-moves nothing here, and a row that is not found is read from its beginning: slower, never wrong.
+After each token of the ensemble, a member's encoding of the text may change at its end ("wor" + "ld" becomes one
+token), so its key-value cache cannot simply be extended. Caches are therefore found by content: a row looks up the
+batch in which its history, without the tokens of this pass, was read. The cache is kept up to the first id that
+differs, and the rest is read again. Code that moves rows (beam search, finished rows, several samples of one prompt)
+need not know of this; a row that is not found is read from its start, which is slower but never wrong.
 
-All rows of a pass read equally many tokens, those that need fewer read some again, so padding is on the left alone and
-sliding windows see what they would see in a row by itself.
+All rows of a pass read the same number of tokens; rows that need fewer read some again. Padding is then on the left
+only, and sliding windows see the same positions as in a row by itself.
 """
 
 import inspect
@@ -22,8 +22,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 History = tuple[int, ...]
-"""All ids of the ensemble's that a row has been given."""
-_KEPT = 4  # batches of prompts that may still be continued
+"""All ids of the ensemble that a row has received."""
+_KEPT = 4  # batches whose caches are kept
 
 
 @dataclass(slots=True)
@@ -42,26 +42,26 @@ class OwnReading:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.passes = 0
-        """Passes through the model."""
+        """Number of forward passes."""
         self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._prompts: deque[_Batch] = deque(maxlen=_KEPT)
         self._running: _Batch | None = None
 
     def forget(self) -> None:
-        """Drop all that was computed."""
+        """Drop all caches."""
         self._prompts.clear()
         self._running = None
 
     def whole(self, own: Sequence[list[int]]) -> Tensor:
-        """Return the logits behind every token, ``[rows, longest, V]``, rows padded on the left."""
+        """Return the logits after every token, ``[rows, longest, V]``, left-padded."""
         logits, _ = self._read(own, [], 0, everywhere=True)
         return logits
 
     def last(self, before: Sequence[History], now: Sequence[History], own: Sequence[list[int]]) -> Tensor:
-        """Return the logits behind the last token of each row, ``[rows, V]``.
+        """Return the logits after the last token of each row, ``[rows, V]``.
 
-        ``before`` and ``now`` are the histories without and with what this pass adds; ``own`` the ids of the whole
-        text in the model's own tokens.
+        ``before`` and ``now`` are the histories without and with the tokens of this pass; ``own`` are the ids of the
+        whole text in the model's own tokens.
         """
         found = [self._find(history) for history in before]
         known = [row for row, place in enumerate(found) if place is not None]
@@ -98,9 +98,9 @@ class OwnReading:
         *,
         everywhere: bool = False,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Read what the ``columns`` of ``layers`` lack.
+        """Read the ``columns`` that ``layers`` lack.
 
-        Returns the logits of the last column, or of all that was read, and all layers.
+        Returns the logits of the last column or of all columns read, and all layers.
         """
         longest = max(len(ids) for ids in own)
         new = longest - columns
@@ -109,11 +109,11 @@ class OwnReading:
         ids = torch.zeros(len(own), longest, dtype=torch.long)
         for row, numbers in enumerate(own):
             ids[row, longest - len(numbers) :] = torch.tensor(numbers)
-        cache = DynamicCache()  # full layers throughout: what a sliding window hides, its mask hides
+        cache = DynamicCache()  # full layers only: sliding windows are applied by their masks
         for keys, values in layers:
             layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
             layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values  # `update` would copy them
+            layer.keys, layer.values = keys, values  # update() would copy them
             cache.layers.append(layer)
         device = self.model.device
         output: Any = self.model(
@@ -129,13 +129,13 @@ class OwnReading:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return how many ids at their beginning agree, at most all but the last of ``right``."""
+    """Return the length of the common prefix, at most all but the last of ``right``."""
     limit = min(len(left), len(right) - 1)
     return next((place for place in range(limit) if left[place] != right[place]), limit)
 
 
 def _gather(sources: Sequence[tuple[_Batch, int]], keep: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Return the layers of the rows ``sources``, the first ``keep[i]`` columns of each, ending in the same column."""
+    """Return the layers of the rows ``sources``, the first ``keep[i]`` columns of each, right-aligned."""
     width = max(keep)
     if width == 0:
         return []

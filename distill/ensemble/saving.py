@@ -1,4 +1,4 @@
-"""Writing the folder of an ensemble: who its members are, whether they fit, and what they read."""
+"""Creation of ensemble folders: validation of the members, configuration, tokenizer and provenance."""
 
 import os
 import re
@@ -31,12 +31,19 @@ def save_ensemble(
     tokens: Tokens = "same",
     top_k: int = 10,
 ) -> Path:
-    """Write the folder of an ensemble of ``sources``; folders are named relative to it, so the tree can be moved.
+    """Create the folder of an ensemble.
 
-    ``weights`` are positive and need not sum to one. ``tokens`` says how the members' vocabularies go together (see
-    ``vocabularies``), ``top_k`` how many tokens of each member a union takes. Raises UserError for fewer than two
-    members, a wrong number of weights, members that are ensembles, and members whose tokenizers are not the same, or do
-    not fit.
+    Args:
+        folder: The folder to write. Members in folders are named relative to it, so the tree can be moved.
+        sources: Model sources of the members.
+        combine: How the distributions are combined.
+        weights: Positive weights, which need not sum to 1; default: equal weights.
+        tokens: How the members' vocabularies are mapped (see ``vocabularies``).
+        top_k: Number of tokens that each member contributes to a union.
+
+    Raises:
+        UserError: If there are fewer than two members or a wrong number of weights, if a member is an ensemble, or if
+            the tokenizers do not match.
     """
     given = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
     shares = check_shares(given, len(sources))
@@ -45,11 +52,11 @@ def save_ensemble(
     if combine not in COMBINE:
         raise unknown_name("way to combine members", combine, COMBINE)
     if top_k < 1:
-        raise UserError(f"A union takes the top_k best tokens of each member, and top_k is {top_k}.", hint="Say 10.")
+        raise UserError(f"top_k must be at least 1, but is {top_k}.", hint="Use the default, 10.")
     folders = [fetch(source) for source in sources]
     for source, path in zip(sources, folders, strict=True):
         if read_config(path).get("model_type") in (ENSEMBLE, OWN_TOKENS):
-            raise UserError(f"{source} is an ensemble itself.", hint="Name its members, with weights to match.")
+            raise UserError(f"{source} is itself an ensemble.", hint="List its members with appropriate weights.")
     tokenizers = [read_tokenizer(member) for member in folders]
     tokenbytes = [TokenBytes.from_tokenizer(tokenizer) for tokenizer in tokenizers]
     tokenizer, table = tokenizers[0], tokenbytes[0]
@@ -112,9 +119,9 @@ def _config(
 
 
 def _named(source: str | Path, path: Path, folder: Path) -> str:
-    """Return how the ensemble's config names a member: its source, or the way to its folder from the ensemble's.
+    """Return a member's name in the config: its source, or the path of its folder relative to the ensemble's.
 
-    A source of the hub is named with its commit, so that the ensemble stays what it was.
+    A hub source includes its commit, so that the ensemble does not change.
     """
     if re.match(r"(hub|gguf|wheel):", str(source)):
         return pinned(source, path)

@@ -1,14 +1,14 @@
-"""How a member's vocabulary answers for the ensemble's: one id of the member's for each id of the ensemble's.
+"""Mapping of members' vocabularies to that of an ensemble: one id of the member for each id of the ensemble.
 
-| tokens | the member's id for a token | what it is |
+| tokens | the member's id for a token | method |
 |---|---|---|
-| ``shared`` | the one with the same bytes | one vocabulary, special tokens of their own |
-| ``mined`` | the one the fewest byte edits away | the MinED baseline; several may share one (arXiv 2401.10491) |
-| ``union`` | the same bytes, else the first piece of its spelling | a union of top-k tokens as in UniTE (2410.03777) |
+| ``shared`` | the one with the same bytes | a common vocabulary with different special tokens |
+| ``mined`` | the one at the smallest edit distance in bytes | MinED; several tokens may map to it (arXiv 2401.10491) |
+| ``union`` | the same bytes, else the first piece of its spelling | union of top-k tokens (UniTE, arXiv 2410.03777) |
 
-The ensemble's vocabulary is that of its first member (the pivot, on which MinED is known to depend). UniTE's union also
-has tokens that only other members know; here such a token stands for the first piece of the pivot's spelling of it, so
-that every choice is a token of the ensemble's.
+The ensemble has the vocabulary of its first member (the pivot, which is known to affect the results of MinED). UniTE's
+union also contains tokens that only other members have. Here, such a token stands for the first piece of its spelling
+by the pivot, so that every choice is a token of the ensemble.
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ from crosstok.errors import UserError
 Tokens = Literal["same", "shared", "mined", "union"]
 KINDS: tuple[Tokens, ...] = ("same", "shared", "mined", "union")
 MAPS = "vocabularies.safetensors"
-"""The maps of an ensemble, beside its config."""
+"""File with the maps of an ensemble, beside its config."""
 
 Ids = npt.NDArray[np.int64]
 NONE = -1
 
 
 def token_maps(kind: Tokens, ensemble: TokenBytes, member: TokenBytes) -> dict[str, Ids]:
-    """Return ``to_member [ids of the ensemble]`` and ``to_ensemble [ids of the member]``; -1 where there is none.
+    """Return ``to_member [ids of the ensemble]`` and ``to_ensemble [ids of the member]``; -1 for no counterpart.
 
-    Special tokens have none. Raises UserError where a member does not split text as the ensemble does (``shared``).
+    Special tokens have none. Raises UserError for ``shared`` if a member splits text at other places than the ensemble.
     """
     if kind == "shared":
         _check_splits(ensemble, member)
@@ -44,10 +44,10 @@ def token_maps(kind: Tokens, ensemble: TokenBytes, member: TokenBytes) -> dict[s
 
 
 def encode_bytes(tokens: TokenBytes, data: bytes) -> Encoding:
-    """Return ids and byte ends of ``data``, which may end, or be cut, inside a character.
+    """Return ids and byte ends of ``data``, which may start or end inside a character.
 
-    What is no UTF-8, and a text that the tokenizer rewrites, is spelt by the longest tokens that match, from left to
-    right; bytes without a token are left out. Members have to read whatever the ensemble has written.
+    Invalid UTF-8, and text that the tokenizer does not preserve, is spelt by longest match from left to right; bytes
+    without a token are skipped. Members must be able to read whatever the ensemble has written.
     """
     try:
         return tokens.encode(data.decode())
@@ -80,9 +80,9 @@ def _spelt(tokens: TokenBytes, data: bytes) -> Encoding:
 
 
 def _exact(source: TokenBytes, target: TokenBytes) -> Ids:
-    """Return the id of the same bytes; of several (a letter and its ``<0xHH>``) each has its own, in order of rank.
+    """Return the id with the same bytes; several such ids (a letter and its ``<0xHH>``) are paired in order.
 
-    Were both to stand for the first, its probability would be counted twice.
+    If two ids were mapped to the same one, its probability would be counted twice.
     """
     found = np.full(source.size, NONE, dtype=np.int64)
     offered = _by_bytes(target)
@@ -93,7 +93,7 @@ def _exact(source: TokenBytes, target: TokenBytes) -> Ids:
 
 
 def _by_bytes(tokens: TokenBytes) -> dict[bytes, list[int]]:
-    """Return all ids of each byte string, first the one that the tokenizer writes."""
+    """Return all ids of each byte string, starting with the one used for encoding."""
     ids: dict[bytes, list[int]] = {}
     for index, data in enumerate(tokens.table):
         if data:
@@ -125,20 +125,20 @@ def _first_pieces(source: TokenBytes, target: TokenBytes) -> Ids:
 
 
 def _check_splits(ensemble: TokenBytes, member: TokenBytes) -> None:
-    """Refuse a member that splits text in other places, with the first one; the texts are the whole vocabulary's."""
+    """Raise UserError if a member splits text at other places, tested on the texts of the whole vocabulary."""
     words = _readable(ensemble.table)
     texts = [" ".join(words), "\n".join(words), *words]
     for text, ours, theirs in zip(texts, ensemble.try_encode_many(texts), member.try_encode_many(texts), strict=True):
         if isinstance(ours, RoundTripError):
-            continue  # no text of this vocabulary
+            continue  # not representable in this vocabulary
         ends = np.empty(0, dtype=np.int64) if isinstance(theirs, RoundTripError) else theirs.ends
         if np.array_equal(ours.ends, ends):
             continue
         place = int(np.setxor1d(ours.ends, ends)[0])
         around = text.encode()[max(0, place - 20) : place + 20]
         raise UserError(
-            f"The members do not split text in the same places; the first difference is at the middle of {around!r}.",
-            hint="Transfer one of them to the other's tokenizer first, or use tokens: mined or union.",
+            f"The members split text at different places; the first difference is in the middle of {around!r}.",
+            hint="Transfer one member to the other's tokenizer first, or use tokens: mined or union.",
         )
 
 

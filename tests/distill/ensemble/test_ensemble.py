@@ -236,7 +236,7 @@ def test_an_ensemble_of_one_is_refused(tmp_path: Path, save_tiny: Save) -> None:
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -2.0]])
 def test_weights_that_are_no_weights_are_refused(tmp_path: Path, save_tiny: Save, weights: list[float]) -> None:
     a = save_tiny(tmp_path / "a")
-    with pytest.raises(UserError, match="as many positive weights"):
+    with pytest.raises(UserError, match="needs 2 positive weights"):
         save_ensemble(tmp_path / "pair", [a, a], weights=weights)
 
 
@@ -252,7 +252,7 @@ def test_a_member_whose_tokenizer_changed_since_is_refused(tmp_path: Path, save_
     a, b = (save_tiny(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
     pair = save_ensemble(tmp_path / "pair", [a, b])
     toy_tokenizer("superword").save_pretrained(b)
-    with pytest.raises(UserError, match=r"The tokenizer of \.\./b is not the one"):
+    with pytest.raises(UserError, match=r"The tokenizer of \.\./b has changed"):
         checkpoints.load(pair)
 
 
@@ -358,7 +358,7 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_written(
 def test_an_ensemble_of_ensembles_is_refused(tmp_path: Path, save_tiny: Save) -> None:
     a = save_tiny(tmp_path / "a")
     pair = save_ensemble(tmp_path / "pair", [a, a])
-    with pytest.raises(UserError, match="pair is an ensemble itself"):
+    with pytest.raises(UserError, match="pair is itself an ensemble"):
         save_ensemble(tmp_path / "more", [pair, a])
 
 
@@ -367,7 +367,7 @@ def test_a_device_map_may_name_one_device_and_nothing_else(tmp_path: Path, save_
     pair = save_ensemble(tmp_path / "pair", [a, a])
     for whole in ("cpu", {"": "cpu"}):
         assert AutoModelForCausalLM.from_pretrained(pair, device_map=whole).device.type == "cpu"
-    with pytest.raises(UserError, match="not cut to pieces"):
+    with pytest.raises(UserError, match="cannot be split over devices"):
         EnsembleForCausalLM.from_pretrained(pair, device_map={"members.0": "cpu", "members.1": 0})
 
 

@@ -230,7 +230,7 @@ def test_bytes_that_are_no_text_are_spelt_by_single_bytes() -> None:
 
 def test_members_that_split_text_elsewhere_are_refused_with_the_place(tmp_path: Path, save_tiny: Save) -> None:
     folders = folders_of(tmp_path, save_tiny, "bpe", "superword")
-    with pytest.raises(UserError, match="do not split text in the same places; the first difference"):
+    with pytest.raises(UserError, match="split text at different places; the first difference"):
         save_ensemble(tmp_path / "pair", folders, tokens="shared")
 
 
@@ -243,7 +243,7 @@ def test_an_unknown_kind_of_vocabulary_is_refused(tmp_path: Path, save_tiny: Sav
 def test_a_conversation_that_is_closed_is_refused(tmp_path: Path, save_tiny: Save) -> None:
     pair = load(save_ensemble(tmp_path / "pair", folders_of(tmp_path, save_tiny, "bpe", "bpe"), tokens="shared"))
     closed = pair.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], return_dict=False)
-    with pytest.raises(UserError, match="must end with an open turn"):
+    with pytest.raises(UserError, match="must end with an open assistant turn"):
         logits(pair.model, closed)
 
 
