@@ -1,17 +1,17 @@
-"""Texts to train on and to measure, by name, with a held-out part that no training touches.
+"""Text sources by name, for training and evaluation, with a held-out split that training never reads.
 
-| name | what |
+| name | content |
 |---|---|
-| ``stdlib`` | source of the running Python's standard library: code that is on every machine |
-| ``docstrings`` | English prose out of the docstrings of numpy, scipy and pandas |
-| ``files:GLOB`` | text files, ``**`` allowed |
-| ``jsonl:PATH[#field]`` | a JSON Lines file, ``.gz`` or not; ``field`` is ``text`` by default |
+| ``stdlib`` | source code of the running Python's standard library, available on every machine |
+| ``docstrings`` | English prose from the docstrings of numpy, scipy and pandas |
+| ``files:GLOB`` | text files; ``**`` is supported |
+| ``jsonl:PATH[#field]`` | a JSON Lines file, optionally ``.gz``; ``field`` defaults to ``text`` |
 | ``hub:owner/name[/config][@revision][#field]`` | a data set of the Hugging Face hub |
-| ``benchmark:owner/name/config[#field+field]`` | training rows of a benchmark in the data folder, its test rows never |
+| ``benchmark:owner/name/config[#field+field]`` | training rows of a benchmark in the data folder, never its test rows |
 | ``<name>[#field]`` | a text of the data folder: ``text/<name>/{train,heldout}.jsonl[.gz]`` |
 
-A document belongs to the training or to the held-out part by a hash of its id (:func:`hold_out`): never by order, so a
-file that is added or removed moves no other one across. Sources that come with a held-out part of their own keep it.
+The split of a document depends on a hash of its id (:func:`hold_out`) and not on its position, so adding or removing a
+file does not move other documents between splits. Sources with a held-out split of their own keep it.
 """
 
 import functools
@@ -39,47 +39,47 @@ from crosstok.folders import data_folder
 Split = Literal["train", "heldout"]
 
 _SHARE = 0.06
-_PROSE_SHARE = 0.25  # there are few documents of prose, and they are for measuring more than for training
+_PROSE_SHARE = 0.25  # larger, because there are few documents of prose and they mainly serve evaluation
 _SUFFIXES = (".jsonl.gz", ".jsonl")
 _BENCHMARK = "benchmark"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One document."""
+    """A document."""
 
     id: str
-    """Unique within its source and the same on every machine: a relative path, or a row's own id or number."""
+    """Unique within its source and the same on every machine: a relative path, or a row's id or number."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """One part of a text source."""
+    """One split of a text source."""
 
     name: str
     split: Split
     documents: tuple[Text, ...]
     source: dict[str, Any]
-    """Kind, location (no path of this machine), revision, number of documents, bytes, SHA-256 of ids and texts."""
+    """Kind, location (without local paths), revision, number of documents, bytes, SHA-256 of ids and texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a reader hands back: a part that the source itself sets apart, or all documents to be told apart here."""
+    """Documents of a source: either one of its own splits, or all documents, which are then split here."""
 
     documents: Sequence[Text]
     kind: str
     location: str
     revision: str = ""
     share: float = _SHARE
-    """Part of the documents to hold out; 0 where they are one split of the source already."""
+    """Fraction of documents to hold out; 0 if the documents are already one split of the source."""
 
 
 def load_texts(name: str, split: Split, data: Path | None = None) -> Texts:
-    """Read one part of the text source ``name``; ``data`` is the data folder (default: ``CROSSTOK_DATA``).
+    """Read one split of the text source ``name``; ``data`` is the data folder (default: ``CROSSTOK_DATA``).
 
-    Raises UserError for an unknown name, a file that cannot be read and a part without any text.
+    Raises UserError for an unknown name, a file that cannot be read, and a split without text.
     """
     if split not in get_args(Split):
         raise unknown_name("split", split, get_args(Split))
@@ -99,8 +99,8 @@ def load_texts(name: str, split: Split, data: Path | None = None) -> Texts:
         documents = [document for document in documents if (document.id in held_out) == (split == "heldout")]
     if not documents:
         raise UserError(
-            f"The text source {name!r} has no text in its {split} part ({len(found.documents)} documents in all).",
-            hint="Name another source; one document alone cannot be told apart into two parts.",
+            f"The text source {name!r} has no text in its {split} split ({len(found.documents)} documents in total).",
+            hint="Use another source; a source with a single document cannot be split.",
         )
     digest = sha256()
     for document in documents:
@@ -117,10 +117,10 @@ def load_texts(name: str, split: Split, data: Path | None = None) -> Texts:
 
 
 def hold_out(ids: Sequence[str], share: float = _SHARE) -> frozenset[str]:
-    """Return the ids that are held out.
+    """Return the held-out ids: those whose SHA-256, as a fraction between 0 and 1, is below ``share``.
 
-    These are the ids whose SHA-256, read as a fraction between 0 and 1, is below ``share``. Where no id is and there
-    are at least two, the one with the lowest hash is held out, so that small sources can be measured too.
+    If there are none but at least two ids, the one with the lowest hash is held out, so that small sources can be
+    evaluated too.
     """
     if len(ids) < 2:
         return frozenset()
@@ -137,7 +137,7 @@ def _stdlib() -> _Found:
     documents = []
     for path in root.rglob("*.py"):
         relative = path.relative_to(root)
-        # _sysconfigdata holds the paths of the machine that Python was built on.
+        # _sysconfigdata contains paths of the machine on which Python was built.
         if not left_out & set(relative.parts) and not relative.name.startswith("_sysconfigdata"):
             with tokenize.open(path) as stream:
                 documents.append(Text(relative.as_posix(), stream.read()))
@@ -158,7 +158,7 @@ def _from_files(pattern: str, split: Split) -> _Found:  # noqa: ARG001  (one sig
     paths = sorted(Path(found) for found in glob.glob(os.path.expanduser(pattern), recursive=True))  # noqa: PTH111, PTH207
     files = [path for path in paths if path.is_file()]
     if not files:
-        raise UserError(f"No file matches {pattern!r}.", hint="Correct the pattern after 'files:'.")
+        raise UserError(f"No file matches {pattern!r}.", hint="Check the pattern after 'files:'.")
     documents = [Text(path.relative_to(root).as_posix(), _read(path).decode("utf-8")) for path in files]
     return _Found(documents, "files", Path(pattern).name)
 
@@ -178,7 +178,7 @@ def _from_data_folder(name: str, split: Split, data: Path | None) -> _Found:
             "text source", name, [*_BUILT_IN, *(f"{kind}:" for kind in (*_READERS, _BENCHMARK)), *known]
         )
         if texts is None:
-            error.hint += " Names of the data folder need CROSSTOK_DATA or --data-dir."
+            error.hint += " Texts of the data folder require CROSSTOK_DATA or --data-dir."
         raise error
     location = f"text/{folder}#{field}"
     own = _part(texts / folder, split)
@@ -191,7 +191,7 @@ def _from_data_folder(name: str, split: Split, data: Path | None) -> _Found:
 
 
 def _from_benchmark(place: str, data: Path | None) -> _Found:
-    """Read ``hub/<place>/train.jsonl[.gz]`` of the data folder; its held-out part is a part of these rows."""
+    """Read ``hub/<place>/train.jsonl[.gz]`` of the data folder; the held-out split is taken from these rows."""
     location, _, fields = place.partition("#")
     if data is None:
         raise UserError(f"{_BENCHMARK}:{place} is read from the data folder.", hint="Set CROSSTOK_DATA or --data-dir.")
@@ -212,21 +212,25 @@ def _from_hub(place: str, split: Split) -> _Found:
     identity, _, revision = location.partition("@")
     owner, name, *config = identity.split("/", 2) if "/" in identity else (identity, "")
     if not (owner and name):
-        raise UserError(f"A hub text is written hub:owner/name, not 'hub:{place}'.")
+        raise UserError(f"'hub:{place}' is not a data set of the hub.", hint="Write hub:owner/name.")
     import datasets  # noqa: PLC0415  (heavy, and only this source needs it)
 
     try:
         parts = datasets.load_dataset(f"{owner}/{name}", config[0] if config else None, revision=revision or None)
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises offline, for wrong names and bad files
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # raised by datasets offline, for unknown names and for invalid files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"The data set {identity!r} could not be loaded: {reason}",
-            hint="It needs the network: unset HF_HUB_OFFLINE, and check owner/name, config and revision.",
+            hint="Check owner/name, config and revision; downloading requires network access and HF_HUB_OFFLINE unset.",
         ) from None
     own = next((part for part in ("validation", "test") if part in parts), None)
     wanted = "train" if split == "train" or own is None else own
     if wanted not in parts:
-        raise UserError(f"The data set {identity!r} has no part {wanted!r}.", hint=f"It has: {', '.join(parts)}.")
+        raise UserError(f"The data set {identity!r} has no split {wanted!r}.", hint=f"Splits: {', '.join(parts)}.")
     chosen = parts[wanted]
     if field not in chosen.column_names:
         raise _no_field(identity, field, chosen.column_names)
@@ -240,7 +244,7 @@ def _split_field(place: str) -> tuple[str, str]:
 
 
 def _rows(path: Path, field: str) -> list[Text]:
-    """Read a JSON Lines file. Documents are named by the rows' ``id`` or ``path`` where these are unique."""
+    """Read a JSON Lines file. The id of a document is its ``id`` or ``path`` if unique, else its row number."""
     rows = list(_parsed(path))
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
@@ -264,13 +268,13 @@ def _parsed(path: Path) -> Iterator[Any]:
 
 
 def _read(path: Path) -> bytes:
-    """Return the content of a text file, unpacked, known to be UTF-8."""
+    """Return the decompressed content of a text file, verified to be UTF-8."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert or leave out the file."
+            f"{path} is not UTF-8 text (byte {error.start}).", hint="Convert the file or exclude it."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} could not be read: {error}.") from None
@@ -279,7 +283,7 @@ def _read(path: Path) -> bytes:
 
 def _no_field(where: str, field: str, fields: Any) -> UserError:
     return UserError(
-        f"{where} has no text field {field!r}.", hint=f"Add #FIELD; there are: {', '.join(fields) or 'none'}."
+        f"{where} has no text field {field!r}.", hint=f"Add #FIELD; available fields: {', '.join(fields) or 'none'}."
     )
 
 
@@ -287,7 +291,7 @@ def _check_unique(name: str, documents: Sequence[Text]) -> None:
     if documents:
         identity, count = Counter(document.id for document in documents).most_common(1)[0]
         if count > 1:
-            raise UserError(f"The text source {name!r} has {count} documents of the id {identity!r}.")
+            raise UserError(f"The text source {name!r} has {count} documents with the id {identity!r}.")
 
 
 _BUILT_IN: dict[str, Callable[[], _Found]] = {"stdlib": _stdlib, "docstrings": _docstrings}

@@ -1,9 +1,8 @@
-"""English prose that is on every machine: the documentation inside numpy, scipy and pandas.
+"""English prose from the docstrings of numpy, scipy and pandas, available on every machine.
 
-A demonstration needs ordinary English beside code, and no English text ships with Python itself. These three packages
-are installed with crosstok anyway and document themselves at length. Their sources are parsed, never imported. What is
-kept of a docstring are its paragraphs of sentences; examples with their output, headings, tables and bare lists of
-parameters are left out.
+A demonstration needs English text besides code, and Python ships with none. These three packages are dependencies of
+crosstok and have extensive documentation. Their sources are parsed but not imported. Only paragraphs of sentences are
+kept; examples and their output, headings, tables and parameter lists are excluded.
 """
 
 import ast
@@ -26,17 +25,17 @@ log = logging.getLogger(__name__)
 PACKAGES = ("numpy", "pandas", "scipy")
 
 _VERSION = 1
-"""Raised whenever another text would come out of the same packages."""
+"""Increment when the same packages would yield different text."""
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-_SHORTEST = 1500  # bytes of prose that make a module worth a document
-_WORDS = 8  # in a paragraph that is taken for a sentence
+_SHORTEST = 1500  # minimum bytes of prose for a module to become a document
+_WORDS = 8  # minimum words of a paragraph
 _MARKUP = re.compile(r":[a-z:]+:`~?([^`<]+?)(?:\s*<[^`>]*>)?`|``([^`]+)``")
 _NOT_PROSE = re.compile(r"^\s*(>>>|\.\. |\.\.\.|[-=~*^+|]{3,}|\[\d+\])")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the version of each package that the prose is taken from."""
+    """Return the installed version of each of the packages."""
     try:
         return {name: version(name) for name in PACKAGES}
     except PackageNotFoundError as error:
@@ -46,9 +45,9 @@ def package_versions() -> dict[str, str]:
 
 
 def module_prose() -> list[tuple[str, str]]:
-    """Return (``package/path.py``, its prose) for every module with enough of it, in the order of the paths.
+    """Return (``package/path.py``, prose) for every module with enough prose, ordered by path.
 
-    Parsing takes some seconds, so the result is kept in the cache folder, by package versions.
+    Parsing takes some seconds, so the result is cached by package versions.
     """
     name = fingerprint({"extraction": _VERSION, "packages": package_versions()})
     kept = cache_folder() / "texts" / f"docstrings-{name}.json"
@@ -62,7 +61,7 @@ def module_prose() -> list[tuple[str, str]]:
             json.dump(found, stream)
         Path(stream.name).replace(kept)
     except OSError as error:
-        log.info("the docstrings are not kept for the next time: %s", error)
+        log.info("the extracted docstrings cannot be cached: %s", error)
     return found
 
 
@@ -81,7 +80,7 @@ def _module_prose() -> Iterator[tuple[str, str]]:
 
 
 def prose(source: str) -> str:
-    """Return the paragraphs of sentences in a Python file's public docstrings, in order, without repeats."""
+    """Return the paragraphs of sentences in the public docstrings of a Python file, in order, without duplicates."""
     kept: dict[str, None] = {}
     for docstring in _docstrings(ast.parse(source)):
         kept.update(dict.fromkeys(_paragraphs(docstring)))

@@ -1,7 +1,7 @@
-"""The errors that end a command, and the exit code that each one means.
+"""Errors that end a command, and their exit codes.
 
-0 ok, 1 regression found, 2 the user must do something, 3 the run is incomplete, 130 interrupted. A traceback is shown
-only for a defect of crosstok itself (or with ``--debug``).
+0: success; 1: regression found; 2: user error; 3: run incomplete; 130: interrupted. A traceback is shown only for a
+defect of crosstok itself, or with ``--debug``.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class CrosstokError(Exception):
-    """Base of all errors that are shown as one line instead of a traceback."""
+    """Base class of all errors that are shown as one line instead of a traceback."""
 
     exit_code = 2
 
@@ -23,11 +23,11 @@ class CrosstokError(Exception):
 
 
 class UserError(CrosstokError):
-    """Something that the user can put right: ``message`` says what and where, ``hint`` how."""
+    """An error that the user can fix: ``message`` says what and where, ``hint`` how."""
 
 
 class RunIncomplete(CrosstokError):  # noqa: N818  (a state of the run rather than a fault; named so in the design)
-    """The run ended before every cell was measured; starting it again continues it."""
+    """The run ended before every cell was measured; starting it again resumes it."""
 
     exit_code = 3
 
@@ -39,7 +39,7 @@ class RegressionFound(CrosstokError):  # noqa: N818  (an outcome of the gate)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a misspelt name, with the closest known name or the whole list as its hint."""
+    """Return the error for an unknown name, with the closest known name or the list of all names as its hint."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."

@@ -1,6 +1,6 @@
-"""Content addresses: equal inputs give equal names, on every machine.
+"""Content fingerprints: equal inputs give equal names on every machine.
 
-Every piece of work (student, sample, verdict) is keyed by a fingerprint of all that decides its value, which is what
+Every unit of work (student, sample, verdict) is keyed by a fingerprint of everything that determines its value, which
 makes runs resumable and results comparable.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_SHORT = 16  # hex digits: 64 bits, no accidental collision among the few thousand things in a store
+_SHORT = 16  # hex digits: 64 bits, enough to avoid collisions among the thousands of entries of a store
 
 
 def fingerprint(value: Mapping[str, Any] | list[Any]) -> str:
-    """Return 16 hex digits that depend on every JSON value inside ``value`` and not on key order."""
+    """Return 16 hex digits that depend on every JSON value in ``value`` but not on the order of keys."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:_SHORT]
 

@@ -1,6 +1,6 @@
 """Locations on this machine: the cache, the store of results, and the optional folder of benchmark data.
 
-| what | default | set by |
+| folder | default | set by |
 |---|---|---|
 | cache (models, tokenizers, students) | ``$XDG_CACHE_HOME/crosstok`` | ``CROSSTOK_CACHE`` |
 | store of results | ``runs/crosstok.db`` | ``CROSSTOK_STORE``, ``--store`` |
@@ -21,7 +21,7 @@ DEFAULT_STORE = "runs/crosstok.db"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder, which need not exist yet."""
+    """Return the cache folder, which may not exist yet."""
     return Path(os.environ.get("CROSSTOK_CACHE") or platformdirs.user_cache_path("crosstok"))
 
 
@@ -31,7 +31,7 @@ def store_location(chosen: str | Path | None = None) -> str:
 
 
 def data_folder(chosen: Path | None = None) -> Path | None:
-    """Return the data folder: the argument, else ``CROSSTOK_DATA``, else None. A folder that is missing is an error."""
+    """Return the data folder: the argument, else ``CROSSTOK_DATA``, else None. Raises UserError if it is missing."""
     named = chosen or os.environ.get("CROSSTOK_DATA")
     if not named:
         return None

@@ -52,7 +52,7 @@ def save_ensemble(
     if combine not in COMBINE:
         raise unknown_name("way to combine members", combine, COMBINE)
     if top_k < 1:
-        raise UserError(f"top_k must be at least 1, but is {top_k}.", hint="Use the default, 10.")
+        raise UserError(f"top_k is {top_k}, but must be at least 1.", hint="Use the default, 10.")
     folders = [fetch(source) for source in sources]
     for source, path in zip(sources, folders, strict=True):
         if read_config(path).get("model_type") in (ENSEMBLE, OWN_TOKENS):

@@ -1,1 +1,1 @@
-"""Tokenizers as bytes: tables of tokens, special tokens, roles, chat templates and alignment."""
+"""Tokenizers at the level of bytes: token tables, special tokens, roles, chat templates and alignment."""

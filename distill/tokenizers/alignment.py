@@ -1,17 +1,16 @@
-"""Chunks: the shortest stretches of text that two tokenizations both cut out.
+"""Chunk alignment of two tokenizations: the finest common partition of a text at token boundaries of both.
 
-A chunk is a span of teacher tokens and a span of student tokens that spell the same bytes (ALM, arXiv 2503.20083,
-section 3.1). Its ends are the byte offsets at which both sides have a token end, so the finest partition is an
-intersection of two sorted sets: no dynamic programming, no comparison of strings, no decoding. It is found by marking
-one side's ends on a line of bytes and looking the other side's up there, in O(teacher + student + bytes) numpy
-operations.
+A chunk is a span of teacher tokens and a span of student tokens with the same bytes (ALM, arXiv 2503.20083, section
+3.1). It ends at a byte offset at which tokens of both sides end, so the finest partition is the intersection of two
+sorted sets, without dynamic programming, string comparison or decoding. It is found by marking the ends of one side in
+an array of bytes and looking up those of the other side, in O(teacher + student + bytes) numpy operations.
 
 The result is one chunk index per token. The usual 0/1 matrix of tokens by chunks grows with the square of the length
-(67 MB for 64 sequences of 2048 bytes); sums over chunks are segment sums over these indices instead.
+(67 MB for 64 sequences of 2048 bytes); with indices, sums over chunks are segment sums.
 
-Special tokens have no bytes. They are aligned by the role that they play (beginning of sequence, end of turn and so
-on), a group of tokens at a time, since one family writes an end of turn as ``<|eot_id|>`` and another one as
-``<end_of_turn>`` and a newline. A group that only one side has belongs to no chunk.
+Special tokens have no bytes. They are aligned in groups by their role (beginning of sequence, end of turn and so on),
+because one model family writes an end of turn as ``<|eot_id|>`` and another as ``<end_of_turn>`` and a newline. A group
+without a counterpart belongs to no chunk.
 """
 
 import itertools
@@ -23,32 +22,32 @@ import numpy as np
 import numpy.typing as npt
 
 Ends = npt.NDArray[np.int64]
-"""Byte offsets at which tokens end, never falling, counted from the first byte of the text."""
+"""Byte offsets at which tokens end, from the start of the text, in non-decreasing order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
-    """Which chunk each token of either side belongs to."""
+    """The chunk of each token, for both sides."""
 
     teacher_chunks: npt.NDArray[np.int32]
-    """Chunk of each teacher token, ``[n]``, never falling but for the -1 of tokens that are in no chunk."""
+    """Chunk of each teacher token, ``[n]``, non-decreasing; -1 for tokens in no chunk."""
     student_chunks: npt.NDArray[np.int32]
     """Chunk of each student token, ``[m]``."""
     ends: Ends
-    """Byte offset at which each chunk ends, ``[K]``. A chunk of special tokens ends where the one before it ends."""
+    """Byte offset at which each chunk ends, ``[K]``. A chunk of special tokens ends where the previous chunk ends."""
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def transposed(self) -> "Alignment":
-        """Return the alignment with the sides exchanged."""
+        """Return the alignment with teacher and student exchanged."""
         return Alignment(self.student_chunks, self.teacher_chunks, self.ends)
 
     def predicted(self) -> "Alignment":
-        """Return the alignment without the chunk that holds the first token of a side, which no logits predict.
+        """Return the alignment without the chunk of each side's first token, which no logits predict.
 
-        Where both sides begin with a beginning-of-sequence token that is the chunk of these two; where a side has none,
-        its first chunk of text has to go on both sides, for the other side's probability would be compared to nothing.
+        If both sides begin with a BOS, this is the chunk of the two. If a side has none, its first chunk of text is
+        removed on both sides, as the other side's probability would have no counterpart.
         """
         starts = [chunks[0] for chunks in (self.teacher_chunks, self.student_chunks) if len(chunks)]
         if 0 not in starts:
@@ -60,8 +59,8 @@ class Alignment:
 def align(teacher_ends: Ends, student_ends: Ends) -> Alignment:
     """Return the finest common chunks of two tokenizations of the same bytes.
 
-    Tokens past the last common end get -1: a side that was truncated does not pull the other one's tail into a chunk. A
-    token without bytes (a dummy space) belongs to the chunk that follows it.
+    Tokens after the last common end get -1, so the tail of a side whose counterpart was truncated is in no chunk. A
+    token without bytes (a dummy prefix space) belongs to the chunk that follows.
     """
     size = 1 + max(_last(teacher_ends), _last(student_ends))
     teacher_closes = _closes(teacher_ends, _line(student_ends, size))
@@ -74,21 +73,21 @@ def _last(ends: Ends) -> int:
 
 
 def _line(ends: Ends, size: int) -> npt.NDArray[np.bool_]:
-    """Return for each byte offset below ``size`` whether a token ends there."""
+    """Return a mask over byte offsets below ``size``: whether a token ends there."""
     line = np.zeros(size, dtype=np.bool_)
     line[ends] = True
     return line
 
 
 def _closes(ends: Ends, other: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return for each token whether it closes a chunk: the other side ends there too, and it has bytes."""
+    """Return whether each token closes a chunk: the other side ends there too, and the token has bytes."""
     closes = other[ends]
     closes &= np.diff(ends, prepend=0) > 0
     return closes
 
 
 def _chunks(closes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """Return the chunk of each token, which is the number of chunks closed before it; -1 where none is closed after."""
+    """Return the chunk of each token: the number of chunks closed before it; -1 if none is closed after."""
     chunks = np.cumsum(closes, dtype=np.int32)
     count = chunks[-1] if len(chunks) else 0
     chunks -= closes
@@ -98,10 +97,10 @@ def _chunks(closes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """A stretch of text as tokens."""
+    """A span of text as tokens."""
 
     ends: Ends
-    """Byte offset of each token's end inside this stretch, ``[n]``; the last one is the length of the stretch."""
+    """Byte offset within the span at which each token ends, ``[n]``; the last one is the length of the span."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -109,7 +108,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """Special tokens that play one role together, with the white space that a chat template writes behind them."""
+    """A group of special tokens with a common role, including white space that the chat template adds."""
 
     role: str
     count: int
@@ -123,16 +122,16 @@ Segment = Content | Special
 
 
 def align_segments(teacher: Sequence[Segment], student: Sequence[Segment]) -> Alignment:
-    """Align sequences that hold special tokens, such as rendered conversations.
+    """Align sequences with special tokens, such as rendered conversations.
 
-    The text of all :class:`Content` runs on over the special tokens between. A group of special tokens on one side is
-    matched with the one of the same role at the same offset of the text on the other side and makes a chunk of its own;
-    its tokens on a side that is alone with it get -1. Text that a side was truncated out of gets -1 as well.
+    The text of all :class:`Content` segments is treated as continuous. A group of special tokens is matched with the
+    group of the same role at the same text offset on the other side and forms a chunk; groups without a counterpart get
+    -1. Text missing on one side because of truncation gets -1 as well.
     """
     sides = _Side.of(teacher), _Side.of(student)
     pairs = _pairs(sides[0].specials, sides[1].specials)
     content = align(sides[0].ends, sides[1].ends)
-    # Chunks of text and of specials, in the order of the text: a special stands before the text that follows it.
+    # Merge content chunks and special chunks in text order; a special token precedes the text at its offset.
     offsets = np.array([left.offset for left, _ in pairs], dtype=np.int64)
     before = np.searchsorted(content.ends, offsets, side="right")
     ends = np.insert(content.ends, before, offsets)
@@ -149,21 +148,21 @@ def align_segments(teacher: Sequence[Segment], student: Sequence[Segment]) -> Al
 class _Group:
     role: str
     offset: int
-    """Bytes of text before it."""
+    """Bytes of text before the group."""
     first: int
-    """Index of its first token."""
+    """Index of the first token."""
     count: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Side:
-    """One sequence, its text and its special tokens apart."""
+    """One sequence, with text and special tokens separated."""
 
     size: int
     positions: npt.NDArray[np.intp]
-    """Index in the sequence of each token of text."""
+    """Index in the sequence of each content token."""
     ends: Ends
-    """Byte end of each token of text, over all stretches."""
+    """Byte end of each content token, over all spans."""
     specials: list[_Group]
 
     @classmethod
@@ -189,7 +188,7 @@ class _Side:
         groups: list[_Group],
         special_chunks: npt.NDArray[np.intp],
     ) -> npt.NDArray[np.int32]:
-        """Put the chunks of text (renumbered by ``content_chunks``) and those of special tokens in their places."""
+        """Return the chunk of each token of the sequence, with content chunks renumbered by ``content_chunks``."""
         chunks = np.full(self.size, -1, dtype=np.int32)
         inside = of_content >= 0
         chunks[self.positions[inside]] = content_chunks[of_content[inside]]
@@ -199,10 +198,10 @@ class _Side:
 
 
 def _pairs(teacher: list[_Group], student: list[_Group]) -> list[tuple[_Group, _Group]]:
-    """Return the groups of equal role and offset, the first with the first, the second with the second and so on.
+    """Return groups with equal role and offset, paired in order.
 
-    Pairs that cross (two roles in another order at one place) are all left out: neither is better than the other, and
-    a choice between them would depend on which side is called the teacher.
+    Crossing pairs (two roles in different order at the same offset) are all dropped: neither is preferable, and the
+    choice would depend on which side is the teacher.
     """
     places = {key: place for place, key in enumerate(_numbered(student))}
     matched = [(group, places[key]) for group, key in zip(teacher, _numbered(teacher), strict=True) if key in places]
@@ -215,7 +214,7 @@ def _pairs(teacher: list[_Group], student: list[_Group]) -> list[tuple[_Group, _
 
 
 def _numbered(groups: list[_Group]) -> list[tuple[str, int, int]]:
-    """Return role, offset and the how-manieth of its role at its offset for each group."""
+    """Return role, offset and occurrence number (at this offset) of each group."""
     seen: Counter[tuple[str, int]] = Counter()
     keys = []
     for group in groups:
@@ -225,10 +224,10 @@ def _numbered(groups: list[_Group]) -> list[tuple[str, int, int]]:
 
 
 def common_cut(teacher_ends: Ends, student_ends: Ends, teacher_limit: int, student_limit: int) -> tuple[int, int]:
-    """Return how many tokens of each side to keep so that both are cut at the same byte within their limits.
+    """Return the number of tokens to keep on each side so that both end at the same byte within their limits.
 
-    It is the largest common end that both sides reach in time (in tokens); cutting each side at its own limit covers
-    different text, whose tail would be lost to alignment without a word.
+    This is the largest common end within both limits (in tokens). Truncating each side at its own limit would leave
+    text on one side only, which alignment would silently drop.
     """
     common = align(teacher_ends, student_ends).ends
     counts = [np.searchsorted(ends, common, side="right") for ends in (teacher_ends, student_ends)]

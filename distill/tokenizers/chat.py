@@ -1,11 +1,11 @@
-"""A conversation as the ids that a model reads, through its own chat template.
+"""Encoding of conversations with a model's chat template, with special tokens parsed in the template only.
 
-Text must never be parsed for special tokens: a literal ``<|im_end|>`` or ``<unk>`` in a message is text, and reading it
-as control changes the question for some tokenizers only. The special tokens that the template itself writes are meant.
-So the template is rendered with a mark in place of every message's content: what stands between the marks is the
-template's and is parsed, what the marks stand for is content and is not. Text between two special tokens, template's
-and content's together, is encoded as one piece, so that the ids are those that ``apply_chat_template`` gives wherever
-contents hold no special token's name.
+Message contents must not be parsed for special tokens: a literal ``<|im_end|>`` or ``<unk>`` in a message is text, and
+parsing it would change the question for some tokenizers only. The special tokens that the template writes must be
+parsed. The template is therefore rendered with a placeholder for the content of every message. Text between
+placeholders is the template's and is parsed; contents are not. Text between two special tokens, from template and
+contents together, is encoded as one piece. The ids are thus those of ``apply_chat_template`` unless a message contains
+the name of a special token.
 """
 
 import re
@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
-# Private-use characters: no template writes or trims them.
+# Private-use characters, which no template writes or strips.
 _MARK = "\ue000{}\ue001"
 _MARKED = re.compile("\ue000([0-9]+)\ue001")
 _TRIMS: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
@@ -29,13 +29,13 @@ Message = Mapping[str, str]
 def chat_parts(tokenizer: Any, messages: Sequence[Message], *, complete: bool = False) -> list[tuple[bool, str]]:
     """Return the rendered chat as (is content, text) pairs, ready for the assistant's answer.
 
-    With ``complete`` it is the whole conversation, closed as the template closes it. Otherwise a last message of the
-    assistant is the opening of its answer: the prompt ends right behind it. Raises UserError where there is no
-    template, or none that inserts the messages as they are.
+    If ``complete`` is set, the conversation is rendered as finished. Otherwise, a last message of the assistant is the
+    start of its answer, and the prompt ends right after it. Raises UserError if there is no chat template or if it
+    modifies the messages.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            "This model has no chat template, so it cannot be asked with prompt style chat.",
+            "This model has no chat template, which the prompt style chat requires.",
             hint="Set `prompt: raw` for it.",
         )
     opened = not complete and messages[-1]["role"] == "assistant"
@@ -48,34 +48,34 @@ def chat_parts(tokenizer: Any, messages: Sequence[Message], *, complete: bool = 
             )
         except TemplateError as error:
             raise UserError(
-                f"The chat template of this model refuses these messages: {error}.", hint="Set `prompt: raw` for it."
+                f"The chat template of this model rejects these messages: {error}.", hint="Set `prompt: raw` for it."
             ) from error
 
     contents = [message["content"] for message in messages]
     rendered = render(contents)
     marks = [_MARK.format(index) for index in range(len(messages))]
     marked = render(marks)
-    if opened:  # what the template writes behind the opening would end the answer before it has begun
+    if opened:  # drop what follows the opening, which would end the answer
         before, mark, _ = marked.rpartition(marks[-1])
         marked = before + mark
     pieces = _MARKED.split(marked)
-    for trim in _TRIMS:  # some templates (Gemma's) strip the contents
+    for trim in _TRIMS:  # some templates (Gemma's) strip contents
         parts = [
             (index % 2 == 1, trim(contents[int(piece)]) if index % 2 else piece) for index, piece in enumerate(pieces)
         ]
         text = "".join(piece for _, piece in parts)
         if opened and marked and rendered.startswith(text):
-            return [*parts[:-2], (True, contents[-1])]  # the opening is continued as it was given
+            return [*parts[:-2], (True, contents[-1])]  # keep the opening unstripped
         if not opened and rendered == text:
             return parts
     raise UserError(
-        "The chat template of this model rewrites the messages instead of inserting them.",
-        hint="Set `prompt: raw` for it, or give its tokenizer a plain chat template.",
+        "The chat template of this model modifies the messages instead of inserting them.",
+        hint="Set `prompt: raw` for it, or use a chat template that inserts messages unchanged.",
     )
 
 
 def encode_parts(tokenizer: Any, tokenbytes: TokenBytes, parts: Sequence[tuple[bool, str]]) -> list[int]:
-    """Return the ids of :func:`chat_parts`: template text with its special tokens, contents without."""
+    """Return the ids of :func:`chat_parts`, with special tokens parsed in template text only."""
     added = {token.content: (number, token) for number, token in tokenizer.added_tokens_decoder.items()}
     names = "|".join(re.escape(name) for name in sorted(added, key=len, reverse=True))
     special = re.compile(f"({names})") if names else None
@@ -98,7 +98,7 @@ def encode_parts(tokenizer: Any, tokenbytes: TokenBytes, parts: Sequence[tuple[b
                 plain += piece
                 continue
             number, token = added[piece]
-            flush(strip_end=token.lstrip)  # a token declared `lstrip` swallows the white space on its left
+            flush(strip_end=token.lstrip)  # a token with lstrip=True absorbs the white space before it
             ids.append(number)
             strip_next = token.rstrip
     flush(strip_end=False)

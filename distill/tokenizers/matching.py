@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Origin = Literal["special", "exact", "mean", "bytes", "approximated", "fallback"]
-"""Where the row of a token comes from. Matching gives ``special`` and ``exact``; ``fallback`` stands for no match."""
+"""Origin of a token's row. Matching yields ``special`` and ``exact``; ``fallback`` means no match."""
 
 
 def match(
     source: TokenBytes, target: TokenBytes, specials: Mapping[int, int]
 ) -> tuple[NDArray[np.int64], list[Origin]]:
-    """Return for each target id the source id whose row is copied (-1: none), and the origins so far.
+    """Return for each target id the source id to copy (-1: none), and the origins so far.
 
-    Ids that share their bytes (``a`` and ``<0x61>``) are paired in order, the one that encoding would choose first, so
-    that a vocabulary matched with itself is the identity. Ids without an origin yet say ``fallback``.
+    Ids with the same bytes (``a`` and ``<0x61>``) are paired in order, starting with the one used for encoding, so that
+    matching a vocabulary with itself is the identity. Ids without a match have the origin ``fallback``.
     """
     copied = np.full(target.size, -1, dtype=np.int64)
     origins: list[Origin] = ["fallback"] * target.size

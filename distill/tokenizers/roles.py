@@ -1,10 +1,10 @@
-"""What a tokenizer's special tokens are for.
+"""Roles of special tokens: beginning of sequence, end of text, end of turn and so on.
 
-The configuration of a tokenizer names four roles (bos, eos, pad, unk), which is too few and sometimes misleading: the
-eos of a chat model is usually its end of *turn*, the token between two documents may be called unk (SmolLM2), and a
-tokenizer may name a bos that the model has never seen. The two ends are therefore told apart: a conversation that the
-chat template renders shows which tokens stand around a message; without a template the name of the token decides, over
-the families that exist, and the configuration decides only where no name is known.
+The four roles in a tokenizer's configuration (bos, eos, pad, unk) are not enough and can be misleading. The eos of a
+chat model is usually its end of *turn*, the token between documents may be called unk (SmolLM2), and a tokenizer may
+name a bos that the model was never trained with. End of text and end of turn are therefore determined separately: a
+conversation rendered with the chat template shows which tokens surround a message. Without a chat template, the name of
+the token decides, from a list of known model families, and the configuration is used only if no name is known.
 """
 
 import logging
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
-_USER, _ASSISTANT = "crosstokuserwords", "crosstokassistantwords"  # no template trims or changes these
+_USER, _ASSISTANT = "crosstokuserwords", "crosstokassistantwords"  # words that no template strips or changes
 _END_OF_TURN = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end_of_turn|>", "<|end|>", "<|eot|>", "<turn|>")
 _END_OF_TEXT = (
     "<|endoftext|>",
@@ -32,24 +32,24 @@ _END_OF_TEXT = (
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Ids of the special tokens by role; None where the tokenizer has none."""
+    """Special-token ids by role; None if the tokenizer has none."""
 
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None
     unk: int | None = None
     end_of_text: int | None = None
-    """Stands between two documents."""
+    """Separates documents."""
     end_of_turn: int | None = None
     """Ends an answer in a conversation."""
     start_header: int | None = None
-    """Begins a message, in front of the speaker's name."""
+    """Begins a message, before the name of the speaker."""
     end_header: int | None = None
-    """Stands between the speaker's name and the message."""
+    """Separates the name of the speaker from the message."""
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Read the roles off a tokenizer's configuration, its chat template and the names of its special tokens."""
+        """Determine the roles from a tokenizer's configuration, chat template and special-token names."""
         named: dict[str, int | None] = {
             role: getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad", "unk")
         }
@@ -63,21 +63,21 @@ class Roles:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """All ids at which an answer is over: end of text, end of turn, eos."""
+        """All ids that end an answer: end of text, end of turn, eos."""
         return frozenset(index for index in (self.eos, self.end_of_text, self.end_of_turn) if index is not None)
 
     def as_dict(self) -> dict[str, int]:
-        """Return role -> id for the roles that exist."""
+        """Return the assigned roles as a mapping from role to id."""
         return {role: index for role, index in asdict(self).items() if index is not None}
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase, bos: int | None) -> bool:
-    """Tell whether the tokenizer itself puts ``bos`` in front of a text: the trace that training leaves."""
+    """Return whether the tokenizer itself prepends ``bos`` to a text, which indicates training with it."""
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
 def generation_ends(model: PreTrainedModel, size: int) -> frozenset[int]:
-    """Return the ids below ``size`` at which the model's own configuration ends an answer."""
+    """Return the ids below ``size`` that end an answer according to the model's configuration."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
     return frozenset(index for index in ids if index < size)
@@ -89,7 +89,7 @@ def _first_known(tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> in
 
 
 def _turn(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
-    """Return the tokens around a message as the chat template shows them; nothing where it does not show its end."""
+    """Return the tokens around a message in a rendered conversation; empty if its end is not visible."""
     if not tokenizer.chat_template:
         return {}
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
@@ -99,7 +99,7 @@ def _turn(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
         log.warning("the chat template does not render a plain conversation: %s", error)
         return {}
     parts = re.split(f"{_USER}|{_ASSISTANT}", rendered)
-    # Added tokens such as Gemma's runs of newlines are text; those that are signs to the model stand in brackets.
+    # Added tokens such as Gemma's runs of newlines are text; control tokens are in brackets.
     signs = {name: index for name, index in tokenizer.get_added_vocab().items() if re.fullmatch(r"[<\[]\S+[>\]]", name)}
     if len(parts) != 3 or not signs:
         return {}

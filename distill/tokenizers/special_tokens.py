@@ -1,14 +1,14 @@
-"""Gives a tokenizer the special tokens of a model, which is how a transferred model keeps its own.
+"""Adoption of a model's special tokens by another tokenizer, so that a transferred model keeps its own.
 
-Taking over the target tokenizer's special tokens together with its vocabulary costs a model the tokens that it steers
-by: Gemma 2 moved to Qwen's tokenizer averages 55.1 with its own specials and 46.4 with Qwen's, which has no BOS for its
-attention to rest on (ALM, arXiv 2503.20083, table 12). A student therefore wears the source's specials by default: same
-strings, same chat template, same policy of adding a BOS.
+Replacing the special tokens together with the vocabulary removes tokens that the model depends on. Gemma 2 transferred
+to Qwen's tokenizer scores 55.1 on average with its own special tokens and 46.4 with Qwen's, which has no BOS to act as
+an attention sink (ALM, arXiv 2503.20083, table 12). By default, a student therefore keeps the source's special tokens,
+chat template and BOS policy.
 
-The ids of ordinary tokens never move, so students of different sources agree on them. Specials that the target has
-anyway keep their ids; the others take the places of the target's own specials one by one, and what is left goes to the
-end. Specials of the target that nothing replaces are dropped from the end, and stay (unused) where dropping them would
-move others. The target's ``unk`` piece stays where its model needs it.
+Ids of ordinary tokens never change, so students of different sources agree on them. Special tokens that the target
+already has keep their ids. The others replace the target's own special tokens one by one; the remaining ones are
+appended. Unreplaced special tokens of the target are removed from the end of the vocabulary; if a removal would change
+other ids, they stay unused. The target's ``unk`` piece is kept if the tokenizer model requires it.
 """
 
 import json
@@ -26,22 +26,22 @@ _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdoptedSpecials:
-    """A tokenizer that wears another one's special tokens."""
+    """A tokenizer that has adopted the special tokens of another one."""
 
     tokenizer: PreTrainedTokenizerFast
     specials: dict[int, int]
-    """Source id -> id in ``tokenizer``, for every special token of the source."""
+    """Maps each special id of the source to the id in ``tokenizer``."""
 
 
 def adopt_specials(target: PreTrainedTokenizerFast, source: PreTrainedTokenizerFast) -> AdoptedSpecials:
-    """Return ``target`` with the special tokens, chat template and BOS policy of ``source``; neither is changed."""
+    """Return ``target`` with the special tokens, chat template and BOS policy of ``source``; inputs are unchanged."""
     old = TokenizerFile.parse(target.backend_tokenizer.to_str(), target.all_special_tokens)
     wanted = _special_entries(source)
     places = _places(old, list(wanted))
     settings = _renamed(old, {places[name]: name for name in wanted})
     settings["added_tokens"] = _added_tokens(old, wanted, places)
     settings |= {"post_processor": None, "truncation": None, "padding": None}
-    encoded = source("a")["input_ids"]  # what the source adds by itself, whichever way its files say so
+    encoded = source("a")["input_ids"]  # shows what the source prepends and appends, however it is configured
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=Tokenizer.from_str(json.dumps(settings, ensure_ascii=False)),
         **{role: str(token) for role in _ROLES if (token := getattr(source, role)) is not None},
@@ -56,9 +56,9 @@ def adopt_specials(target: PreTrainedTokenizerFast, source: PreTrainedTokenizerF
 
 
 def _special_entries(source: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
-    """Return the tokenizer.json entries of the source's special tokens, by name, in the order of their ids.
+    """Return the tokenizer.json entries of the source's special tokens by name, ordered by id.
 
-    A token with a role in conversations counts as special even where its family did not mark it so.
+    A token with a role in conversations counts as special even if it is not marked as such.
     """
     file = TokenizerFile.parse(source.backend_tokenizer.to_str(), source.all_special_tokens)
     roles = set(Roles.from_tokenizer(source).as_dict().values())
@@ -83,7 +83,7 @@ def _places(old: TokenizerFile, wanted: list[str]) -> dict[str, int]:
 
 
 def _renamed(old: TokenizerFile, names: dict[int, str]) -> dict[str, Any]:
-    """Return the settings with the model's own pieces renamed where a special token has taken over the id."""
+    """Return the settings with vocabulary entries renamed whose ids a special token has taken over."""
     changed = {index: name for index, name in names.items() if old.pieces.get(index, name) != name}
     model = dict(old.settings["model"])
     if changed and model["type"] == "Unigram":
@@ -98,7 +98,7 @@ def _renamed(old: TokenizerFile, names: dict[int, str]) -> dict[str, Any]:
 def _added_tokens(
     old: TokenizerFile, wanted: dict[str, dict[str, Any]], places: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """Return the entries of all added tokens in the order of their ids, which the library wants without gaps."""
+    """Return the entries of all added tokens, ordered by id; the library requires ids without gaps."""
     entries = {int(entry["id"]): entry for entry in old.settings["added_tokens"]}
     entries |= {index: wanted[name] | {"id": index} for name, index in places.items()}
     last = max(entries, default=-1)

@@ -1,13 +1,13 @@
-"""Spellings of added tokens: the old tokens that each token of an expanded BPE vocabulary stands for."""
+"""Spellings of added tokens: the sequence of old tokens that each token of an expanded BPE vocabulary stands for."""
 
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
 
 def spellings(tokens: TokenBytes, first: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each id from ``first`` on the ids below ``first`` that it stands for, read off the merges.
+    """Return, for each id from ``first`` on, the ids below ``first`` that it stands for, according to the merges.
 
-    Raises UserError for an id that no merge makes: the tokenizer was not grown from one with ``first`` ids.
+    Raises UserError for an id without a merge: the tokenizer is not an expansion of one with ``first`` ids.
     """
     if tokens.size == first:
         return ()
@@ -29,6 +29,6 @@ def spellings(tokens: TokenBytes, first: int) -> tuple[tuple[int, ...], ...]:
         return tuple(of(pieces[index]) for index in range(first, tokens.size))
     except KeyError as error:
         raise UserError(
-            f"The tokens from id {first} on are not merges of those before: nothing makes {error.args[0]!r}.",
+            f"The tokens from id {first} on are not merges of earlier tokens: no merge creates {error.args[0]!r}.",
             hint="Expand the vocabulary with `crosstok expand`.",
         ) from None

@@ -1,10 +1,10 @@
-"""The teacher's distribution carried over to a larger vocabulary, as far as one pass over the text tells it.
+"""Token cover: probabilities of new tokens, as far as one pass over the old tokens determines them.
 
-The spellings of the new tokens form a tree: below an old token ``a`` stand all new tokens that begin with it, a token
-below another one if its spelling continues the other's. A text of old tokens walks down that tree. At every node on its
-way the teacher has said how likely each continuation is, so the probability of every node that hangs on the way is
-known; what lies deeper beside the way is not. Text that passes through the node of a token without reaching a deeper
-token is written with that token, so::
+The spellings of the new tokens form a forest. Below an old token ``a`` are all new tokens that begin with it; a token
+is below another one if its spelling extends the other's. A text of old tokens follows a path in this forest. At every
+node of the path, the teacher has computed the probability of each continuation, so the probability of every child of
+the path is known, but not that of deeper nodes beside it. Text that passes the node of a token without reaching a
+deeper token is encoded with that token, hence::
 
     q(token) = P(node) - sum of P over the next tokens below
 
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 @dataclass
 class _Node:
     token: int | None = None
-    """The student's id that is spelt like this."""
+    """Student id with this spelling, if any."""
     children: dict[int, "_Node"] = field(default_factory=dict)
-    """By the next old id."""
+    """Child nodes by the next old id."""
 
     def tokens(self) -> list[int]:
         """Return the ids at and below the node."""
@@ -30,25 +30,25 @@ class _Node:
 
 @dataclass
 class Told:
-    """What can be told apart inside of the class of the first token of a text; outcome 0 is that token itself."""
+    """The distinguishable outcomes within the class of a text's first token; outcome 0 is that token itself."""
 
     tokens: list[list[int]]
-    """The student's ids in each outcome."""
+    """Student ids of each outcome."""
     parents: list[int] = field(default_factory=list)
-    """Per edge, the number of the node that it begins at: 0 is the first token, edge i ends at node i + 1."""
+    """For each edge, the number of the node it starts from: 0 is the first token; edge i ends at node i + 1."""
     depths: list[int] = field(default_factory=list)
-    """Per edge, how many old tokens stand before its own."""
+    """For each edge, the number of old tokens before its own."""
     ids: list[int] = field(default_factory=list)
-    """Per edge, its old id."""
+    """For each edge, its old id."""
     gains: list[int | None] = field(default_factory=list)
-    """Per edge, the outcome that gets the probability of its end; None where no token is spelt like that."""
+    """For each edge, the outcome that receives the probability of its end node; None if no token has this spelling."""
     losses: list[int] = field(default_factory=list)
-    """Per edge, the outcome that what is gained is taken from."""
+    """For each edge, the outcome from which this probability is subtracted."""
 
     def masses(self, conditionals: Sequence[float]) -> list[float]:
         """Return the probability of each outcome, given the first token.
 
-        ``conditionals`` are those of the edges: the probability of its old id after the ``depths`` tokens before it.
+        ``conditionals`` holds, for each edge, the probability of its old id after the ``depths`` tokens before it.
         """
         reached = [1.0]
         found = [1.0] + [0.0] * (len(self.tokens) - 1)
@@ -62,7 +62,7 @@ class Told:
 
 
 class Cover:
-    """The tree of all spellings; ``first`` is the id of the first new token."""
+    """The forest of all spellings; ``first`` is the id of the first new token."""
 
     def __init__(self, spellings: Sequence[Sequence[int]], first: int) -> None:
         self._roots: dict[int, _Node] = {}
@@ -73,7 +73,7 @@ class Cover:
             node.token = token
 
     def tell(self, text: Sequence[int]) -> Told | None:
-        """Return what can be told apart where ``text`` (old ids) follows; None where no new token begins like it."""
+        """Return the distinguishable outcomes where ``text`` (old ids) follows; None without new tokens there."""
         node = self._roots.get(text[0])
         if node is None:
             return None

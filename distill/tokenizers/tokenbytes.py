@@ -1,25 +1,24 @@
-"""The exact bytes of every token, and text encoded with the byte offset at which each token ends.
+"""The bytes of every token, and encoding of text with the byte offset at which each token ends.
 
-Two tokenizers have nothing in common but the bytes they write, so every comparison between models (alignment, shared
-vocabulary, initialisation, bits per byte) goes through this module. Three decisions carry it:
+Bytes are all that two tokenizers have in common, so every comparison between models (alignment, shared vocabulary,
+initialisation, bits per byte) uses this module. It follows three rules.
 
-*A table, not a decoder.* Decoding a single id to text loses what it is about: half a character becomes U+FFFD, a
-leading space disappears. The bytes of an id are therefore read off the tokenizer's own pieces: GPT-2's printable
-alphabet is inverted for byte-level models, U+2581 becomes a space and ``<0xHH>`` a byte for SentencePiece ones. Offsets
-are a cumulative sum over that table.
+*A table, not a decoder.* Decoding a single id to text loses information: part of a character becomes U+FFFD, a leading
+space disappears. The bytes of an id are therefore read from the tokenizer's pieces: GPT-2's printable alphabet is
+inverted for byte-level vocabularies; for SentencePiece, U+2581 becomes a space and ``<0xHH>`` a byte. Offsets are
+cumulative sums over this table.
 
-*Content is encoded without special tokens.* A benchmark text may hold a literal ``<unk>`` or ``<|im_end|>``; read as
-the special token it changes what the model sees and has turned the order of two models round (wikitext). The encoder
-here is the tokenizer with its special tokens, post-processor, truncation and padding taken out. Added tokens that are
-*not* special (Gemma's runs of newlines, say) are vocabulary like any other and stay.
+*Content is encoded without special tokens.* A benchmark text may contain a literal ``<unk>`` or ``<|im_end|>``. Parsed
+as a special token, it changes what the model reads, and has reversed the order of two models (WikiText). The encoder is
+the tokenizer without special tokens, post-processor, truncation and padding. Added tokens that are *not* special (such
+as Gemma's runs of newlines) are ordinary vocabulary and kept.
 
-*Every text is checked.* Byte-level vocabularies that lack byte symbols drop bytes, normalisers rewrite characters,
-added tokens may swallow spaces. A text whose tokens do not spell its own UTF-8 bytes is refused with
-:class:`RoundTripError`.
+*Every text is verified.* Byte-level vocabularies without all bytes drop some, normalisers rewrite characters, and added
+tokens may absorb spaces. A text whose tokens do not spell its UTF-8 bytes raises :class:`RoundTripError`.
 
-SentencePiece models of the Llama 2 kind write a dummy space in front of a text that does not begin with one, so ``"x"``
-and ``" x"`` get the same ids. The dummy space is no byte of the text: it is taken off the first token's length
-(``Encoding.prefix`` is then 1), and the first token may be left with no bytes at all.
+SentencePiece models of the Llama 2 kind add a dummy prefix space unless the text begins with a space, so ``"x"`` and
+``" x"`` get the same ids. The dummy space is not part of the text: it is subtracted from the length of the first token
+(and ``Encoding.prefix`` is 1), which may leave that token without bytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,17 +35,17 @@ from crosstok.errors import UserError
 
 
 class RoundTripError(UserError):
-    """A text that the tokenizer cannot represent: its tokens spell other bytes.
+    """A text that the tokenizer does not preserve: its tokens spell other bytes.
 
-    ``position`` is the offset in UTF-8 bytes at which they part, ``expected`` the next bytes of the text (up to 8) and
-    ``found`` those of the tokens.
+    ``position`` is the UTF-8 byte offset of the first difference; ``expected`` and ``found`` are the next bytes of the
+    text and of the tokens (up to 8).
     """
 
     def __init__(self, position: int, expected: bytes, found: bytes, *, index: int | None = None) -> None:
         which = "The text" if index is None else f"Text {index}"
         super().__init__(
-            f"{which} does not survive the tokenizer: at byte {position} it reads {expected!r}, its tokens {found!r}.",
-            hint="The vocabulary lacks bytes, or its normaliser rewrites text; leave the text out or take another one.",
+            f"{which} does not survive the tokenizer: at byte {position} it has {expected!r}, its tokens {found!r}.",
+            hint="The vocabulary lacks bytes or the normaliser rewrites text; use another text or tokenizer.",
         )
         self.position = position
         self.expected = expected
@@ -58,16 +57,16 @@ class Encoding:
     """A text as tokens."""
 
     ids: npt.NDArray[np.int32]
-    """Token ids, ``[n]``, no special ones."""
+    """Token ids, ``[n]``, without special tokens."""
     ends: npt.NDArray[np.int64]
-    """Offset in the text's UTF-8 bytes at which each token ends, ``[n]``, never falling, the last one the length."""
+    """UTF-8 byte offset at which each token ends, ``[n]``, non-decreasing; the last one is the length of the text."""
     prefix: int = 0
-    """1 where the first token's piece begins with a dummy space that the text does not have."""
+    """1 if the first token begins with a dummy space that is not in the text, else 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenBytes:
-    """A tokenizer as a map between ids and bytes. Build it with :meth:`from_tokenizer`."""
+    """A tokenizer as a map between ids and bytes; create it with :meth:`from_tokenizer`."""
 
     table: tuple[bytes | None, ...] = field(repr=False)
     """Bytes of each id; None for special and unused ids."""
@@ -76,18 +75,18 @@ class TokenBytes:
     specials: dict[int, str] = field(repr=False)
     """Special ids and their names."""
     fingerprint: str
-    """Of everything that decides bytes and encodings: ids, bytes, merges or scores, normaliser, splits, specials."""
+    """Hash of ids, bytes, merges or scores, normaliser, splits and special tokens."""
     dummy_prefix: bool
-    """Whether the tokenizer writes a space in front of a text that has none."""
+    """Whether the tokenizer adds a dummy prefix space."""
     _encoder: Tokenizer = field(repr=False)
     _ids: dict[bytes, int] = field(repr=False)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> Self:
-        """Read the table off a fast tokenizer; takes about 4 s for 262,144 ids.
+        """Read the table of a fast tokenizer; takes about 4 s for 262,144 ids.
 
-        Raises UserError for slow tokenizers and for models other than BPE and Unigram (WordPiece drops white space, so
-        no text with a newline would come back).
+        Raises UserError for slow tokenizers and for types other than BPE and Unigram (WordPiece drops white space, so
+        no text with a newline would be preserved).
         """
         if isinstance(tokenizer, Tokenizer):
             file = TokenizerFile.parse(tokenizer.to_str())
@@ -108,23 +107,23 @@ class TokenBytes:
 
     @property
     def size(self) -> int:
-        """Largest id + 1: how many rows of an embedding matrix the tokenizer can address."""
+        """Largest id + 1: the number of embedding rows that the tokenizer can address."""
         return len(self.table)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Ids that stand for no bytes but for a role (beginning, end of turn, padding and so on)."""
+        """Ids that have a role (beginning, end of turn, padding and so on) instead of bytes."""
         return frozenset(self.specials)
 
     def encode(self, text: str) -> Encoding:
-        """Return the ids and byte ends of ``text``. Raises RoundTripError where the tokens spell other bytes."""
+        """Return the ids and byte ends of ``text``. Raises RoundTripError if the tokens spell other bytes."""
         answer = self.try_encode_many([text])[0]
         if isinstance(answer, RoundTripError):
             raise answer
         return answer
 
     def encode_many(self, texts: Sequence[str]) -> list[Encoding]:
-        """Encode several texts at once, in parallel. Raises the first RoundTripError, which names the text's index."""
+        """Encode several texts in parallel. Raises the first RoundTripError, with the index of the text."""
         answers = self.try_encode_many(texts)
         for index, answer in enumerate(answers):
             if isinstance(answer, RoundTripError):
@@ -132,7 +131,7 @@ class TokenBytes:
         return [answer for answer in answers if isinstance(answer, Encoding)]
 
     def try_encode_many(self, texts: Sequence[str]) -> list[Encoding | RoundTripError]:
-        """Encode several texts at once; a text that does not round-trip gets its error, for the caller to count."""
+        """Encode several texts; a text that is not preserved gives its error, for the caller to count."""
         data = [_utf8(text) for text in texts]
         valid = [text for text, encoded in zip(texts, data, strict=True) if isinstance(encoded, bytes)]
         batches = iter(self._encoder.encode_batch_fast(valid, add_special_tokens=False))
@@ -149,10 +148,10 @@ class TokenBytes:
         return Encoding(array, np.cumsum(self.lengths[array], dtype=np.int64) - prefix, prefix)
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of ``ids`` one after the other; special and unused ids add none.
+        """Return the concatenated bytes of ``ids``; special and unused ids contribute none.
 
-        A dummy space is kept (``decode(encoding.ids)[encoding.prefix:]`` is the text), so that the bytes of a sequence
-        are those of its parts, wherever it is cut. Raises IndexError for an id that the tokenizer does not have.
+        A dummy space is kept (``decode(encoding.ids)[encoding.prefix:]`` is the text), so the bytes of a sequence are
+        those of its parts, wherever it is split. Raises IndexError for an unknown id.
         """
         known = list(ids)
         if known and min(known) < 0:
@@ -160,13 +159,13 @@ class TokenBytes:
         return b"".join(self.table[index] or b"" for index in known)
 
     def file(self) -> TokenizerFile:
-        """Return the rules by which content is encoded (no special tokens, no post-processor), parsed anew."""
+        """Return a new backend tokenizer with the rules that encode content (no special tokens, no post-processor)."""
         return TokenizerFile.parse(self._encoder.to_str())
 
     def id_of(self, data: bytes) -> int | None:
-        """Return the id that spells exactly ``data``, or None.
+        """Return the id whose bytes are exactly ``data``, or None.
 
-        Of several the lowest is taken, ordinary pieces before added tokens before ``<0xHH>`` byte pieces.
+        Of several ids, ordinary pieces are preferred to added tokens, these to ``<0xHH>`` pieces, then the lowest id.
         """
         return self._ids.get(data)
 
@@ -181,7 +180,7 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def first_differences(left: TokenBytes, right: TokenBytes, n: int = 5) -> list[tuple[int, str, str]]:
-    """Return the first ``n`` ids that mean different things to two tokenizers, with what they mean to each."""
+    """Return the first ``n`` ids with different meanings in two tokenizers, and both meanings."""
     found = []
     for index in range(max(left.size, right.size)):
         meanings = _meaning(left, index), _meaning(right, index)
@@ -202,7 +201,7 @@ def _meaning(tokenbytes: TokenBytes, index: int) -> str:
 def _utf8(text: str) -> bytes | RoundTripError:
     try:
         return text.encode()
-    except UnicodeEncodeError as error:  # a lone surrogate is no text
+    except UnicodeEncodeError as error:  # lone surrogates are not text
         position = len(text[: error.start].encode())
         return RoundTripError(position, text[error.start : error.end].encode("utf-8", "surrogatepass"), b"")
 

@@ -1,8 +1,8 @@
-"""Building Hugging Face tokenizers: roles around a backend, and byte-level BPE out of a table of tiktoken ranks.
+"""Construction of Hugging Face tokenizers: role names for a backend, and byte-level BPE from a table of tiktoken ranks.
 
-tiktoken stores no merges: it joins whichever neighbouring pair has the lowest rank as a whole. The merge that makes a
-token is found again by running that procedure on the token's own bytes with only lower ranks allowed; what remains are
-its two halves. ``ignore_merges`` is set because tiktoken takes a piece that is itself a token without any merging.
+tiktoken stores no merges: it merges the adjacent pair whose concatenation has the lowest rank. The merge of a token is
+recovered by running this procedure on the token's own bytes with lower ranks only, which leaves its two halves.
+``ignore_merges`` is set because tiktoken does not apply merges to a piece that is itself a token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from crosstok.errors import UserError
 def fast_tokenizer(
     backend: Tokenizer, roles: Mapping[str, str], *, longest: int | None = None
 ) -> PreTrainedTokenizerFast:
-    """Return the tokenizer with names for its special tokens: ``roles`` maps bos, eos, pad, unk to their content.
+    """Return a tokenizer with named special tokens; ``roles`` maps bos, eos, pad, unk to token strings.
 
-    ``longest`` is the number of tokens that the model was made for, if there is one model.
+    ``longest`` is the maximum length in tokens of the model that the tokenizer belongs to, if any.
     """
     options: dict[str, Any] = {f"{role}_token": content for role, content in roles.items()}
     if longest is not None:
@@ -32,7 +32,7 @@ def fast_tokenizer(
 
 
 def halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
-    """Return the two tokens whose merge makes ``token``. Raises ``ValueError`` where no merge makes it."""
+    """Return the two tokens whose merge is ``token``. Raises ValueError if there are none."""
     limit = ranks[token]
     parts = [token[index : index + 1] for index in range(len(token))]
     while True:
@@ -43,16 +43,16 @@ def halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
         at = joined.index(lowest)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     if len(parts) != 2:
-        raise ValueError(f"no merge of two tokens makes {token!r}")
+        raise ValueError(f"no merge of two tokens creates {token!r}")
     return parts[0], parts[1]
 
 
 def from_ranks(
     ranks: Mapping[bytes, int], pattern: str, specials: Sequence[str], roles: Mapping[str, str]
 ) -> PreTrainedTokenizerFast:
-    """Build the tokenizer: ids are the ranks, ``specials`` follow them, ``roles`` maps bos, eos, pad, unk to specials.
+    """Build the tokenizer: ids are the ranks, followed by ``specials``; ``roles`` maps bos, eos, pad, unk to specials.
 
-    No normaliser is set, so that every text comes back byte for byte.
+    There is no normaliser, so every text is preserved byte for byte.
     """
     alphabet = {value: symbol for symbol, value in BYTE_SYMBOLS.items()}
 
@@ -61,7 +61,7 @@ def from_ranks(
 
     order = sorted(ranks, key=ranks.__getitem__)
     if [ranks[token] for token in order] != list(range(len(order))):
-        raise UserError("The table of ranks has gaps or repeats.", hint="Use the complete table of the tokenizer.")
+        raise UserError("The table of ranks has gaps or duplicates.", hint="Use the complete table of the tokenizer.")
     merges = [halves(token, ranks) for token in order if len(token) > 1]
     backend = Tokenizer(
         models.BPE(

@@ -1,7 +1,7 @@
-"""What a ``tokenizer.json`` says: which bytes each id stands for, which ids are special, and how text is cut.
+"""Parsing of ``tokenizer.json``: the bytes of each id, the special ids, and the rules by which text is split.
 
-It is the part of :mod:`crosstok.distill.tokenizers.tokenbytes` that knows of tokenizer families; see there for why it
-is done so. The parsed file is read rather than the library's objects, because those do not show all of it.
+This is the part of :mod:`crosstok.distill.tokenizers.tokenbytes` that depends on the tokenizer family. It parses the
+file because the library's objects do not expose all of its content.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ _FALLBACK = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
 
 
 def _byte_symbols() -> dict[str, int]:
-    """Return GPT-2's printable character for each byte value: Latin-1 where it is visible, else U+0100 and onwards."""
+    """Return GPT-2's printable character for each byte: Latin-1 if printable, else from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [value for value in range(256) if value not in visible]
     return {chr(value): value for value in visible} | {chr(0x100 + rank): value for rank, value in enumerate(hidden)}
 
 
 BYTE_SYMBOLS = _byte_symbols()
-"""Printable character -> byte value, as byte-level vocabularies spell their pieces (GPT-2's ``bytes_to_unicode``)."""
+"""Maps the printable characters of byte-level vocabularies to bytes (inverse of GPT-2's ``bytes_to_unicode``)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,17 +36,17 @@ class TokenizerFile:
 
     settings: dict[str, Any]
     pieces: dict[int, str]
-    """The model's own pieces, as they are spelt in the file."""
+    """The model's vocabulary, as written in the file."""
     specials: dict[int, str]
-    """Added tokens that stand for a role instead of text."""
+    """Added tokens with a role instead of text."""
     symbols: dict[int, str]
-    """Added tokens that are text: vocabulary which is looked for before anything else."""
+    """Added tokens that are text, which are matched before anything else."""
 
     @classmethod
     def parse(cls, content: str, roles: Iterable[str] = ()) -> Self:
-        """Read a file's content. ``roles`` are contents that the configuration calls special whatever the file says.
+        """Parse the content of a file. ``roles`` are tokens that the configuration declares special.
 
-        Raises UserError for families whose pieces are not bytes of text.
+        Raises UserError for tokenizer families whose pieces are not bytes of text.
         """
         settings: dict[str, Any] = json.loads(content)
         _check_family(settings["model"])
@@ -64,7 +64,7 @@ class TokenizerFile:
         return cls(settings, pieces, specials, symbols)
 
     def table(self) -> tuple[bytes | None, ...]:
-        """Return the bytes of each id, None for specials and for ids that nothing uses."""
+        """Return the bytes of each id; None for special and unused ids."""
         kinds = list(_components(self.settings, "normalizer", "pre_tokenizer", "decoder"))
         byte_level = any(kind["type"] == "ByteLevel" for kind in kinds)
         metaspace = not byte_level and any(_writes_metaspace(kind) for kind in kinds)
@@ -77,7 +77,7 @@ class TokenizerFile:
             if byte_level:
                 try:
                     return bytes([BYTE_SYMBOLS[symbol] for symbol in piece])
-                except KeyError:  # not of the alphabet: the library's decoder takes such a piece literally
+                except KeyError:  # outside the alphabet: the library's decoder uses such a piece literally
                     return piece.encode()
             if fallback and piece in _FALLBACK:
                 return _FALLBACK[piece]
@@ -93,7 +93,7 @@ class TokenizerFile:
         return tuple(table)
 
     def inverse(self, table: tuple[bytes | None, ...]) -> dict[bytes, int]:
-        """Return bytes -> id: the lowest id, ordinary pieces before added tokens before ``<0xHH>`` byte pieces."""
+        """Return a map from bytes to id; ordinary pieces precede added tokens, these ``<0xHH>`` pieces, then by id."""
 
         def rank(index: int) -> tuple[int, int]:
             is_fallback = table[index] == _FALLBACK.get(self.pieces.get(index, ""), b"")
@@ -108,8 +108,8 @@ class TokenizerFile:
     def content_encoder(self) -> Tokenizer:
         """Return the tokenizer without special tokens, post-processor, truncation, padding and dropout.
 
-        Special pieces that the model itself lists are renamed to what no text spells: a Unigram model would find a
-        literal ``</s>`` in its vocabulary otherwise, and so would a BPE with ``ignore_merges``.
+        Special pieces in the model's own vocabulary are renamed to strings that occur in no text. Otherwise, a Unigram
+        model, and a BPE model with ``ignore_merges``, would match a literal ``</s>``.
         """
         names = set(self.specials.values())
         hidden = {name: f"\ufdd0{rank}\ufdd1" for rank, name in enumerate(sorted(names))}  # Unicode noncharacters
@@ -135,7 +135,7 @@ class TokenizerFile:
         return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
     def fingerprint(self, table: tuple[bytes | None, ...]) -> str:
-        """Return 16 hex digits that cover the bytes of every id and every rule by which text is cut."""
+        """Return 16 hex digits that depend on the bytes of every id and on every rule by which text is split."""
         digest = hashlib.sha256()
         for data in table:
             digest.update(b"-" if data is None else b"%d:%b" % (len(data), data))
@@ -156,19 +156,19 @@ class TokenizerFile:
 def _check_family(model: dict[str, Any]) -> None:
     if model["type"] not in {"BPE", "Unigram"}:
         raise UserError(
-            f"Tokenizers of type {model['type']} are not supported: they do not keep the text's white space.",
-            hint="Take a BPE or Unigram tokenizer.",
+            f"Tokenizers of type {model['type']} are not supported: they do not preserve white space.",
+            hint="Use a BPE or Unigram tokenizer.",
         )
     for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(affix):
             raise UserError(
-                f"The tokenizer's pieces are not bytes of text: they carry the {affix} {model[affix]!r}.",
-                hint="Take a byte-level or SentencePiece tokenizer.",
+                f"The tokenizer's pieces are not bytes of text: they have the {affix} {model[affix]!r}.",
+                hint="Use a byte-level or SentencePiece tokenizer.",
             )
 
 
 def _components(settings: dict[str, Any], *slots: str) -> Iterator[dict[str, Any]]:
-    """Yield every normaliser, pre-tokenizer or decoder in ``slots``, sequences flattened."""
+    """Yield every normaliser, pre-tokenizer or decoder in ``slots``, with sequences flattened."""
     waiting = [settings[slot] for slot in slots if settings.get(slot)]
     while waiting:
         component = waiting.pop(0)

@@ -1,18 +1,18 @@
-"""MinED: for each token of one vocabulary the token of another that is the fewest byte edits away, exactly.
+"""Exact nearest-token map between two vocabularies by edit distance in bytes (MinED).
 
-FuseLLM (arXiv 2401.10491) maps vocabularies by Levenshtein distance. Comparing 128k tokens with 128k by a loop takes
-days, which is why published maps are cut off by heuristics or precomputed. This one is exact and takes minutes:
+FuseLLM (arXiv 2401.10491) maps vocabularies by Levenshtein distance. Comparing 128k tokens with 128k in a loop takes
+days, so published maps are approximate or precomputed. This implementation is exact and takes minutes:
 
-1. Equal bytes are looked up (distance 0), usually more than half of the vocabulary.
-2. For any other token x, ``max(|x|, |y|) - |x ∩ y|`` is a lower bound of its distance to y, with the common bytes
-   counted with multiplicity. For all y at once the bound is a sum of a few rows of a table (one row per byte and how
-   often it has come before) of one uint8 per candidate: about 10 additions of vectors.
-3. Candidates are compared in the order of their bound, a level at a time, and as soon as the best distance found is no
-   larger than the next bound the rest cannot win. What is left is some hundreds of candidates instead of 128k.
-4. A level is compared at once: the rows of the edit-distance matrix are vectors over candidates and columns, and the
-   dependence along a row is a running minimum (``D[j] = min_k≤j (T[k] + j - k)``).
+1. Tokens with equal bytes (distance 0) are looked up; these are usually more than half of the vocabulary.
+2. For any other token x, ``max(|x|, |y|) - |x ∩ y|`` is a lower bound of its distance to y, where common bytes count
+   with multiplicity. For all y at once, the bound is a sum of rows of a uint8 table with one row per byte value and
+   occurrence: about 10 vector additions.
+3. Candidates are compared in order of their bound, one level at a time, until the best distance found is at most the
+   next bound. This leaves some hundreds of candidates instead of 128k.
+4. The candidates of a level are compared at once: rows of the edit-distance matrix are vectors over candidates and
+   columns, and the dependence along a row is a running minimum (``D[j] = min_k≤j (T[k] + j - k)``).
 
-Ties go to the candidate that shares more bytes (the smaller bound), then to the lowest id.
+Ties are broken in favour of the candidate with more common bytes (the smaller bound), then of the lowest id.
 """
 
 from collections import Counter
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_OCCURRENCES = 4  # of a byte, that the table tells apart; the bound stays a bound beyond
-_BLOCK = 4096  # candidates compared at once
+_OCCURRENCES = 4  # occurrences of a byte in the table; further ones only loosen the bound
+_BLOCK = 4096  # candidates per block
 
 Progress = Callable[[int], None]
 """Called with the number of tokens done."""
@@ -32,12 +32,12 @@ Progress = Callable[[int], None]
 def nearest_tokens(
     wanted: Sequence[bytes], candidates: Sequence[bytes], progress: Progress | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Return the index of the candidate nearest to each of ``wanted``, and the distances in bytes; both ``[n]``.
+    """Return the index of the candidate nearest to each of ``wanted`` and its distance in bytes, ``[n]`` each.
 
-    Neither may hold an empty string. Raises ValueError without candidates.
+    Neither list may contain an empty string. Raises ValueError without candidates.
     """
     if not len(candidates):
-        raise ValueError("there is no token to map to")
+        raise ValueError("there are no candidates")
     first: dict[bytes, int] = {}
     for index, data in enumerate(candidates):
         first.setdefault(data, index)
@@ -53,7 +53,7 @@ def nearest_tokens(
 
 
 class _Search:
-    """The candidates, prepared for lower bounds and for comparison in blocks."""
+    """The candidates, with a table for lower bounds and buffers for blockwise comparison."""
 
     def __init__(self, candidates: Sequence[bytes]) -> None:
         self.lengths = np.array([len(data) for data in candidates], dtype=np.int16)
@@ -84,9 +84,9 @@ class _Search:
                 if row is not None:
                     common += row
             if (byte, _OCCURRENCES - 1) in self.table:
-                unseen += max(0, count - _OCCURRENCES)  # these may be common as well
+                unseen += max(0, count - _OCCURRENCES)  # assume that these are common too
         bounds: npt.NDArray[np.int16] = np.maximum(self.lengths, np.int16(len(data)))
-        bounds -= common  # never larger
+        bounds -= common  # no underflow: common bytes never exceed the maximum length
         if unseen:
             bounds -= np.int16(unseen)
             np.maximum(bounds, np.abs(self.lengths - np.int16(len(data))), out=bounds)
@@ -115,7 +115,7 @@ def _blocks(found: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
 
 
 def _occurrence_table(candidates: Sequence[bytes]) -> dict[tuple[int, int], npt.NDArray[np.uint8]]:
-    """Return for (byte, k) which candidates hold the byte more than k times, as 0 and 1."""
+    """Return, for (byte, k), a 0/1 vector of the candidates that contain the byte more than k times."""
     table: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
     for index, data in enumerate(candidates):
         for byte, count in Counter(data).items():

@@ -205,7 +205,7 @@ def test_a_hub_data_set_is_loaded_with_its_revision_and_own_parts(monkeypatch: p
     train, heldout = both_parts("hub:owner/name/config@abc123#body")
     assert asked == [("owner/name", "config", "abc123")] * 2
     assert (train, heldout) == ({"0": "one", "1": "two"}, {"0": "three"})
-    with pytest.raises(UserError, match=r"no text field 'text'.*there are: body"):
+    with pytest.raises(UserError, match=r"no text field 'text'.*available fields: body"):
         load_texts("hub:owner/name", "train")
 
 

@@ -192,7 +192,7 @@ def test_a_converted_table_of_ranks_gives_the_ids_of_tiktoken(text: str) -> None
 
 
 def test_a_table_of_ranks_with_a_gap_is_refused() -> None:
-    with pytest.raises(UserError, match="gaps or repeats"):
+    with pytest.raises(UserError, match="gaps or duplicates"):
         from_ranks(RANKS | {b"zz": 9999}, r"\s+|\S+", [], {})
 
 

@@ -99,19 +99,19 @@ def test_a_model_without_a_template_cannot_be_asked_in_a_chat(chat: Callable[...
 
 def test_a_template_that_rewrites_contents_is_refused(chat: Callable[..., Any]) -> None:
     checkpoint = chat("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")
-    with pytest.raises(UserError, match="rewrites the messages"):
+    with pytest.raises(UserError, match="modifies the messages"):
         encode_prompt(checkpoint, Generate(messages=(USER,)))
 
 
 def test_a_template_that_refuses_a_role_is_one_clear_line(chat: Callable[..., Any]) -> None:
     checkpoint = chat("{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(UserError, match="refuses these messages: roles must alternate"):
+    with pytest.raises(UserError, match="rejects these messages: roles must alternate"):
         encode_prompt(checkpoint, Generate(messages=(USER,)))
 
 
 def test_a_template_that_drops_the_opening_of_an_answer_is_refused(chat: Callable[..., Any]) -> None:
     checkpoint = chat("{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}")
-    with pytest.raises(UserError, match="rewrites the messages"):
+    with pytest.raises(UserError, match="modifies the messages"):
         encode_prompt(checkpoint, Generate(messages=(USER, {"role": "assistant", "content": "```python"})))
 
 
