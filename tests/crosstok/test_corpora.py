@@ -212,7 +212,7 @@ def test_a_hub_data_set_is_loaded_with_its_revision_and_own_parts(monkeypatch: p
 def test_a_hub_data_set_without_a_training_part_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     only = datasets.DatasetDict({"dev": datasets.Dataset.from_dict({"text": ["one"]})})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: only)
-    with pytest.raises(UserError, match=r"no part 'train'.*dev"):
+    with pytest.raises(UserError, match=r"no split 'train'.*dev"):
         load_texts("hub:owner/name", "heldout")
 
 
@@ -253,8 +253,8 @@ def test_a_wrong_split_is_an_error() -> None:
         (b'{"text": "fine"}\n{"body": "x"}\n', "line 2 has no text field 'text'.*body"),
         (b'{"text": "fine"}\n[1]\n', "line 2 has no text field"),
         (b'{"text": "\xff"}\n', "not UTF-8"),
-        (b'{"text": "only one"}\n', "no text in its heldout part"),
-        (b"", "no text in its heldout part"),
+        (b'{"text": "only one"}\n', "no text in its heldout split"),
+        (b"", "no text in its heldout split"),
     ],
 )
 def test_a_broken_file_is_one_clear_line(tmp_path: Path, content: bytes, message: str) -> None:

@@ -50,7 +50,7 @@ def test_a_vocabulary_mapped_to_itself_is_the_identity_and_ties_go_to_the_lowest
 
 
 def test_a_map_to_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no token"):
+    with pytest.raises(ValueError, match="no candidates"):
         nearest_tokens([b"a"], [])
 
 
