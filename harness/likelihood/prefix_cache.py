@@ -83,12 +83,12 @@ def sharing_error(source: NextToken, size: int) -> str:
                 if not error <= (1e-3 if source.model.dtype == torch.float32 else 0.1):
                     return f"shared tokens give different hidden states (relative difference {float(error):.1g})"
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return ""
 
 
 def shared_prefixes(jobs: Sequence[Sequence[Path]], worth: int) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Return groups of jobs (prefix, indices); the jobs of a group share its prefix, which is empty for the last group.
+    """Return groups of jobs as (prefix, indices); jobs that share no prefix come last, with an empty one.
 
     The grouping maximises the number of saved tokens over all groupings of jobs adjacent in the order of their ids.
     Each group saves at least ``worth`` tokens, because it needs batches of its own.

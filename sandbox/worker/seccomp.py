@@ -51,11 +51,6 @@ def _deny(number: int, error: int) -> bytes:
     return _instruction(_EQUAL, number, 0, 1) + _instruction(_RETURN, _ERRNO | error)
 
 
-def supported() -> bool:
-    """Return whether the deny list covers this architecture."""
-    return os.uname().machine in _AUDIT_ARCH
-
-
 def program(*, processes: bool = True) -> bytes:
     """Return the filter for this machine's architecture; with ``processes=False`` it also denies forks.
 
