@@ -36,7 +36,7 @@ def test_an_attack_comes_to_what_it_must(campaign: Campaign, name: str) -> None:
     if held.verdict is None:
         lacking = sorted(held.attack.needs - campaign.guarantees)
         assert lacking
-        pytest.skip(f"this backend does not promise {', '.join(lacking)} here")
+        pytest.skip(f"this backend does not guarantee {', '.join(lacking)} here")
     assert held.verdict.status in held.attack.expected, (held.attack.what, held.verdict)
     assert held.changes == ()
 
@@ -75,7 +75,7 @@ def test_attacks_differ_in_what_they_do_and_say() -> None:
     assert len({attack.what for attack in attacks}) == len({attack.candidate for attack in attacks}) == len(attacks)
 
 
-# --- the campaign itself: a wall that gives way must be seen ------------------------------------------------------
+# --- the campaign itself: a successful attack must be detected ---------------------------------------------------
 
 
 def judged(status: Status, *changes: str) -> AttackResult:
@@ -101,8 +101,8 @@ def test_a_decoy_file_that_was_written_and_traces_of_a_program_are_seen(tmp_path
     assert host.changes({**traces(), "mounts": []}) == ["the decoy file was written", "mounts changed"]
 
 
-def test_without_walls_the_campaign_says_that_it_was_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a pool without walls a probe finds its way out. Only probes that do no changes are let loose."""
+def test_on_an_unisolated_backend_the_campaign_reports_successful_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an unisolated backend, probes reach the host. Only harmless probes run."""
     from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the decoys)
 
     from crosstok.sandbox.attacks.escapes import escapes  # noqa: PLC0415

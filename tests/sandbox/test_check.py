@@ -99,6 +99,6 @@ def test_the_table_of_the_demo_sums_up_attacks_controls_and_host() -> None:
     ]
 
 
-def test_the_demo_does_not_let_attacks_loose_where_there_are_no_walls() -> None:
+def test_the_demo_refuses_a_backend_that_does_not_isolate_programs() -> None:
     with pytest.raises(UserError, match="does not isolate programs"):
         demo("process")

@@ -55,7 +55,7 @@ USES = {
 
 
 @pytest.mark.parametrize("package", list(USES))
-def test_packages_with_shared_libraries_of_their_own_work_behind_the_walls(pool: Pool, package: str) -> None:
+def test_packages_with_shared_libraries_of_their_own_work_inside_the_sandbox(pool: Pool, package: str) -> None:
     program = Program("x", USES[package], "assert f() == 1\n", "f", packages=(package,), limits=LIMITS)
     verdict = next(pool.run([program]))
     assert verdict.passed, verdict

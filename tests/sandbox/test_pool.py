@@ -39,7 +39,7 @@ def queue_of(programs: list[Program]) -> ProgramQueue:
     return queue
 
 
-def test_some_walled_backend_works_here() -> None:
+def test_a_backend_that_isolates_programs_works_here() -> None:
     assert [report.name for report in sandbox.probe() if report.available and report.name != "process"]
 
 
@@ -279,7 +279,7 @@ def test_names_and_refusals_are_one_clear_line() -> None:
         sandbox.open_pool(workers=0)
 
 
-def test_without_any_walls_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_working_backend_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosstok.sandbox.selection.trial", lambda _: "user namespaces are forbidden here")
     with pytest.raises(UserError, match=r"No sandbox works on this machine .*user namespaces are forbidden here"):
         sandbox.open_pool()

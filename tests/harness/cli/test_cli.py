@@ -202,7 +202,7 @@ def test_a_program_without_tests_is_one_line_that_names_its_place(tmp_path: Path
     assert "line 1" in one_line(crosstok("sandbox", "check", "p.jsonl", cwd=tmp_path))
 
 
-def test_a_sandbox_without_walls_is_refused_unless_asked_for_and_says_so(tmp_path: Path) -> None:
+def test_an_unisolated_sandbox_is_refused_unless_asked_for_and_says_so(tmp_path: Path) -> None:
     row = {"id": "right", "candidate": "def f(x):\n    return x", "tests": "assert f(1) == 1", "entry_point": "f"}
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
     command = ("sandbox", "check", "p.jsonl", "--backend", "process")

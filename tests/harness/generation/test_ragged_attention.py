@@ -1,4 +1,4 @@
-"""Attention in runs of rows: which runs, the same results, the model as it was, rows that move and lose nothing."""
+"""Attention in groups of rows: which groups, the same results, the model as it was, rows that move and lose nothing."""
 
 import math
 from contextlib import nullcontext
@@ -36,7 +36,7 @@ def free_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Return a list that fills with the rows and columns of the keys of every call of attention in runs."""
+    """Return a list that fills with the rows and columns of the keys of every call of attention in groups."""
     found: list[tuple[int, int]] = []
     plain = crosstok.harness.generation.ragged_attention.sdpa_attention_forward
 
@@ -51,7 +51,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
-# --- which runs ---
+# --- which groups ---
 
 
 def test_rows_are_cut_where_that_saves_the_most_columns() -> None:
@@ -76,26 +76,26 @@ def test_rows_of_one_length_are_one_run_and_no_rows_none() -> None:
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(0, 300))
-def test_runs_hold_every_row_once_and_all_that_belongs_to_it(lengths: list[int], call: int) -> None:
-    runs, columns = group_rows(lengths, call), max(lengths)
-    assert [runs[0].first, runs[-1].end] == [0, len(lengths)]
-    assert all(before.end == after.first for before, after in pairwise(runs))
-    assert all(run.start == columns - max(lengths[run.first : run.end]) for run in runs)
-    read = sum((run.end - run.first) * (columns - run.start) for run in runs)
-    assert read + call * (len(runs) - 1) <= len(lengths) * columns, "more was read than by one run"
+def test_groups_hold_every_row_once_and_all_that_belongs_to_it(lengths: list[int], call: int) -> None:
+    groups, columns = group_rows(lengths, call), max(lengths)
+    assert [groups[0].first, groups[-1].end] == [0, len(lengths)]
+    assert all(before.end == after.first for before, after in pairwise(groups))
+    assert all(group.start == columns - max(lengths[group.first : group.end]) for group in groups)
+    read = sum((group.end - group.first) * (columns - group.start) for group in groups)
+    assert read + call * (len(groups) - 1) <= len(lengths) * columns, "more was read than by one group"
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40))
 def test_free_calls_read_no_padding_of_sorted_rows(lengths: list[int]) -> None:
-    runs = group_rows(sorted(lengths, reverse=True), 0)
-    assert sum((run.end - run.first) * (max(lengths) - run.start) for run in runs) == sum(lengths)
+    groups = group_rows(sorted(lengths, reverse=True), 0)
+    assert sum((group.end - group.first) * (max(lengths) - group.start) for group in groups) == sum(lengths)
 
 
 # --- the same results ---
 
 
-def step(model: PreTrainedModel, runs: list[RowGroup] | None, lengths: list[int]) -> torch.Tensor:
-    """Read rows of random ids, padded on the left, then one id more for each, in runs or as the model itself does."""
+def step(model: PreTrainedModel, groups: list[RowGroup] | None, lengths: list[int]) -> torch.Tensor:
+    """Read rows of random ids, padded on the left, then one id more for each, in groups or as the model itself does."""
     columns = max(lengths)
     ids = torch.randint(5, 100, (len(lengths), columns + 1), generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([[0] * (columns - length) + [1] * (length + 1) for length in lengths])
@@ -103,23 +103,25 @@ def step(model: PreTrainedModel, runs: list[RowGroup] | None, lengths: list[int]
     cache = DynamicCache()  # keeps all columns in sliding layers, as the batch's own does
     with torch.inference_mode():
         model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], past_key_values=cache)
-        with nullcontext() if runs is None else grouped_attention(runs, model, cache):
+        with nullcontext() if groups is None else grouped_attention(groups, model, cache):
             return model(ids[:, -1:], attention_mask=mask, position_ids=positions[:, -1:], past_key_values=cache).logits
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lengths", [LENGTHS, [40] * 3, [9]])
-def test_a_step_in_runs_equals_the_model_s_own(shape: Any, lengths: list[int], calls: list[tuple[int, int]]) -> None:
+def test_a_step_in_groups_equals_the_model_s_own(shape: Any, lengths: list[int], calls: list[tuple[int, int]]) -> None:
     model = tiny_model(toy_tokenizer("bpe"), shape)
-    runs = group_rows([length + 1 for length in lengths], 10)
-    torch.testing.assert_close(step(model, runs, lengths), step(model, None, lengths), rtol=1e-4, atol=1e-4)
+    groups = group_rows([length + 1 for length in lengths], 10)
+    torch.testing.assert_close(step(model, groups, lengths), step(model, None, lengths), rtol=1e-4, atol=1e-4)
     columns = max(lengths) + 1
-    assert calls == 2 * [(run.end - run.first, columns - run.start) for run in runs], "two layers, in these runs alone"
-    assert (len(runs) > 1) == (lengths is LENGTHS)
+    assert calls == 2 * [(group.end - group.first, columns - group.start) for group in groups], (
+        "two layers, in these groups alone"
+    )
+    assert (len(groups) > 1) == (lengths is LENGTHS)
 
 
 def test_what_a_run_leaves_out_is_not_looked_at() -> None:
-    # Cut one column too deep into the last rows: if runs did nothing, this would change nothing.
+    # Cut one column too deep into the last rows: if groups did nothing, this would change nothing.
     model = tiny_model(toy_tokenizer("bpe"))
     right, wrong = [RowGroup(0, 6, 0), RowGroup(6, 8, 87)], [RowGroup(0, 6, 0), RowGroup(6, 8, 88)]
     difference = (step(model, right, LENGTHS) - step(model, wrong, LENGTHS)).abs().amax(dim=(1, 2))
@@ -128,12 +130,12 @@ def test_what_a_run_leaves_out_is_not_looked_at() -> None:
 
 def test_the_model_attends_as_before_when_the_step_is_over_or_has_failed() -> None:
     model = tiny_model(toy_tokenizer("bpe"))
-    runs = [RowGroup(0, 1, 0), RowGroup(1, 2, 1)]
+    groups = [RowGroup(0, 1, 0), RowGroup(1, 2, 1)]
     assert model.config._attn_implementation == "sdpa"
-    with grouped_attention(runs, model, DynamicCache()):
+    with grouped_attention(groups, model, DynamicCache()):
         assert model.config._attn_implementation == "crosstok_grouped"
     assert model.config._attn_implementation == "sdpa"
-    with pytest.raises(RuntimeError, match="out of memory"), grouped_attention(runs, model, DynamicCache()):
+    with pytest.raises(RuntimeError, match="out of memory"), grouped_attention(groups, model, DynamicCache()):
         raise RuntimeError("out of memory")
     assert model.config._attn_implementation == "sdpa"
 
@@ -142,8 +144,8 @@ def test_a_model_with_another_attention_keeps_it(calls: list[tuple[int, int]]) -
     model = tiny_model(toy_tokenizer("bpe"))
     together = step(model, None, LENGTHS)
     model.set_attn_implementation("eager")
-    runs = group_rows([length + 1 for length in LENGTHS], 10)
-    torch.testing.assert_close(step(model, runs, LENGTHS), together, rtol=1e-4, atol=1e-4)
+    groups = group_rows([length + 1 for length in LENGTHS], 10)
+    torch.testing.assert_close(step(model, groups, LENGTHS), together, rtol=1e-4, atol=1e-4)
     assert not calls
     assert model.config._attn_implementation == "eager"
 
@@ -196,7 +198,7 @@ def test_a_row_that_ends_is_replaced_by_the_last_of_its_run_and_so_on() -> None:
     cache = RowCache(slots=6)
     cache.insert(read_rows([[1] * 9, [2] * 9, [3] * 9, [4] * 5, [5] * 5, [6] * 2]), range(6))
     assert cache.drop(0) == [(0, 2), (2, 4), (4, 5)]
-    assert cache.lengths == [9, 9, 5, 5, 2], "as well sorted as before, one row copied for each run"
+    assert cache.lengths == [9, 9, 5, 5, 2], "as well sorted as before, one row copied for each group"
     assert cache.drop(4) == []
 
 
@@ -207,7 +209,7 @@ PROMPTS = [TEXT[at : at + size] for at, size in ((0, 300), (50, 280), (9, 120), 
 
 @pytest.mark.usefixtures("free_calls")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_answers_in_runs_equal_answers_alone(shape: Any, calls: list[tuple[int, int]]) -> None:
+def test_answers_with_grouped_attention_equal_answers_alone(shape: Any, calls: list[tuple[int, int]]) -> None:
     checkpoint = toy_checkpoint("bpe", shape)
     requests = [Generate(prompt, max_bytes=30 + 9 * number) for number, prompt in enumerate(PROMPTS)]
     alone = [next(iter(Generator(checkpoint, max_batch_rows=1).generate([request]))).data for request in requests]
@@ -229,7 +231,7 @@ def test_without_a_cut_worth_its_call_all_rows_are_read_at_once(calls: list[tupl
 
 @pytest.mark.usefixtures("free_calls")
 @pytest.mark.parametrize(("second", "tokens"), [("bpe", None), ("bos", "shared"), ("spm", "mined")])
-def test_members_of_an_ensemble_attend_in_runs_only_where_the_keys_are_the_batch_s(
+def test_members_of_an_ensemble_attend_in_groups_only_where_the_keys_are_the_batch_s(
     tmp_path: Path, second: str, tokens: str | None, calls: list[tuple[int, int]]
 ) -> None:
     folders = []
