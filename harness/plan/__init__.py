@@ -1,1 +1,1 @@
-"""Suites, and the plan of models and cells that a suite asks for."""
+"""Suite files, and the plan of models and cells (a model on a task) that a suite asks for."""

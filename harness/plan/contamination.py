@@ -1,9 +1,8 @@
-"""What the models of a plan were trained on, and what benchmarks must therefore leave out.
+"""Training data contamination: the texts that models of a plan were trained on, and the tasks without them.
 
-A model that has read a benchmark's training problems answers them from memory. Where any model of a plan has, all its
-models are asked only the rest, so that they stay comparable: which problems that is, the benchmark says
-(``Task.unseen``). Texts are known from the recipes of the suite, and from the provenance that lies in the folder of a
-student that was made before.
+If any model of a plan was trained on problems of a benchmark, all models are evaluated on the other problems only, so
+that their scores stay comparable. The benchmark decides which problems remain (``Task.unseen``). The training texts
+come from the recipes of the suite and from the provenance files of existing students.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from crosstok.tasks.task import Task
 
 
 def trained_texts(models: Iterable[PlannedModel]) -> list[str]:
-    """Return the names of all texts that any of ``models``, or a model that it is made from, was trained on."""
+    """Return the names of all texts that ``models``, or models they are made from, were trained on."""
     names: set[str] = set()
     for model in models:
         sources = [model.spec.source]
@@ -33,12 +32,12 @@ def trained_texts(models: Iterable[PlannedModel]) -> list[str]:
 
 
 def texts_of(record: Mapping[str, Any]) -> set[str]:
-    """Return the names of the texts that a provenance record, as a folder or the store has it, tells of."""
+    """Return the names of the training texts in a provenance record."""
     return {str(text["name"]) for text in record.get("data", ()) if "name" in text}
 
 
 def only_unseen(tasks: Sequence[Task], texts: Sequence[str]) -> tuple[Task, ...]:
-    """Return ``tasks``, those that have training problems without them where these are among ``texts``."""
+    """Return ``tasks`` without the problems that are in ``texts``; unaffected tasks are returned as they are."""
     return tuple(_unseen(task, texts) for task in tasks)
 
 
@@ -49,5 +48,5 @@ def _unseen(task: Task, texts: Sequence[str]) -> Task:
     options = {**task.options.model_dump(exclude_unset=True), **changed}
     smaller = build_task(task.kind, options, name=task.name, data=task.data)
     what = ", ".join(f"{name}: {value}" for name, value in changed.items())
-    smaller.remark = f"measured with {what}, because a model was trained on other parts of it"
+    smaller.remark = f"evaluated with {what}: a model was trained on the other parts"
     return smaller

@@ -1,8 +1,8 @@
-"""From a suite to the work it asks for: models to make and cells to measure, each under a fingerprint.
+"""Plans of suites: the models to make and the cells (a model on a task) to measure, each with a fingerprint.
 
-A model's fingerprint covers its source's content or, for a student, its parent's fingerprint, its recipe and the texts
-it is trained on; a cell's covers model, task and settings. Nothing is loaded here but text, so that a plan can be shown
-and checked before the first second of work.
+The fingerprint of a model covers the content of its source or, for a student, the fingerprints of its parents, its
+recipe and its training texts. The fingerprint of a cell covers model, task and settings. Planning reads texts and
+hashes files but loads no weights, so that mistakes are found before work starts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,15 +26,17 @@ from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, Task, TextTask
 
-MEASURE_VERSION = 1  # raised when the same model would get other numbers
+MEASURE_VERSION = 1  # raised when the numbers of the same model change
 SERVED_DTYPE = "the server's"
 
 
 def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
     """Return the plan of ``suite``.
 
-    Raises ``UserError`` for whatever can be known to be wrong before work starts: unknown tasks, options, corpora,
-    tokenizers and sources, missing data, recipes that do not add up.
+    Raises:
+        UserError: a task, option, corpus, tokenizer or source is unknown; data are missing; options contradict each
+            other; a model cannot do what a task needs.
+
     """
     tasks = tuple(build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks)
     models = {model.name: model for model in _models(suite, data)}
@@ -43,20 +45,20 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
             require_answerable(model.name, model.style, tasks)
             if suite.heal:
                 raise UserError(
-                    f"Token healing needs the tokens of a model, and {model.name!r} is behind a server.",
-                    hint="Leave out `heal`, or measure the model from its weights.",
+                    f"Token healing needs a local model; {model.name!r} is behind a server.",
+                    hint="Leave out `heal`, or load the model from its weights.",
                 )
         if model.answers_alone and all(asks_likelihood(task, model.style) for task in tasks):
             raise UserError(
-                f"The ensemble {model.name!r} gives no probability to tokens that no member puts up, and all tasks "
-                "need the likelihood of texts.",
-                hint="Add a task of answers, or combine its members with tokens: mined.",
+                f"The ensemble {model.name!r} gives no probability to tokens outside of the top-k of its members, and "
+                "every task needs the likelihood of text.",
+                hint="Add a task that generates, or set tokens: mined.",
             )
     return plan_cells(suite, models, only_unseen(tasks, trained_texts(models.values())))
 
 
 def plan_cells(suite: Suite, models: Mapping[str, PlannedModel], tasks: Sequence[Task]) -> Plan:
-    """Return the plan of ``suite`` for models and tasks that are known."""
+    """Return the plan of ``suite`` for these models and tasks."""
     cells = tuple(
         plan_cell(model, task, suite, _teacher(model, suite, models))
         for model in models.values()
@@ -142,21 +144,21 @@ def _student(
 
 def _behind_a_server(name: str, parent: str) -> UserError:
     return UserError(
-        f"Model {name!r} cannot be made from {parent!r}: its weights are behind a server.",
+        f"Model {name!r} cannot be made from {parent!r}, whose weights are behind a server.",
         hint="Name a folder, hub:owner/name@revision, gguf:path or wheel:NAME.",
     )
 
 
 def _teacher(model: PlannedModel, suite: Suite, models: Mapping[str, PlannedModel]) -> PlannedModel | None:
-    """Return the model that ``model`` is compared with on texts: under several seeds, the one of its own seed."""
+    """Return the model that ``model`` is compared with on texts; of several seeds, the one with the same seed."""
     name = suite.agreement_with
     if name is None:
         return None
     teacher = next(one for one in models.values() if one.model_name in {(name, None), (name, model.seed)})
     if teacher.served is not None:
         raise UserError(
-            f"agreement_with: {name!r} is behind a server, which gives no distributions.",
-            hint="Name a model that is loaded here.",
+            f"agreement_with: {name!r} is behind a server, which returns no next-token distributions.",
+            hint="Name a local model.",
         )
     return None if teacher.fingerprint == model.fingerprint else teacher
 
@@ -167,7 +169,7 @@ def plan_cell(
     suite: Suite,
     teacher: PlannedModel | None = None,
 ) -> PlannedCell:
-    """Return one model on one task, with everything that decides its numbers."""
+    """Return the cell of ``model`` on ``task``, with the settings that affect its numbers."""
     settings: dict[str, Any] = {"dtype": model.dtype or suite.dtype, "version": MEASURE_VERSION}
     timeout = None
     if not isinstance(task, TextTask):

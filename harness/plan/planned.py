@@ -1,4 +1,4 @@
-"""Records of a plan: the models to make, the cells to measure (one model on one task), and both together."""
+"""Records of a plan: models to make, cells (a model on a task) to measure, and the plan of both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from crosstok.results.store.model_names import ModelName
 from crosstok.sandbox import Program
 from crosstok.tasks.task import CodeTask, Document, PromptStyle, Task
 
-AGREEMENT_VERSION = 1  # raised when the same model and teacher would get other figures of agreement
+AGREEMENT_VERSION = 1  # raised when the agreement of the same two models changes
 
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model of the suite; under several seeds each trained student is planned once per seed."""
+    """A model of the suite; a trained student is planned once per seed."""
 
     model_name: ModelName
     """Name in the suite, with the seed where the model is made once per seed."""
@@ -28,18 +28,18 @@ class PlannedModel:
     parents: tuple[str, ...]
     """Names of the planned models that it is made from."""
     options_of_parents: tuple[str, ...]
-    """The options of its recipe that name them, in the same order; empty for an ensemble."""
+    """Options of its recipe that refer to them, in the same order; empty for an ensemble."""
     recipe: StudentSpec | None
-    """How a student is made, its seed filled in."""
+    """Recipe of a student, with the seed filled in."""
     seed: int
     style: PromptStyle
     fingerprint: str
     identity: StudentIdentity | None = None
-    """Everything that decides a student; its fingerprint is the model's."""
+    """Everything that decides the weights of a student; its fingerprint is that of the model."""
     served: ServedModel | None = None
-    """The server that answers for it, where it is not loaded here."""
+    """The server behind which it is; None for a local model."""
     dtype: str = ""
-    """What it computes in, where that is not the suite's to say."""
+    """Data type, if the suite does not decide it."""
 
     @property
     def name(self) -> str:
@@ -48,12 +48,12 @@ class PlannedModel:
 
     @property
     def answers_alone(self) -> bool:
-        """Whether texts have no likelihood under it: most tokens of a text are none that a union of top-k puts up."""
+        """Whether it can only generate: a union of top-k tokens gives most tokens of a text no probability."""
         return self.spec.ensemble is not None and self.spec.ensemble.tokens == "union"
 
     @property
     def label(self) -> str:
-        """What it is, in a few words."""
+        """Short description for tables."""
         if self.spec.ensemble:
             ensemble = self.spec.ensemble
             tokens = "" if ensemble.tokens == "same" else f", {ensemble.tokens} tokens"
@@ -70,28 +70,28 @@ class PlannedCell:
     model: PlannedModel
     task: Task
     settings: dict[str, Any]
-    """Everything besides model and task that decides its numbers; stored with the results."""
+    """Everything but model and task that affects its numbers; stored with the results."""
     timeout: float | None = None
-    """CPU seconds of each program; None: calibrated by the published solutions."""
+    """CPU seconds per program; None for a limit calibrated by the published solutions."""
     references: References | None = None
     """Findings on the published solutions; None before they are known, and for tasks that run no programs."""
     teacher: PlannedModel | None = None
-    """The model that this one is compared with on every text; see ``crosstok.harness.likelihood.agreement``."""
+    """Model whose distributions are compared on every text; see ``crosstok.harness.likelihood.agreement``."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of its numbers: the store keeps them under this key."""
+        """Key of its results in the store."""
         identity: dict[str, Any] = {
             "model": self.model.fingerprint,
             "task": self.task.fingerprint(),
             "settings": self.settings,
         }
-        if self.teacher is not None:  # no setting: likelihoods are those of a cell without it, and stay comparable
+        if self.teacher is not None:  # not in settings: the likelihoods stay comparable with those of other cells
             identity["agreement"] = [self.teacher.fingerprint, AGREEMENT_VERSION]
         return fingerprint(identity)
 
     def with_references(self, references: References) -> "PlannedCell":
-        """Return the cell with what this host can judge: limits of programs, and documents that are left out."""
+        """Return the cell with the time limits and the excluded documents of this host."""
         found = references.calibration
         calibrated = f"{found.factor:g} x reference, at least {found.minimum_s:g} s"
         settings = {
@@ -104,22 +104,22 @@ class PlannedCell:
 
     @property
     def documents(self) -> Sequence[Document]:
-        """The documents that are asked: all of the task's but those that this host cannot judge."""
+        """The documents of the task that this host can judge."""
         return [document for document in self.task.documents() if document.id not in self.excluded]
 
     @property
     def excluded(self) -> Mapping[str, str]:
-        """Documents that are not asked, by id, and why."""
+        """Excluded documents by id, with reasons."""
         return self.references.excluded if self.references else {}
 
     def limited(self, program: Program) -> Program:
-        """Return a candidate's program under the mode and limits of this host."""
+        """Return ``program`` with the isolation mode and the limits of this host."""
         return self.references.limited(program, self.timeout) if self.references else program
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a suite asks for, in the order in which it is done."""
+    """Everything that a suite asks for, in the order of execution."""
 
     suite: Suite
     models: dict[str, PlannedModel]
@@ -128,12 +128,12 @@ class Plan:
 
     @cached_property
     def run_id(self) -> str:
-        """Name of the run: the suite's, with a hash of the suite and of all cells."""
+        """Id of the run: the name of the suite and a hash of suite and cells."""
         cells = [[cell.model.name, cell.fingerprint] for cell in self.cells]
         return f"{self.suite.name}-{fingerprint({'suite': self.suite.model_dump(mode='json'), 'cells': cells})[:8]}"
 
     def with_references(self, references: Mapping[str, References]) -> "Plan":
-        """Return the plan with the findings on published solutions, by the name of the task that has them."""
+        """Return the plan with findings on published solutions; ``references`` maps names of tasks to them."""
         cells = tuple(
             cell.with_references(references[cell.task.name]) if cell.task.name in references else cell
             for cell in self.cells
@@ -142,9 +142,9 @@ class Plan:
 
     @property
     def code_tasks(self) -> list[CodeTask]:
-        """The benchmarks of programs."""
+        """The tasks whose answers are programs."""
         return [task for task in self.tasks if isinstance(task, CodeTask)]
 
     def cells_of(self, model: str) -> list[PlannedCell]:
-        """Return the cells of one planned model, in the order of the suite's tasks."""
+        """Return the cells of one planned model, in the order of the tasks."""
         return [cell for cell in self.cells if cell.model.name == model]

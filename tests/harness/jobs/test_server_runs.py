@@ -137,7 +137,7 @@ def test_a_task_that_needs_likelihoods_is_one_clear_line(
 )
 def test_nothing_is_made_from_a_served_model(made: dict[str, Any], only_answers: ScriptedServer) -> None:
     models = {"m": {"source": f"server:{only_answers.url}"}, "student": made}
-    with pytest.raises(UserError, match="'student' cannot be made from 'm': its weights are behind a server"):
+    with pytest.raises(UserError, match="'student' cannot be made from 'm', whose weights are behind a server"):
         make_plan(suite("", models=models))
 
 

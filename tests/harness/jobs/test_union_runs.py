@@ -60,7 +60,9 @@ def test_a_suite_of_likelihoods_alone_refuses_a_union_before_anything_starts(
 ) -> None:
     content = suite_content(models=models(tiny_folder, "union"))
     del content["tasks"][0]
-    with pytest.raises(UserError, match=r"'pair' gives no probability to tokens that no member puts up") as caught:
+    with pytest.raises(
+        UserError, match=r"'pair' gives no probability to tokens outside of the top-k of its members"
+    ) as caught:
         make_plan(check_suite(content, "test"))
     assert "tokens: mined" in str(caught.value.hint)
 

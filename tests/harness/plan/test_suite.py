@@ -98,7 +98,7 @@ def test_models_are_made_after_those_that_they_are_made_from() -> None:
 
 
 def test_models_made_from_each_other_are_refused_with_the_circle() -> None:
-    with pytest.raises(UserError, match="circle: a -> b -> a"):
+    with pytest.raises(UserError, match="Circular models: a -> b -> a"):
         check_suite(models(a={"transfer": {"from": "b"}}, b={"transfer": {"from": "a"}}), "test")
 
 
