@@ -48,5 +48,5 @@ def _unseen(task: Task, texts: Sequence[str]) -> Task:
     options = {**task.options.model_dump(exclude_unset=True), **changed}
     smaller = build_task(task.kind, options, name=task.name, data=task.data)
     what = ", ".join(f"{name}: {value}" for name, value in changed.items())
-    smaller.remark = f"evaluated with {what}: a model was trained on the other parts"
+    smaller.remark = f"evaluated with {what} because a model was trained on the other parts"
     return smaller

@@ -51,7 +51,7 @@ def test_one_student_trained_on_mbpp_leaves_its_test_split_to_all_models(suite_c
     assert asked(content, data) == {name: ["MBPP/11", "MBPP/12"] for name in ("base", "fvt")}
     (task,) = make_plan(check_suite(content, "test"), data=data).tasks
     record = task_record(task)
-    assert record.source["remark"] == ("evaluated with split: test: a model was trained on the other parts")
+    assert record.source["remark"] == ("evaluated with split: test because a model was trained on the other parts")
     assert (record.documents, record.available) == (2, 974), "tables call it a subset"
 
 
