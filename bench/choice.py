@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from process import run
 
 from crosstok.corpora import load_texts
 from crosstok.distill.models import checkpoints
@@ -111,7 +112,9 @@ def both_sides() -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:  # lm-eval's batch of 16 windows over 262,144 ids does not fit into 24 GB
-            raise SystemExit(f"{side:<9} died with {done.returncode}{', out of memory' * (done.returncode == -9)}")
+            said = (done.stderr.strip().splitlines() or [""])[-1]
+            memory = ", out of memory" * (done.returncode == -9)
+            raise SystemExit(f"{side} died with {done.returncode}{memory}: {said}")
         sides[side] = json.loads(done.stdout.splitlines()[-1])
         print(f"{side:<9} {sides[side]}")
     ours, theirs = sides["crosstok"], sides["lm-eval"]
@@ -146,4 +149,4 @@ def roll(chosen: argparse.Namespace) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

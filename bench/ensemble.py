@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process import run
 
 from crosstok.distill.ensemble import save_ensemble
 from crosstok.distill.models import checkpoints
@@ -76,4 +77,4 @@ def _seconds_per_byte(model: Any, requests: list[Generate]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,7 +19,6 @@ others; the shortest of several times counts, since noise only ever adds. Then o
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process import last_line, run
 
 from crosstok.corpora import load_texts
 from crosstok.distill.expansion.new_rows import train_new_rows
@@ -176,10 +176,9 @@ def _shortest(step: Callable[[], None]) -> float:
 
 def _in_a_process(way: str, model: str, student: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--model", model, "--cost", way, str(student)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(last_line(command))
     return found
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from process import run
 
 from crosstok.distill.models import checkpoints
 from crosstok.distill.models.checkpoints import Checkpoint
@@ -216,4 +217,4 @@ def agree(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from pictures import WIDE, browser, view
+from process import run
 
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
 from crosstok.results.store.store import Store
@@ -135,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

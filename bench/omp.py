@@ -10,6 +10,7 @@ import json
 import time
 
 import torch
+from process import run
 
 from crosstok.distill.embeddings.omp import OMP, matching_pursuit
 from crosstok.distill.models import checkpoints
@@ -54,4 +55,4 @@ def residual(atoms: torch.Tensor, wanted: torch.Tensor, indices: torch.Tensor, f
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

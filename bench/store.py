@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from process import run
 
 from crosstok.results.store.checksum import seal
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Task
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

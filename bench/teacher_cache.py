@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from process import run
+
 from crosstok.corpora import Texts, load_texts
 from crosstok.distill.embeddings.transplant import transplant
 from crosstok.distill.losses import Reader
@@ -76,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

