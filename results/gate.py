@@ -19,7 +19,7 @@ from typing import Literal
 
 from crosstok.errors import UserError, unknown_name
 from crosstok.results.compare.contrast import Contrast, Side, contrast
-from crosstok.results.tables.contrast_table import told
+from crosstok.results.tables.contrast_table import MDE_NOTE, outcome_text
 from crosstok.results.tables.formats import render_layout
 from crosstok.results.tables.number_format import amount
 from crosstok.results.tables.table import Block, Entry, Layout
@@ -144,14 +144,15 @@ class GateReport:
 
     def text(self) -> str:
         """Return the report for a terminal or log."""
-        return "\n".join([self.headline, *(f"  {o.state:<10} {o.task}: {o.message} [{o.rule}]" for o in self._worst())])
+        lines = [f"  {o.state:<10} {o.task}: {o.message} [{o.rule}]" for o in self._worst()]
+        return "\n".join([self.headline, *lines, *self._notes()])
 
     def markdown(self) -> str:
         """Return the report for ``$GITHUB_STEP_SUMMARY``."""
         rows = [[Entry(o.state), Entry(o.task), Entry(o.model), Entry(o.message), Entry(o.rule)] for o in self._worst()]
-        header = ["state", "task", "model", "what happened", "rule"]
+        header = ["state", "task", "model", "result", "rule"]
         block = Block("", header, rows, frozenset(range(5)))
-        return render_layout(Layout(self.headline, [block] if rows else [], [], []), "md")
+        return render_layout(Layout(self.headline, [block] if rows else [], [], self._notes()), "md")
 
     def json(self) -> str:
         """Return the report as JSON."""
@@ -177,6 +178,9 @@ class GateReport:
                 ET.SubElement(case, kind, message=_xml(outcome.message), type=outcome.state)
         ET.indent(root)
         return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+    def _notes(self) -> list[str]:
+        return [MDE_NOTE] if any("MDE" in outcome.message for outcome in self.outcomes) else []
 
     def _worst(self) -> list[Outcome]:
         return sorted(self.outcomes, key=lambda outcome: -_STATES.index(outcome.state))
@@ -254,7 +258,7 @@ def _judged(one: Contrast, rule: Rule) -> Outcome:
     if one.difference and one.before and one.after:
         before, after = (amount(one.headline.unit, value) for value in (one.before.value, one.after.value))
         unit = "%" if one.headline.is_fraction else one.headline.unit
-        message = f"{before} to {after} {unit}, p={one.difference.p:.2g}, {told(one)}"
+        message = f"{before} to {after} {unit}, p={one.difference.p:.2g}, {outcome_text(one)}"
     if rule.broken_by(one):
         state = "regression"
     elif one.incomplete or one.difference is None or math.isnan(one.difference.value):

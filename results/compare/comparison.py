@@ -67,7 +67,7 @@ class TaskComparison:
         return self.differences.get((first, second))
 
     def standing(self, model: str) -> str:
-        """Return ``best``, ``not told from best``, or nothing; nobody is best where all are equal."""
+        """Return ``best``, ``tied``, or nothing; nobody is best where all are equal."""
         best = self.best
         rivals = self.rivals
         if best is None or model not in rivals or len({found.value for found in rivals.values()}) == 1:
@@ -75,7 +75,7 @@ class TaskComparison:
         if self.estimates[model].value == self.estimates[best].value:
             return "best"
         found = self.between(best, model)
-        return "not told from best" if found and found.p >= SIGNIFICANT else ""
+        return "tied" if found and found.p >= SIGNIFICANT else ""
 
 
 @dataclass(frozen=True)

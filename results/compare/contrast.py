@@ -80,11 +80,11 @@ class Contrast:
 
     @property
     def outcome(self) -> str:
-        """Return ``better``, ``worse``, ``not told apart`` or why there is no answer."""
+        """Return ``better``, ``worse``, ``not significant`` or why there is no answer."""
         if self.difference is None:
             return f"not comparable: {self.mismatch}" if self.mismatch else self.incomplete
         if self.difference.p >= SIGNIFICANT:
-            return "not told apart"
+            return "not significant"
         return "better" if (self.difference.value > 0) == self.headline.higher_is_better else "worse"
 
 

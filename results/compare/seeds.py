@@ -127,7 +127,7 @@ class MethodRow:
     problems: str
     """What is not completely measured, or not comparable."""
     standing: str = ""
-    """``best``, ``not told from best`` or nothing."""
+    """``best``, ``tied`` or nothing."""
 
 
 def method_rows(store: Store, run: Run) -> list[MethodRow]:
@@ -192,7 +192,7 @@ def _standings(known: Mapping[str, tuple[list[str], Repeats]], headline: Headlin
         if values[name] < values[best] and (found := _against(known[best], known[name]))
     }  # fmt: skip
     corrected = dict(zip(rest, statistics.holm(list(rest.values())).tolist(), strict=True))
-    standings = {name: "not told from best" for name, p in corrected.items() if p >= SIGNIFICANT}
+    standings = {name: "tied" for name, p in corrected.items() if p >= SIGNIFICANT}
     return standings | {name: "best" for name, value in values.items() if value == values[best]}
 
 

@@ -1,23 +1,25 @@
-"""Intervals and paired comparisons, clustered by document.
+"""Confidence intervals and paired significance tests, clustered by document.
 
-Two kinds of number are reported. A *fraction* of documents that passed, one sample each, has the score interval of
+Two kinds of metric are reported. A *fraction* of documents that passed, one sample each, has the score interval of
 Wilson (1927) and is compared by the exact form of McNemar's test (1947). Any other metric is a *ratio* of sums over
-documents (bits over bytes, passes over samples); documents are its clusters, and they are resampled with replacement.
+documents (bits over bytes, passes over samples); its intervals come from a cluster bootstrap over documents.
 
-With few documents the percentile bootstrap is too narrow. Intervals of ratios therefore use expanded percentiles
-(Hesterberg, arXiv 1411.5279, section 3.3): the tails are moved out as far as Student's t lies beyond the normal with
-the plug-in variance. Differences use the bootstrap standard error with Student's t, so that interval and p value agree
-and p is not bounded by the number of resamples. Where documents differ much in size a few of them decide, so the
-degrees of freedom are those of Kish's effective number of documents (Survey Sampling, 1965), (sum w)^2 / sum w^2, less
-one. In simulation both cover 94 to 95 % from 12 documents on, also where documents differ a hundredfold in size.
+The percentile bootstrap is too narrow with few documents. Intervals of ratios therefore use expanded percentiles
+(Hesterberg, arXiv 1411.5279, section 3.3): the tails are widened by the ratio of Student's t to the normal quantile,
+with the plug-in variance. Differences use the bootstrap standard error with Student's t, so that interval and p value
+agree and p is not bounded by the number of resamples. Documents of very unequal size carry less information than their
+number suggests, so the degrees of freedom follow from Kish's effective sample size (Survey Sampling, 1965),
+(sum w)^2 / sum w^2, minus one. In simulation, both cover 94 to 95 % from 12 documents on, even where sizes differ by a
+factor of 100.
 
-Resampling is seeded by a constant: the same results give the same table. Distributions are those of scipy.special,
-which loads ten times faster than scipy.stats.
+The random seed is a constant, so the same results give the same table. Distributions come from scipy.special, which
+loads ten times faster than scipy.stats.
 """
 
 import functools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,50 +29,53 @@ Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 SIGNIFICANT = 0.05
-"""A difference is significant where its corrected p value is below this."""
+"""A difference is significant where its adjusted p value is below this."""
+Standing = Literal["best", "tied", ""]
+"""Rank of a model on a task: best, not significantly different from the best, or neither."""
 POWER = 0.8
 RESAMPLES = 2000
 SEED = 20250301
-"""Of the resampling; a constant, so that a table can be made again to the last digit."""
+"""Random seed of the bootstrap; a constant, so that tables are reproducible to the last digit."""
 
 _CHUNK = 1 << 22  # numbers drawn at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its interval; ``low`` and ``high`` are NaN where ``n`` is too small to tell."""
+    """A value with its confidence interval; ``low`` and ``high`` are NaN where ``n`` is too small for one."""
 
     value: float
     low: float
     high: float
     n: int
-    """Documents."""
+    """Number of documents."""
     method: str
+    """Name of the method that gave the interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Second minus first on common documents."""
+    """Paired difference of two models, second minus first, on the documents that both answered."""
 
     value: float
     low: float
     high: float
     p: float
-    """Two-sided, for no difference; 1 where there is nothing to compare."""
+    """Two-sided p value of the hypothesis of no difference; 1 where there is nothing to compare."""
     n: int
-    """Common documents."""
+    """Number of common documents."""
     detectable: float
-    """The smallest true difference that this many documents show at p < 0.05 in four cases out of five; NaN: none."""
+    """Minimum detectable effect: the smallest true difference found at p < 0.05 with power 0.8; NaN if none is."""
     method: str
 
 
-ODDS = "odds of gaining a document to losing one, exact"
-RELATIVE = "change in percent of the baseline, linearised"
+ODDS = "odds ratio of documents gained to documents lost (exact interval)"
+RELATIVE = "relative change from the baseline in percent (linearised interval)"
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """How large a difference is, free of the unit of its metric; NaN where it cannot be said."""
+    """Effect size of a difference, independent of the metric's unit; NaN where it is undefined."""
 
     value: float
     low: float
@@ -112,7 +117,7 @@ def resampled_fraction(passes: float, n: int, level: float = LEVEL) -> tuple[flo
     """Return the bootstrap interval of a fraction of ``n`` documents; NaN for fewer than two.
 
     Resampling outcomes of 0 and 1 draws from a binomial distribution, whose quantiles need no drawing; the tails are
-    moved out as in :func:`ratio`. Where all outcomes are alike it has no width: Wilson's interval is the better one.
+    widened as in :func:`ratio`. Where all outcomes are equal the interval has no width; use Wilson's instead.
     """
     if n < 2:
         return math.nan, math.nan
@@ -129,7 +134,7 @@ def ratio(
 ) -> Estimate:
     """Return sum(values) / sum(weights) with an interval that resamples documents; both arrays have shape [n].
 
-    ``totals`` is :func:`resampled_sums` of the two columns, where it is known already.
+    ``totals`` is :func:`resampled_sums` of the two columns, if already computed.
     """
     value, weight = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     n = value.size
@@ -215,7 +220,7 @@ def paired_ratios(
     """Compare two models by (values, weights) on the same documents; all four arrays have shape [n].
 
     Documents are resampled for both at once, so what makes a document hard for both cancels. ``totals`` is
-    :func:`resampled_sums` of the four columns, where it is known already.
+    :func:`resampled_sums` of the four columns, if already computed.
     """
     columns = np.column_stack([np.asarray(array, dtype=float) for array in (*first, *second)])
     n = len(columns)

@@ -28,7 +28,7 @@ class Mean:
     of_model: Mapping[str, Estimate]
     """By model, in the order of the table; ``n`` is the number of tasks."""
     standings: Mapping[str, str]
-    """``best`` or ``not told from best``."""
+    """``best`` or ``tied``."""
 
 
 def groups(tasks: Mapping[str, Headline]) -> dict[Headline, tuple[str, ...]]:
@@ -74,7 +74,7 @@ def _standings(headline: Headline, tasks: Sequence[TaskComparison], values: Mapp
         if found.value == values[best].value:
             standings[model] = "best"
         elif not _told_apart(tasks, best, model, values):
-            standings[model] = "not told from best"
+            standings[model] = "tied"
     return standings
 
 

@@ -1,12 +1,11 @@
-"""What the tables of a run show, before any format: blocks of entries out of the comparison frame."""
+"""Layout of a run's tables: blocks of entries made from the comparison frame, independent of the output format."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crosstok.results.store.records import FRACTION
 from crosstok.results.tables.costs import VIEW_BYTES
 from crosstok.results.tables.fact_blocks import fact_blocks, fact_legend
-from crosstok.results.tables.number_format import value_with_interval
+from crosstok.results.tables.number_format import heading, value_with_interval
 from crosstok.results.tables.table import ABSENT, Block, Entry, Layout, Rows, absent, by_task, names, number
 
 if TYPE_CHECKING:
@@ -15,19 +14,18 @@ if TYPE_CHECKING:
 _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bytes_per_token": ("bytes/token", "{:.2f}".format),
     "flops_per_byte": ("MFLOP/byte", lambda value: f"{value / 1e6:,.1f}"),
-    "passes_per_byte": ("passes/byte", "{:.3f}".format),
+    "passes_per_byte": ("forward passes per byte", "{:.3f}".format),
     "bytes_per_s": ("bytes/s", "{:,.0f}".format),
-    "seconds": ("seconds", "{:.1f}".format),
-    "new_token_share": ("new tokens, %", lambda value: f"{100 * value:.1f}"),
+    "seconds": ("time (s)", "{:.1f}".format),
+    "new_token_share": ("new tokens (%)", lambda value: f"{100 * value:.1f}"),
 }
-"""Heading and form of what a cell cost, by column of the frame."""
+"""Heading and format of each cost, by column of the frame."""
 _WHERE_KNOWN = frozenset({"flops_per_byte", "passes_per_byte", "new_token_share"})
-_SHORT_UNIT = {FRACTION: "%"}
 
 
 def layout(frame: "pd.DataFrame", *, facts: bool = False) -> Layout:
-    """Return what is to be shown of a comparison frame; ``facts`` adds what tokenizers did to the texts."""
-    # A frame hands a copy of its attributes to every column that is taken out of it; without any this is quick.
+    """Return the layout of a comparison frame; ``facts`` adds tokenization statistics per task."""
+    # Pandas copies a frame's attributes to every column taken out of it; a frame without any is fast.
     rows: Rows = type(frame)(frame).to_dict("records")  # type: ignore[assignment]  # keys are the column names, all of them text
     numbers: dict[str, int] = {}
     for row in rows:
@@ -51,20 +49,20 @@ def layout(frame: "pd.DataFrame", *, facts: bool = False) -> Layout:
 
 
 def _legend(rows: Rows) -> list[str]:
-    """Return what the columns of costs mean, where they hold something."""
+    """Return explanations of the cost columns that are shown."""
     found = []
     if any(not absent(row["flops_per_byte"]) for row in rows):
         found.append(
-            f"MFLOP/byte: millions of operations of the model per byte of the text that was read or scored, "
-            f"with {VIEW_BYTES} bytes in view; of an ensemble, of all its members."
+            f"MFLOP/byte: millions of floating-point operations per byte of text read or scored, with a context of "
+            f"{VIEW_BYTES} bytes; for an ensemble, the sum over its members."
         )
     if any(not absent(row["passes_per_byte"]) for row in rows):
         found.append(
-            "Passes/byte: forward passes per byte written, that over the prompt included; of an ensemble, of all its "
-            "members."
+            "Forward passes per byte: per byte generated, prompt processing included; for an ensemble, the sum over "
+            "its members."
         )
     if any(not absent(row["new_token_share"]) for row in rows):
-        found.append("New tokens: of the tokens that were written, those that the model's source does not have.")
+        found.append("New tokens: share of generated tokens that are not in the vocabulary of the model's source.")
     return found
 
 
@@ -74,9 +72,7 @@ def _scores(rows: Rows, numbers: dict[str, int]) -> Block:
         sizes = {row["n"] for row in of_task if row["n"]}
         size = max(sizes, default=0)
         first = of_task[0]
-        unit = _SHORT_UNIT.get(first["unit"], first["unit"])
-        metric = unit if first["unit"] == "bits/byte" else f"{first['metric']} {unit}"
-        header.append(f"{task}, {metric} (n={size})")
+        header.append(f"{task}: {heading(first['metric'], first['unit'])}, n={size}")
         columns.append([_score(row, size, numbers) for row in of_task])
     return Block("", header, [list(row) for row in zip(*columns, strict=True)])
 
@@ -88,18 +84,17 @@ def _score(row: dict[str, Any], size: int, numbers: dict[str, int]) -> Entry:
     text = value_with_interval(row["unit"], row["value"], row["low"], row["high"])
     if row["n"] != size:
         text += f" n={row['n']}"
-    return Entry(text, row["standing"] == "best", row["standing"] == "not told from best", note)
+    return Entry(text, row["standing"] == "best", row["standing"] == "tied", note)
 
 
 def _means(rows: Rows, means: Sequence[Mapping[str, Any]]) -> Block | None:
-    """Return the means over tasks, a column per metric; None where no two tasks have a metric in common."""
+    """Return the means over tasks, one column per metric; None where no two tasks share a metric."""
     if not means:
         return None
     header, columns = ["model"], [[Entry(name) for name in names(rows)]]
     for metric, unit, tasks in dict.fromkeys((row["metric"], row["unit"], tuple(row["tasks"])) for row in means):
         known = {row["model"]: row for row in means if (row["metric"], row["unit"]) == (metric, unit)}
-        shown = unit if unit == "bits/byte" else f"{metric} {_SHORT_UNIT.get(unit, unit)}"
-        header.append(f"{shown}, mean of {len(tasks)} tasks")
+        header.append(f"{heading(metric, unit)}, mean of {len(tasks)} tasks")
         columns.append([_mean(known.get(name)) for name in names(rows)])
     return Block("means over tasks", header, [list(row) for row in zip(*columns, strict=True)])
 
@@ -108,17 +103,17 @@ def _mean(row: Mapping[str, Any] | None) -> Entry:
     if row is None:
         return Entry(ABSENT)
     text = value_with_interval(row["unit"], row["value"], row["low"], row["high"])
-    return Entry(text, row["standing"] == "best", row["standing"] == "not told from best")
+    return Entry(text, row["standing"] == "best", row["standing"] == "tied")
 
 
 def _generation(rows: Rows) -> list[Block]:
-    """Return one block per task whose answers are generated."""
+    """Return one cost block per task with generated answers."""
     blocks = []
     for task, of_task in by_task(rows).items():
         if not any(row["stops"] for row in of_task):
             continue
         shown = _known_costs(of_task)
-        header = ["model", *(_COSTS[name][0] for name in shown), "ended by", "verdicts"]
+        header = ["model", *(_COSTS[name][0] for name in shown), "stop reasons", "verdicts"]
         body = [
             [
                 Entry(row["model"]),
@@ -128,12 +123,12 @@ def _generation(rows: Rows) -> list[Block]:
             ]
             for row in of_task
         ]
-        blocks.append(Block(f"{task}: what it took", header, body, frozenset({len(header) - 2, len(header) - 1})))
+        blocks.append(Block(f"{task}: cost", header, body, frozenset({len(header) - 2, len(header) - 1})))
     return blocks
 
 
 def _likelihood(rows: Rows) -> Block | None:
-    """Return one block for all tasks whose texts are scored."""
+    """Return one cost block for all tasks that score texts."""
     header, columns = ["model"], [[Entry(name) for name in names(rows)]]
     scored = {
         task: of_task
@@ -147,11 +142,11 @@ def _likelihood(rows: Rows) -> Block | None:
     for task, of_task in scored.items():
         header += [f"{task}: {first}", *rest]
         columns += [list(column) for column in zip(*(_cost(row, shown) for row in of_task), strict=True)]
-    return Block("texts: what it took", header, [list(row) for row in zip(*columns, strict=True)], together=len(shown))
+    return Block("texts: cost", header, [list(row) for row in zip(*columns, strict=True)], together=len(shown))
 
 
 def _known_costs(rows: Rows) -> list[str]:
-    """Return the columns of costs to show: those that not every model has, only where one of them has it."""
+    """Return the cost columns to show; optional ones only where a model has a value."""
     return [name for name in _COSTS if name not in _WHERE_KNOWN or any(not absent(row[name]) for row in rows)]
 
 
@@ -172,5 +167,5 @@ def _models(rows: Rows) -> Block:
                 Entry(number(row["build_s"], lambda value: f"{value:.1f}" if value else ABSENT)),
             ]
         )
-    header = ["model", "what it is", "parameters, 1e6", "vocabulary", "seconds to make"]
+    header = ["model", "description", "parameters (M)", "vocabulary", "build time (s)"]
     return Block("models", header, body, frozenset({1}))

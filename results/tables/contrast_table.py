@@ -1,4 +1,4 @@
-"""Tables of contrasts: a data frame with a row per contrast, and a table for people with a block per task."""
+"""Tables of contrasts: a data frame with a row per contrast, and a layout with a block per task."""
 
 import math
 from collections.abc import Sequence
@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING
 
 from crosstok.errors import UserError
 from crosstok.results.compare.contrast import Contrast
-from crosstok.results.compare.statistics import ODDS, Effect, Estimate
-from crosstok.results.tables.number_format import amount, value_with_interval, with_interval
+from crosstok.results.compare.statistics import ODDS, POWER, Effect, Estimate
+from crosstok.results.tables.number_format import amount, heading, value_with_interval, with_interval
 from crosstok.results.tables.table import Block, Entry, Layout
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+MDE_NOTE = f"MDE: minimum detectable effect, the smallest true difference that is found with power {POWER}."
+
+
 def contrast_frame(contrasts: Sequence[Contrast]) -> "pd.DataFrame":
-    """Return one row per contrast: task, metric, unit, baseline, model, before, after, difference, low, high, p, n,
-    detectable, method, effect, effect_low, effect_high, effect_is, outcome, incomplete and remark.
-    """  # noqa: D205  (the columns are one list)
+    """Return one row per contrast.
+
+    Columns: task, metric, unit, baseline, model, before, after, difference, low, high, p, n, detectable, method,
+    effect, effect_low, effect_high, effect_is, outcome, incomplete and remark.
+    """
     import pandas as pd  # noqa: PLC0415
 
     rows = []
@@ -54,9 +59,16 @@ def contrast_frame(contrasts: Sequence[Contrast]) -> "pd.DataFrame":
 
 
 def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
-    """Return the contrasts as a table for people, a block per task."""
+    """Return the layout of a table of contrasts, one block per task.
+
+    Raises:
+        UserError: there are no contrasts.
+
+    """
     if not contrasts:
-        raise UserError("There is nothing to compare.", hint="Name two models that were measured on the same task.")
+        raise UserError(
+            "The models have no task in common to compare.", hint="Name two models that were measured on the same task."
+        )
     blocks = []
     for task in dict.fromkeys(one.task for one in contrasts):
         of_task = [one for one in contrasts if one.task == task]
@@ -71,32 +83,33 @@ def contrast_layout(contrasts: Sequence[Contrast]) -> Layout:
                     Entry(with_interval(one.headline.unit, found) if found else "-"),
                     Entry(_effect(one.effect)),
                     Entry(f"{found.p:.2g}" if found else "-"),
-                    Entry(told(one)),
+                    Entry(outcome_text(one)),
                 ]
             )
-        unit = "%" if first.headline.is_fraction else first.headline.unit
-        header = ["model", f"{first.headline.name}, {unit}", "difference", "effect", "p", "outcome"]
+        metric = heading(first.headline.name, first.headline.unit)
+        header = ["model", metric, "difference", "effect", "p", "outcome"]
         blocks.append(Block(task, header, rows, frozenset({5})))
     tests = sorted({one.difference.method for one in contrasts if one.difference})
-    notes = [f"p: {', '.join(tests)} on common documents, corrected for all comparisons shown (Holm)."] if tests else []
+    notes = [f"p: {', '.join(tests)} on common documents, Holm-adjusted for all comparisons shown."] if tests else []
+    if any("MDE" in outcome_text(one) for one in contrasts):
+        notes.append(MDE_NOTE)
     notes += [f"effect: {what}." for what in sorted({one.effect.name for one in contrasts if one.effect})]
     notes += [f"{one.task}, {one.model.name}: {text}." for one in contrasts for text in _remarks(one)]
-    return Layout(f"Against {contrasts[0].baseline.name}", blocks, [], notes)
+    return Layout(f"Comparison with {contrasts[0].baseline.name}", blocks, [], notes)
 
 
 def _remarks(one: Contrast) -> list[str]:
     return [text for text in (one.incomplete, one.mismatch, one.remark) if text]
 
 
-def told(one: Contrast) -> str:
-    """Return the outcome in words, with the documents it rests on and, where nothing was told, what would be missed."""
+def outcome_text(one: Contrast) -> str:
+    """Return the outcome with the number of documents and, if not significant, the minimum detectable effect."""
     if one.difference is None:
         return "not comparable" if one.mismatch else "not measured"
-    if one.outcome == "not told apart" and one.difference.detectable == one.difference.detectable:
-        return (
-            f"{one.outcome} (misses below {amount(one.headline.unit, one.difference.detectable)}, n={one.difference.n})"
-        )
-    return f"{one.outcome} (n={one.difference.n})"
+    details = f"n={one.difference.n}"
+    if one.outcome == "not significant" and not math.isnan(one.difference.detectable):
+        details = f"MDE {amount(one.headline.unit, one.difference.detectable)}, {details}"
+    return f"{one.outcome} ({details})"
 
 
 def _effect(effect: Effect | None) -> str:

@@ -1,4 +1,4 @@
-"""Blocks of a table that say what tokenizers did: agreement with a teacher, use of new tokens, facts per task."""
+"""Table blocks about tokenization: agreement with a teacher, use of new tokens, statistics per task."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,81 +11,80 @@ def _percent(value: float) -> str:
 
 
 Columns = Mapping[str, tuple[str, Callable[[Any], str]]]
-"""Heading and form of a figure, by column of the frame."""
+"""Heading and format of a column, by its name in the frame."""
 _WHOLE = "{:,.0f}".format
 _AGREEMENT: Columns = {
-    "agreement_top1": ("top-1, %", _percent),
-    "agreement_text": ("same text, %", _percent),
-    "agreement_byte_kl": ("KL of bytes", "{:.4f}".format),
-    "agreement_chunk_kl": ("of chunks", "{:.4f}".format),
-    "agreement_token_kl": ("of tokens", "{:.4f}".format),
-    "agreement_bytes": ("bytes each", "{:.2f}".format),
+    "agreement_top1": ("top-1 (%)", _percent),
+    "agreement_text": ("same text (%)", _percent),
+    "agreement_byte_kl": ("KL, bytes", "{:.4f}".format),
+    "agreement_chunk_kl": ("KL, chunks", "{:.4f}".format),
+    "agreement_token_kl": ("KL, tokens", "{:.4f}".format),
+    "agreement_bytes": ("bytes per position", "{:.2f}".format),
     "agreement_boundaries": ("n", _WHOLE),
 }
 _WRITTEN: Columns = {
-    "new_token_share": ("tokens, %", _percent),
-    "new_byte_share": ("bytes, %", _percent),
+    "new_token_share": ("tokens (%)", _percent),
+    "new_byte_share": ("bytes (%)", _percent),
     "new_ids_used": ("distinct", _WHOLE),
-    "new_ids_unused": ("never used", _WHOLE),
+    "new_ids_unused": ("unused", _WHOLE),
 }
 _READ: Columns = {
-    "held_out_new_share": ("tokens, %", _percent),
-    "held_out_new_byte_share": ("bytes, %", _percent),
+    "held_out_new_share": ("tokens (%)", _percent),
+    "held_out_new_byte_share": ("bytes (%)", _percent),
     "held_out_new_ids": ("distinct", _WHOLE),
-    "held_out_unused_ids": ("never used", _WHOLE),
+    "held_out_unused_ids": ("unused", _WHOLE),
     "p_new": ("p(new token)", "{:.4f}".format),
     "p_spelling": ("p(old spelling)", "{:.4f}".format),
     "tokens_per_byte_before": ("tokens/byte before", "{:.4f}".format),
     "tokens_per_byte": ("after", "{:.4f}".format),
 }
 _FACTS: Columns = {
-    "bytes_per_token": ("bytes/token read", "{:.2f}".format),
-    "answer_bytes_per_token": ("written", "{:.2f}".format),
-    "straddled_share": ("straddled, %", _percent),
-    "round_trip_share": ("round trip, %", _percent),
-    "context_bytes": ("bytes of context", "{:,.1f}".format),
-    "invalid_utf8_share": ("invalid UTF-8, %", lambda value: f"{100 * value:.2f}"),
-    "loop_share": ("loops, %", _percent),
+    "bytes_per_token": ("bytes/token, prompt", "{:.2f}".format),
+    "answer_bytes_per_token": ("bytes/token, answer", "{:.2f}".format),
+    "straddled_share": ("straddling (%)", _percent),
+    "round_trip_share": ("round trip (%)", _percent),
+    "context_bytes": ("context (bytes)", "{:,.1f}".format),
+    "invalid_utf8_share": ("invalid UTF-8 (%)", lambda value: f"{100 * value:.2f}"),
+    "loop_share": ("loops (%)", _percent),
 }
 
 
 def fact_blocks(rows: Rows, teacher: str, *, all_facts: bool) -> list[Block]:
-    """Return the blocks for which the rows have anything; ``teacher`` is the model that agreement is measured with."""
+    """Return the blocks that have values; ``teacher`` names the model that agreement is measured with."""
     blocks = [
-        _per_task(rows, f"agreement with {teacher} where both have a token end", _AGREEMENT),
-        _per_task(rows, "new tokens in what was written", _WRITTEN),
+        _per_task(rows, f"agreement with {teacher} at common token boundaries", _AGREEMENT),
+        _per_task(rows, "new tokens in answers", _WRITTEN),
         _block("new tokens in held-out text", _once_per_model(rows), _READ),
     ]
     if all_facts:
-        blocks += [
-            _block(f"{task}: what the tokenizer did", of_task, _FACTS) for task, of_task in by_task(rows).items()
-        ]
+        blocks += [_block(f"{task}: tokenization", of_task, _FACTS) for task, of_task in by_task(rows).items()]
     return [block for block in blocks if block]
 
 
 def fact_legend(rows: Rows, *, all_facts: bool) -> list[str]:
-    """Return what the columns of these blocks mean, where they hold something."""
+    """Return explanations of the columns that are shown."""
     found = []
     if _any(rows, "agreement_top1"):
         found.append(
-            "Agreement: both models read the same bytes, and are compared at each offset at which both have a token "
-            "end. Top-1: their most probable next bytes are equal. Same text: of their most probable next tokens one "
-            "begins with the other. KL: nats of the teacher's distribution to the model's, per offset: of the next "
-            "byte; of the text up to the next common end against anything else; of the next token, where the "
-            "vocabularies are the same. Bytes each: of text from one such offset to the next."
+            "Agreement: both models read the same text and are compared at each byte offset where both tokenizations "
+            "have a boundary. Top-1: the most probable next byte is the same. Same text: one of the two most probable "
+            "next tokens is a prefix of the other. KL: divergence of the model from the teacher in nats per position: "
+            "over the next byte; over the text up to the next common boundary against all other continuations; over "
+            "the next token, if the vocabularies are equal. Bytes per position: mean distance between boundaries."
         )
     if _any(rows, "p_new"):
         found.append(
-            "p(new token): probability of a new token where held-out text has its bytes; p(old spelling): of the same "
-            "bytes in old tokens; means over occurrences. Before: the same text in old tokens alone."
+            "p(new token): probability of a new token where held-out text contains its bytes; p(old spelling): "
+            "probability of the same bytes spelled in old tokens; means over occurrences. Before: the same text in old "
+            "tokens only."
         )
     if _any(rows, "new_ids_unused"):
-        found.append("Never used: new ids that none of the answers holds.")
+        found.append("Unused: new token ids that occur in no answer.")
     if all_facts:
         found.append(
-            "Straddled: prompts whose end would share a token with the beginning of the answer. Round trip: documents "
-            "that the tokenizer writes byte for byte; the others were not asked. Bytes of context: seen by a scored "
-            "byte, on average. Loops: answers that end in a repetition."
+            "Straddling: prompts whose last bytes would share a token with the start of the answer. Round trip: "
+            "documents that the tokenizer reproduces byte for byte; the others are skipped. Context: mean number of "
+            "bytes before a scored byte. Loops: answers that end in a repetition."
         )
     return found
 
@@ -103,7 +102,7 @@ def _once_per_model(rows: Rows) -> Rows:
 
 
 def _block(title: str, rows: Rows, columns: Columns) -> Block | None:
-    """Return a row per model of those that have one of the columns; None without any."""
+    """Return a block with a row for each model that has any of the columns; None if no model has."""
     shown = _known(rows, columns)
     rows = [row for row in rows if any(not absent(row.get(name)) for name in shown)]
     if not rows:
@@ -113,7 +112,7 @@ def _block(title: str, rows: Rows, columns: Columns) -> Block | None:
 
 
 def _per_task(rows: Rows, title: str, columns: Columns) -> Block | None:
-    """Return a row per model, and the columns once for each task that has any."""
+    """Return a block with a row per model and the columns repeated for each task that has any of them."""
     present = {task: of_task for task, of_task in by_task(rows).items() if _known(of_task, columns)}
     some = [row for of_task in present.values() for row in of_task]
     shown = _known(some, columns)

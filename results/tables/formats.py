@@ -1,7 +1,7 @@
-"""Blocks of a table as Markdown, LaTeX (booktabs) and HTML.
+"""Renderers of table layouts: Markdown, LaTeX (booktabs) and HTML.
 
-Names and messages come from users and models: each format escapes what it would read as markup, and no control
-character gets through to a terminal. Markdown is broken into pieces that fit 120 columns.
+Names and messages come from users and models, so each format escapes its own markup, and control characters never
+reach a terminal. Markdown tables are split to fit 120 columns.
 """
 
 import html
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from crosstok.results.tables.table import Block, Entry, Layout
 
 WIDTH = 120
-"""Columns of a terminal that Markdown must fit."""
+"""Width of Markdown tables in characters."""
 TIED = "≈"
 FORMATS = ("md", "latex", "html", "csv", "json")
 
@@ -37,7 +37,7 @@ def _markdown(shown: Layout) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return ``text`` without line breaks and without the control characters that a terminal would obey."""
+    """Return ``text`` on one line, with control characters replaced."""
     line = " ".join(text.split())
     return line if line.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
@@ -72,7 +72,7 @@ def _markdown_block(block: Block) -> str:
 
 
 def _split(block: Block) -> list[Block]:
-    """Return the block in pieces that fit the terminal, each beginning with the names of the rows."""
+    """Return the block split into blocks that fit ``WIDTH``, each with the first column repeated."""
     widths = [
         max(len(_markdown_text(name)), *(len(_markdown_entry(row[place])) for row in block.rows)) + 3
         for place, name in enumerate(block.header)
@@ -170,12 +170,12 @@ def _html_block(block: Block) -> str:
 
 
 def _html(shown: Layout) -> str:
-    """Return a fragment: tables and the sentences below them; the page puts its style around it."""
+    """Return an HTML fragment without styles: the tables and the sentences below them."""
     lines = "\n".join(f"<li>{line}</li>" for line in _lines(shown, _html_text))
     return "\n".join([*map(_html_block, shown.blocks), f'<ul class="sentences">\n{lines}\n</ul>\n'])
 
 
 def _lines(shown: Layout, escape: Callable[[str], str]) -> list[str]:
-    """Return the lines below the tables, escaped."""
+    """Return the lines below the tables, each passed through ``escape``."""
     notes = [f"{number}: {text}" for number, text in enumerate(shown.footnotes, 1)]
     return [escape(line) for line in [*shown.findings, *shown.notes, *notes]]

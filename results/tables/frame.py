@@ -1,8 +1,7 @@
-"""Tables of a run: one tidy data frame for notebooks, and its rendering for people.
+"""The comparison frame: a tidy data frame of a run's results, and its rendering as a table.
 
-``comparison_frame`` has one row per model and task, numbers in their own units, and in ``frame.attrs`` the sentences
-that belong under the table. ``render`` turns it into Markdown, LaTeX (booktabs), HTML, csv or JSON. Scores stand
-first, model by task; what they cost stands below. Markdown is broken into blocks that fit a terminal of 120 columns.
+``comparison_frame`` has one row per model and task, values in their own units, and in ``frame.attrs`` the sentences
+that belong under the table. ``render`` turns it into Markdown, LaTeX (booktabs), HTML, CSV or JSON.
 """
 
 import json
@@ -36,25 +35,25 @@ def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFram
     Columns: ``model``, ``method`` (its name in the suite, the same for all seeds), ``seed`` (none where it is made
     only once), ``label``, ``task``, ``metric``, ``unit``, ``higher_is_better``, ``value``, ``low``, ``high``
     (95 % interval), ``n`` (documents measured), ``documents`` (asked for), ``available`` (in the whole benchmark),
-    ``status``, ``standing`` (``best``, ``not told from best`` or empty), ``bootstrap_low`` and ``bootstrap_high`` (the
-    interval by resampling, where ``low`` and ``high`` are analytic), ``bytes_per_token`` (of the text that was read or
-    scored, the same for every model), ``flops_per_byte`` (see ``crosstok.results.tables.costs``; of an ensemble whose
-    members read in their own tokens the sum over them, where all were measured), ``passes_per_byte`` (forward passes
-    that answers took part in, that over the prompt and those of each member of an ensemble counted, per byte written),
-    ``new_token_share`` (of the tokens written, those that the model's source did not have), the columns of
-    ``crosstok.results.store.facts.fact_columns`` (what the tokenizer did to the texts, and how far the model agrees
-    with a teacher) and of :func:`new_token_columns`, ``stops`` and ``verdicts`` (counts by name), ``seconds`` (of the
-    model alone), ``bytes_per_s`` (generated or scored), ``build_s``, ``parameters``, ``vocabulary``, ``integrity``,
-    ``tier``, ``interval`` (method) and ``note``. What was not measured is NaN.
+    ``status``, ``standing`` (``best``, ``tied``: not significantly different from the best, or empty),
+    ``bootstrap_low`` and ``bootstrap_high`` (bootstrap interval, where ``low`` and ``high`` are analytic),
+    ``bytes_per_token`` (of the prompts or scored texts, which are the same for all models), ``flops_per_byte`` (see
+    ``crosstok.results.tables.costs``; for an ensemble whose members tokenize differently the sum over its members),
+    ``passes_per_byte`` (forward passes per byte generated, prompt processing and every member of an ensemble included),
+    ``new_token_share`` (share of generated tokens that are not in the vocabulary of the model's source), the columns of
+    ``crosstok.results.store.facts.fact_columns`` (tokenization and agreement with a teacher) and of
+    :func:`new_token_columns`, ``stops`` and ``verdicts`` (counts by name), ``seconds`` (model time only),
+    ``bytes_per_s`` (generated or scored), ``build_s`` (seconds), ``parameters``, ``vocabulary``, ``integrity``,
+    ``tier``, ``interval`` (method of the interval) and ``note``. Missing values are NaN.
 
-    ``attrs`` holds ``title``, ``findings``, ``notes``, ``means`` (over tasks of one metric, a row per model) and
-    ``agreement_with`` (the suite's name of the teacher that the models are compared with, or nothing).
+    ``attrs`` holds ``title``, ``findings``, ``notes``, ``means`` (over tasks with the same metric, a row per model) and
+    ``agreement_with`` (name of the teacher in the suite, or empty).
     """
     return frame_of(store, compare(store, run if isinstance(run, Run) else store.run(run)))
 
 
 def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
-    """Return the frame of a comparison that is made already; see :func:`comparison_frame`."""
+    """Return the frame of a comparison; see :func:`comparison_frame`."""
     import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
 
     models = store.models(found.run.id)
@@ -110,7 +109,7 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
 
 
 def _add_up_members(found: Comparison, rows: list[dict[str, Any]]) -> None:
-    """State the operations of ensembles that have none of their own: those of their members, each in its own tokens."""
+    """Fill in the operations of ensembles that have none of their own with the sum over their members."""
     known = {(row["model"], row["task"]): row for row in rows}
     for row in rows:
         if row["flops_per_byte"] is None and row["status"] != "not measured":
@@ -124,7 +123,7 @@ def _add_up_members(found: Comparison, rows: list[dict[str, Any]]) -> None:
 
 
 def _resampled(estimate: Estimate | None) -> dict[str, float | None]:
-    """Return the bootstrap interval beside an analytic one."""
+    """Return the bootstrap interval where the estimate has an analytic one."""
     low, high = (None, None)
     if estimate and estimate.method == "Wilson":
         low, high = statistics.resampled_fraction(estimate.value * estimate.n, estimate.n)
@@ -145,7 +144,7 @@ def _number(value: float) -> float | None:
 
 
 def sample_columns(facts: list[SampleFacts]) -> dict[str, Any]:
-    """Return what the answers of a cell cost: bytes per token, stops, time, forward passes, use of new tokens."""
+    """Return the cost columns of a cell: bytes per token, stop reasons, time, forward passes, use of new tokens."""
     size, seconds = sum(fact.bytes for fact in facts), sum(fact.seconds for fact in facts)
     read, tokens = sum(fact.prompt_bytes for fact in facts), sum(fact.prompt_tokens for fact in facts)
     if not tokens:
@@ -172,11 +171,11 @@ NEW_TOKEN_COLUMNS = {
     "tokens_per_byte": "tokens_per_byte",
     "tokens_per_byte_before": "tokens_per_byte_spelt",
 }
-"""What an expanded model's record says of its new tokens: column, and name among the measures of its making."""
+"""Columns about the new tokens of an expanded model, and their names in its provenance."""
 
 
 def new_token_columns(provenance: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return how an expanded model takes up its new tokens in held-out text; None of any other model.
+    """Return how an expanded model uses its new tokens in held-out text; None for other models.
 
     ``p_new`` is the probability of a new token where the text has its bytes, ``p_spelling`` that of the same bytes in
     old tokens, both means over occurrences.
@@ -188,7 +187,7 @@ def new_token_columns(provenance: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def verdict_columns(facts: list[VerdictFacts]) -> dict[str, Any]:
-    """Return the verdicts of a cell by status, and how they were come by."""
+    """Return the verdicts of a cell by status, with the integrity and tier of the sandbox."""
     counts: Counter[str] = Counter()
     for fact in facts:
         counts[fact.status] += fact.verdicts
@@ -211,7 +210,7 @@ def _title(run: Run, frame: "pd.DataFrame") -> str:
 def render(frame: "pd.DataFrame", form: str = "md", *, facts: bool = False) -> str:
     """Return a comparison frame as text: ``md``, ``latex``, ``html``, ``csv`` or ``json``.
 
-    ``facts`` adds what each tokenizer did to the texts of each task; csv and JSON have that in any case.
+    ``facts`` adds tokenization statistics per task; CSV and JSON always contain them.
 
     Raises:
         UserError: there is no such format.
@@ -225,7 +224,7 @@ def render(frame: "pd.DataFrame", form: str = "md", *, facts: bool = False) -> s
 
 
 def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Return the rows of a frame for JSON: what was not measured is null, never NaN."""
+    """Return the rows of a frame for JSON; missing values are null."""
     content: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
     return content
 

@@ -13,7 +13,9 @@ def scale(unit: str) -> float:
 
 def heading(metric: str, unit: str) -> str:
     """Return a metric with its unit, as the heading of a column or the label of an axis."""
-    return f"{metric}, %" if unit == FRACTION else unit
+    if unit == FRACTION:
+        return f"{metric} (%)"
+    return unit if unit == "bits/byte" else f"{metric} ({unit})"
 
 
 def difference_unit(unit: str) -> str:
@@ -27,13 +29,13 @@ def amount(unit: str, value: float, sign: str = "") -> str:
 
 
 def value_with_interval(unit: str, value: float, low: float | None, high: float | None) -> str:
-    """Return a value and its interval, which is left out where there is none."""
+    """Return a value followed by its interval, if there is one."""
     if low is None or high is None or math.isnan(low):
         return amount(unit, value)
     return f"{amount(unit, value)} [{amount(unit, low)}, {amount(unit, high)}]"
 
 
 def with_interval(unit: str, difference: Difference) -> str:
-    """Return a difference and its interval with signs."""
+    """Return a difference followed by its interval, all with signs."""
     value, low, high = (amount(unit, figure, "+") for figure in (difference.value, difference.low, difference.high))
     return f"{value} [{low}, {high}]"

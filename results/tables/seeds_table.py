@@ -1,4 +1,4 @@
-"""Tables of methods over seeds: a data frame with a row per method and task, and a table for people."""
+"""Tables of methods over seeds: a data frame with a row per method and task, and a layout with a block per task."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ import numpy as np
 from crosstok.results.compare.seeds import METHOD, MethodRow
 from crosstok.results.compare.statistics import SIGNIFICANT
 from crosstok.results.store.records import Run
+from crosstok.results.tables.contrast_table import MDE_NOTE
 from crosstok.results.tables.number_format import amount, difference_unit, heading, value_with_interval, with_interval
 from crosstok.results.tables.table import Block, Entry, Layout
 
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def method_frame(rows: Sequence[MethodRow]) -> "pd.DataFrame":
-    """Return one row per method and task: method, task, metric, unit, seeds, value, low, high, spread (standard
-    deviation over seeds), n, difference, difference_low, difference_high, p, standing and problems.
-    """  # noqa: D205  (the columns are one list)
+    """Return one row per method and task.
+
+    Columns: method, task, metric, unit, seeds, value, low, high, spread (standard deviation over seeds), n,
+    difference, difference_low, difference_high, p, standing and problems.
+    """
     import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
 
     return pd.DataFrame(
@@ -45,14 +48,14 @@ def method_frame(rows: Sequence[MethodRow]) -> "pd.DataFrame":
 
 
 def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
-    """Return the methods as a table for people, a block per task."""
+    """Return the layout of a table of methods, one block per task."""
     blocks = []
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
         body = [
             [
                 Entry(row.method),
-                Entry(_interval(row), best=row.standing == "best", tied=row.standing == "not told from best"),
+                Entry(_interval(row), best=row.standing == "best", tied=row.standing == "tied"),
                 Entry(", ".join(amount(row.headline.unit, value) for value in row.by_seed)),
                 Entry(with_interval(row.headline.unit, row.difference) if row.difference else "-"),
                 Entry(f"{row.difference.p:.2g}" if row.difference else "-"),
@@ -62,14 +65,16 @@ def method_layout(run: Run, rows: Sequence[MethodRow]) -> Layout:
         ]
         headline = of_task[0].headline
         metric = heading(headline.name, headline.unit)
-        header = ["method", metric, "each seed", f"difference, {difference_unit(headline.unit)}", "p", "outcome"]
+        header = ["method", metric, "by seed", f"difference, {difference_unit(headline.unit)}", "p", "outcome"]
         blocks.append(Block(f"{task} (n={of_task[0].estimate.n})", header, body, frozenset({2, 5})))
     notes = [
-        "Bold: best of its task; ≈: not told from the best.",
-        f"Intervals: {METHOD}, 95 %; differences from the first method, p corrected for the table (Holm).",
+        "Bold: best on its task; ≈: not significantly different from the best.",
+        f"Intervals: 95 %, {METHOD}. Differences: from the first method, p Holm-adjusted over the table.",
     ]
+    if any(row.difference and row.difference.p >= SIGNIFICANT for row in rows):
+        notes.append(MDE_NOTE)
     notes += [f"{row.task}, {row.method}: {row.problems}." for row in rows if row.problems]
-    return Layout(f"{run.id}: methods over seeds, {run.status}", blocks, [], notes)
+    return Layout(f"{run.id}: methods over seeds ({run.status})", blocks, [], notes)
 
 
 def _interval(row: MethodRow) -> str:
@@ -81,5 +86,5 @@ def _outcome(row: MethodRow) -> str:
     if found is None:
         return "-"
     if found.p >= SIGNIFICANT:
-        return f"not told apart (misses below {amount(row.headline.unit, found.detectable)})"
+        return f"not significant (MDE {amount(row.headline.unit, found.detectable)})"
     return "better" if (found.value > 0) == row.headline.higher_is_better else "worse"

@@ -1,4 +1,4 @@
-"""What a table is made of before any format: entries in blocks, filled from the rows of the comparison frame."""
+"""Format-independent tables: layouts of blocks of entries, and accessors for rows of the comparison frame."""
 
 import math
 from collections.abc import Callable
@@ -12,39 +12,39 @@ ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place of a table."""
+    """One cell of a table."""
 
     text: str
     best: bool = False
     tied: bool = False
-    """Not told from the best."""
+    """Whether it is not significantly different from the best."""
     note: int | None = None
     """Number of its footnote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One table. Its first column names the rows and is repeated where the table is too wide and has to be split."""
+    """One table. Its first column names the rows and is repeated where a table is split because it is too wide."""
 
     title: str
     header: list[str]
     rows: list[list[Entry]]
     prose: frozenset[int] = frozenset()
-    """Columns that hold words, which are set flush left."""
+    """Columns of text, which are left-aligned."""
     together: int = 1
-    """So many neighbouring columns stay together when the table is split."""
+    """Number of neighbouring columns that stay together when the table is split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything that a table of a run shows."""
+    """Everything that is shown of a run: blocks, sentences and notes."""
 
     title: str
     blocks: list[Block]
     findings: list[str]
     notes: list[str]
     footnotes: list[str] = field(default_factory=list)
-    """Number 1 first."""
+    """In the order of their numbers, from 1."""
 
 
 def names(rows: Rows) -> list[str]:
@@ -61,10 +61,10 @@ def by_task(rows: Rows) -> dict[str, Rows]:
 
 
 def absent(value: Any) -> bool:
-    """Return whether there is no value: none, or NaN out of a frame."""
+    """Return whether a value is missing: None, or NaN from a frame."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def number(value: Any, shown: Callable[[Any], str]) -> str:
-    """Return a value as it is shown, or the sign for none."""
+    """Return a value as text, or a dash where it is missing."""
     return ABSENT if absent(value) else shown(value)

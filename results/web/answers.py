@@ -1,8 +1,8 @@
-"""Answers of a cell as small script files, so that a page opened from disk can fetch them one page at a time.
+"""Answers of a cell as script files that a page opened from disk can load on demand.
 
-A browser refuses to fetch JSON from ``file://`` but runs a script that stands beside the page. Each file is one call
-with a JSON value, ASCII only and without ``<``, so no answer can end the script or the comment that it may sit in. The
-page puts it into the document as text and never as markup.
+Browsers do not fetch JSON over ``file://``, but they run scripts next to the page. Each file is one function call with
+a JSON value, in ASCII and without ``<``, so no answer can close the script element. The page inserts answers as text,
+never as markup.
 """
 
 import json
@@ -16,7 +16,7 @@ from crosstok.results.web.page import natural
 PER_FILE = 50
 """Answers per file."""
 CHARACTERS = 20_000
-"""Of one answer or prompt; the store has all."""
+"""Maximum length of an answer or prompt; the store keeps all of it."""
 
 
 def write_answers(store: Store, cell: str, folder: Path) -> int:
@@ -35,7 +35,7 @@ def write_answers(store: Store, cell: str, folder: Path) -> int:
 
 
 def script_safe(content: Any) -> str:
-    """Return ``content`` as JSON that is also harmless inside a script element."""
+    """Return ``content`` as JSON that is safe inside a script element."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,7 +1,7 @@
-"""The curve of a training run: every checkpoint on every task, with intervals, beside the baseline.
+"""Page of a training run: scores of every checkpoint on every task, with intervals, compared with the baseline.
 
-Written as one page without a script and as one SVG per task, each replaced whole, so that a browser that reloads the
-page never meets half of it.
+The page has no scripts. It and one SVG file per task are replaced atomically, so a browser that reloads never reads an
+incomplete file.
 """
 
 import re
@@ -21,12 +21,12 @@ _TEMPLATE = Path(__file__).parent / "site" / "curve.html.j2"
 
 @dataclass(frozen=True)
 class Curve:
-    """What is drawn."""
+    """Scores of a training run."""
 
     title: str
     baseline: Side
     checkpoints: tuple[Side, ...]
-    """In the order of their steps."""
+    """Ordered by training step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def write_curve(curve: Curve, folder: Path) -> Path:
                 replace_file(folder / f"{_file_name(task)}.svg", drawing.replace("currentColor", "#1b1f24"))
         replace_file(folder / "index.html", text)
     except OSError as error:
-        raise UserError(f"The curve in {folder} cannot be written: {error.strerror}.") from error
+        raise UserError(f"The page in {folder} cannot be written: {error.strerror}.") from error
     return folder / "index.html"
 
 
@@ -84,7 +84,7 @@ def _estimate(side: Side, task: str) -> Estimate | None:
 
 
 def _text(curve: Curve, side: Side, task: str) -> str:
-    """Return a score with its interval, and what is wrong with it."""
+    """Return a score with its interval and, if it is incomplete, the reason."""
     estimate = _estimate(side, task)
     problem = side.problem(task).partition(": ")[2] if task in side.cells else "not measured"
     if estimate is None:

@@ -1,8 +1,7 @@
-"""Names beside the points of a plot, so that none lies on another: points that coincide share a label.
+"""Placement of point labels without overlaps; coinciding points share a label.
 
-A label is tried to the right and to the left of its point, above and below; where all four places are taken it is left
-out, for a name that cannot be read is worse than none, and the table beside the plot has all of them. Widths are those
-of an average letter, since measuring text would take a second drawing of the figure.
+A label is tried at four positions around its point and left out if none is free; the table next to the plot has all
+names. Text width is estimated from an average letter, because measuring it would require drawing the figure twice.
 """
 
 from collections.abc import Sequence
@@ -12,18 +11,18 @@ from typing import Literal
 LETTER, LINE = 0.58, 1.25
 """Width of a letter and height of a line, in font sizes."""
 TOGETHER = 4.0
-"""Points that lie closer than this in both directions are one to the eye."""
+"""Points closer than this in both directions, in typographic points, share a label."""
 GAP = 4.0
 _NAMES = 3
 _PLACES: tuple[tuple[Literal["left", "right"], bool], ...] = (
     ("left", True), ("left", False), ("right", True), ("right", False)
 )  # fmt: skip
-"""End of the text at the point, and whether it stands above it."""
+"""Horizontal alignment of the text, and whether it is above the point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A named point; x and y in typographic points from the lower left corner of the axes."""
+    """Named point; ``x`` and ``y`` in typographic points from the lower left corner of the axes."""
 
     name: str
     x: float
@@ -32,19 +31,19 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Text at an offset from the point that it names."""
+    """Text at an offset from its point, in typographic points."""
 
     text: str
     of: int
-    """Place of the point among those given."""
+    """Index of the point."""
     dx: float
     dy: float
     side: Literal["left", "right"]
-    """Which end of the text the offset leads to."""
+    """Horizontal alignment: the end of the text that the offset refers to."""
 
 
 def place(marks: Sequence[Mark], width: float, size: float) -> list[Label]:
-    """Return the labels of ``marks``, first come first served; ``width`` of the axes and font ``size`` in points."""
+    """Return the labels of ``marks`` in order of priority; axes ``width`` and font ``size`` in typographic points."""
     labels: list[Label] = []
     taken: list[tuple[float, float, float, float]] = [(m.x - 2, m.y - 2, m.x + 2, m.y + 2) for m in marks]
     for first, named in _groups(marks):
@@ -63,7 +62,7 @@ def place(marks: Sequence[Mark], width: float, size: float) -> list[Label]:
 
 
 def _groups(marks: Sequence[Mark]) -> list[tuple[int, str]]:
-    """Return the first point of every heap, and the names of all in it."""
+    """Return the first point of every group of coinciding points, and their names."""
     heaps: list[list[int]] = []
     for number, mark in enumerate(marks):
         for heap in heaps:

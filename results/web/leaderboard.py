@@ -1,9 +1,8 @@
-"""The leaderboard: one static folder with a page per model and per task, which opens from disk and from any host.
+"""Leaderboard of a store: a static folder with a page per model and per task, which opens from disk or any web server.
 
-Nothing is fetched from elsewhere and nothing needs a server: tables are in the pages, so they can be read without any
-script; sorting, filtering and the answers are one small script beside them. Answers lie in files of fifty, fetched when
-they are asked for, so a store with a hundred thousand of them makes no page slow. A folder is built beside the old one
-and takes its place only when it is whole.
+Pages load nothing from other sites. Tables are plain HTML and readable without scripts; one small script adds sorting,
+filtering and answers, which it loads on demand in files of fifty. The folder is built next to an existing one and
+replaces it when complete.
 """
 
 import json
@@ -18,25 +17,26 @@ from typing import Any
 
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
+from crosstok.results.compare.statistics import SIGNIFICANT
 from crosstok.results.compare.task_means import Mean
 from crosstok.results.store.store import Store
 from crosstok.results.tables.costs import VIEW_BYTES
 from crosstok.results.tables.number_format import amount, difference_unit, heading, scale, with_interval
 from crosstok.results.web import plots
 from crosstok.results.web.answers import write_answers
-from crosstok.results.web.leaderboard_data import Board, Column, Entrant, Place, board
+from crosstok.results.web.leaderboard_data import Column, Leaderboard, RankedModel, Result, load_leaderboard
 from crosstok.results.web.page import visible
 from crosstok.results.web.templates import render_template
 
 MARK = ".crosstok-leaderboard"
-"""A file that tells a leaderboard from a folder that must not be replaced."""
+"""File that marks a folder as a leaderboard, which may be replaced."""
 _COSTS = (
     ("bytes_per_s", "bytes per second", "speed", 1.0, False),
-    ("flops_per_byte", "millions of operations per byte", "operations", 1e6, True),
+    ("flops_per_byte", "MFLOP per byte", "operations", 1e6, True),
 )
-"""Cost of a place, its name, the name in a title, its unit, and whether less of it is better."""
+"""Column of a cost, its name, its name in titles, its unit, and whether less is better."""
 DRAWN = 3
-"""Tasks whose plots stand on the first page too."""
+"""Number of tasks whose plots are also on the first page."""
 TRAINING_LOG = "training.jsonl"
 _NO_COST = {
     "bytes_per_token": None, "flops_per_byte": None, "bytes_per_s": None, "seconds": None, "stops": "", "verdicts": "",
@@ -63,8 +63,8 @@ def write_leaderboard(
 
     """
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is no leaderboard.", hint="Name a new folder.")
-    shown = board(store, runs, baseline)
+        raise UserError(f"{out} exists and is not a leaderboard.", hint="Choose a new folder.")
+    shown = load_leaderboard(store, runs, baseline)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,13 +89,13 @@ class _Note:
 
 
 class _Notes:
-    """The remarks of one page, each once."""
+    """Notes of a page, each of them once."""
 
     def __init__(self) -> None:
         self.all: dict[str, _Note] = {}
 
-    def of(self, place: Place) -> list[_Note]:
-        return [self._note(text) for text in place.remarks]
+    def of(self, result: Result) -> list[_Note]:
+        return [self._note(text) for text in result.remarks]
 
     def _note(self, text: str) -> _Note:
         word = "≠" if text.startswith("not comparable") else "!" if ":" in text and "style" in text else "partial"
@@ -103,18 +103,18 @@ class _Notes:
 
 
 class _Site:
-    def __init__(self, store: Store, shown: Board, folder: Path, students: Path | None) -> None:
+    def __init__(self, store: Store, shown: Leaderboard, folder: Path, students: Path | None) -> None:
         self.store = store
-        self.board = shown
+        self.leaderboard = shown
         self.folder = folder
         self.students = students
-        self.slugs = {one.name: _slug(one.name, one.fingerprint[:8]) for one in shown.entrants}
+        self.slugs = {one.name: _slug(one.name, one.fingerprint[:8]) for one in shown.models}
         self.task_slugs = {
             one.task.name: _slug(one.task.name, fingerprint([one.task.name])[:4]) for one in shown.columns
         }
 
     def write(self, tell: Callable[[int, int], None]) -> None:
-        steps = len(self.board.columns) + len(self.board.entrants)
+        steps = len(self.leaderboard.columns) + len(self.leaderboard.models)
         done = count(1)
         (self.folder / MARK).write_text("crosstok\n", encoding="utf-8")
         for name in ("leaderboard.css", "leaderboard.js"):
@@ -122,41 +122,47 @@ class _Site:
         (self.folder / "models").mkdir()
         (self.folder / "tasks").mkdir()
         drawn = {}
-        for column in self.board.columns:
+        for column in self.leaderboard.columns:
             drawn[column.task.name] = self._task_plots(column)
             self._task(column, drawn[column.task.name])
             tell(next(done), steps)
-        for entrant in self.board.entrants:
-            self._model(entrant)
+        for ranked_model in self.leaderboard.models:
+            self._model(ranked_model)
             tell(next(done), steps)
         self._index(drawn)
 
     def _page(self, template: str, path: str, **content: Any) -> None:
         root = "../" if "/" in path else ""
-        text = render_template(_SITE / template, root=root, baseline=self.board.baseline, **content)
+        text = render_template(_SITE / template, root=root, baseline=self.leaderboard.baseline, **content)
         (self.folder / path).write_text(text, encoding="utf-8")
 
     def _index(self, drawn: dict[str, list[tuple[str, Any]]]) -> None:
         notes = _Notes()
         rows = []
-        for entrant in self.board.entrants:
-            places = [column.places.get(entrant.name) for column in self.board.columns]
-            shown = [_shown(column, place, notes) for column, place in zip(self.board.columns, places, strict=True)]
-            per_token = [p.cost["bytes_per_token"] for p in places if p and p.cost.get("bytes_per_token")]
+        for ranked_model in self.leaderboard.models:
+            results = [column.results.get(ranked_model.name) for column in self.leaderboard.columns]
+            shown = [
+                _shown(column, result, notes) for column, result in zip(self.leaderboard.columns, results, strict=True)
+            ]
+            per_token = [p.cost["bytes_per_token"] for p in results if p and p.cost.get("bytes_per_token")]
             mean = sum(per_token) / len(per_token) if per_token else None
-            flops = [p.cost["flops_per_byte"] / 1e6 for p in places if p and p.cost.get("flops_per_byte")]
-            seconds = [p.cost["seconds"] for p in places if p and p.cost.get("seconds") is not None]
-            model = entrant.model
+            flops = [p.cost["flops_per_byte"] / 1e6 for p in results if p and p.cost.get("flops_per_byte")]
+            seconds = [p.cost["seconds"] for p in results if p and p.cost.get("seconds") is not None]
+            model = ranked_model.record
             words = " ".join(
-                [entrant.name, model.label if model else "", *(note.text for p in shown if p for note in p["notes"])]
+                [
+                    ranked_model.name,
+                    model.label if model else "",
+                    *(note.text for p in shown if p for note in p["notes"]),
+                ]
             )
             rows.append(
                 {
-                    "name": entrant.name,
-                    "slug": self.slugs[entrant.name],
+                    "name": ranked_model.name,
+                    "slug": self.slugs[ranked_model.name],
                     "text": words.lower(),
-                    "places": shown,
-                    "means": [_mean(one, entrant.name) for one in self.board.means],
+                    "results": shown,
+                    "means": [_mean(one, ranked_model.name) for one in self.leaderboard.means],
                     "figures": [
                         _figure(mean, "{:.2f}"),
                         _figure(sum(flops) / len(flops) if flops else None, "{:,.1f}"),
@@ -164,7 +170,7 @@ class _Site:
                         _figure(model.vocabulary if model else None, "{:,}"),
                         _figure(model.parameters / 1e6 if model else None, "{:.1f}"),
                     ],
-                    "label": visible(model.label) if model else "never made",
+                    "label": visible(model.label) if model else "not built",
                 }
             )
         tasks = [
@@ -174,12 +180,12 @@ class _Site:
                 "small": _small(column),
                 "first": "descending" if column.headline.higher_is_better else "ascending",
             }
-            for column in self.board.columns
+            for column in self.leaderboard.columns
         ]
-        first = [(name, drawn[name]) for name in (column.task.name for column in self.board.columns[:DRAWN])]
+        first = [(name, drawn[name]) for name in (column.task.name for column in self.leaderboard.columns[:DRAWN])]
         self._page(
-            "index.html.j2", "index.html", rows=rows, tasks=tasks, runs=self.board.runs,
-            means=[_mean_head(one) for one in self.board.means], view=VIEW_BYTES,
+            "index.html.j2", "index.html", rows=rows, tasks=tasks, runs=self.leaderboard.runs,
+            means=[_mean_head(one) for one in self.leaderboard.means], view=VIEW_BYTES,
             drawings=[*self._kinds(), *self._usage()], of_tasks=[one for one in first if one[1]],
             notes=list(notes.all.values()),
         )  # fmt: skip
@@ -188,8 +194,8 @@ class _Site:
         notes = _Notes()
         slug = self.task_slugs[column.task.name]
         rows = [
-            _row(name, f"../models/{self.slugs[name]}.html#{slug}", column, place, notes)
-            for name, place in column.places.items()
+            _row(name, f"../models/{self.slugs[name]}.html#{slug}", column, result, notes)
+            for name, result in column.results.items()
         ]
         task = column.task
         facts = [
@@ -204,43 +210,40 @@ class _Site:
             drawings=drawings, notes=list(notes.all.values()),
         )  # fmt: skip
 
-    def _model(self, entrant: Entrant) -> None:
+    def _model(self, ranked_model: RankedModel) -> None:
         notes = _Notes()
         rows, answers = [], []
-        for column in self.board.columns:
-            place = column.places.get(entrant.name)
-            if not place:
+        for column in self.leaderboard.columns:
+            result = column.results.get(ranked_model.name)
+            if not result:
                 continue
             name, slug = column.task.name, self.task_slugs[column.task.name]
-            rows.append(_row(name, f"../tasks/{slug}.html", column, place, notes, _small(column)))
-            cell = _slug(place.cell.fingerprint)
-            pages = write_answers(self.store, place.cell.fingerprint, self.folder / "answers" / cell)
+            rows.append(_row(name, f"../tasks/{slug}.html", column, result, notes, _small(column)))
+            cell = _slug(result.cell.fingerprint)
+            pages = write_answers(self.store, result.cell.fingerprint, self.folder / "answers" / cell)
             if pages:
                 answers.append({"name": name, "slug": slug, "cell": cell, "pages": pages})
         self._page(
-            "model.html.j2", f"models/{self.slugs[entrant.name]}.html", name=entrant.name,
-            label=visible(entrant.model.label) if entrant.model else "never made", rows=rows, answers=answers,
-            facts=_model_facts(entrant), drawings=self._curves(entrant), notes=list(notes.all.values()),
+            "model.html.j2", f"models/{self.slugs[ranked_model.name]}.html", name=ranked_model.name,
+            label=visible(ranked_model.record.label) if ranked_model.record else "not built", rows=rows,
+            answers=answers,
+            facts=_model_facts(ranked_model), drawings=self._curves(ranked_model), notes=list(notes.all.values()),
         )  # fmt: skip
 
     def _task_plots(self, column: Column) -> list[tuple[str, Any]]:
         name = visible(column.task.name)
         factor = scale(column.headline.unit)
-        differences = [(visible(key), place.difference) for key, place in column.places.items() if place.difference]
+        differences = [(visible(key), result.difference) for key, result in column.results.items() if result.difference]
         metric = heading(column.headline.name, column.headline.unit)
-        drawings = {
-            f"{name}: paired differences from {self.board.baseline} with 95 % intervals, as in the table": plots.forest(
-                differences,
-                f"{name}: difference from {visible(self.board.baseline)}",
-                difference_unit(column.headline.unit),
-                factor,
-            )
-        }
+        baseline = self.leaderboard.baseline
+        title, axis = f"{name}: difference from {visible(baseline)}", difference_unit(column.headline.unit)
+        label = f"{name}: paired differences from {baseline} with 95 % intervals, as in the table"
+        drawings = {label: plots.forest(differences, title, axis, factor)}
         for key, said, short, one, less in _COSTS:
             points = [
-                plots.Point(visible(model), place.cost[key] / one, place.estimate.value)
-                for model, place in column.places.items()
-                if place.comparable and place.estimate and place.cost.get(key)
+                plots.Point(visible(model), result.cost[key] / one, result.estimate.value)
+                for model, result in column.results.items()
+                if result.comparable and result.estimate and result.cost.get(key)
             ]
             axes = plots.Trade(said, less, metric, column.headline.higher_is_better)
             drawings[f"{name}: score against {said}"] = plots.pareto(points, f"{name}: score and {short}", axes, factor)
@@ -249,11 +252,11 @@ class _Site:
     def _kinds(self) -> list[tuple[str, Any]]:
         values = {
             visible(column.task.name): {
-                visible(name): place.estimate.value
-                for name, place in column.places.items()
-                if place.comparable and place.estimate
+                visible(name): result.estimate.value
+                for name, result in column.results.items()
+                if result.comparable and result.estimate
             }
-            for column in self.board.columns
+            for column in self.leaderboard.columns
             if column.headline.unit == "bits/byte"
         }
         drawing = plots.kinds({kind: found for kind, found in values.items() if found}, "Bits per byte by kind of text")
@@ -262,37 +265,38 @@ class _Site:
     def _usage(self) -> list[tuple[str, Any]]:
         shares = {
             visible(column.task.name): {
-                visible(name): place.cost["new_token_share"]
-                for name, place in column.places.items()
-                if place.cost.get("new_token_share") is not None
+                visible(name): result.cost["new_token_share"]
+                for name, result in column.results.items()
+                if result.cost.get("new_token_share") is not None
             }
-            for column in self.board.columns
+            for column in self.leaderboard.columns
         }
         drawing = plots.usage({task: found for task, found in shares.items() if found}, "Use of new tokens")
-        return _markup({"Share of new tokens in what each model wrote, by task": drawing})
+        return _markup({"Share of new tokens in the answers of each model, by task": drawing})
 
-    def _curves(self, entrant: Entrant) -> list[tuple[str, Any]]:
+    def _curves(self, ranked_model: RankedModel) -> list[tuple[str, Any]]:
         if not self.students:
             return []
-        path = self.students / entrant.fingerprint / TRAINING_LOG
+        path = self.students / ranked_model.fingerprint / TRAINING_LOG
         if not path.is_file():
             return []
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a line that a kill cut short is left out
+        # A killed process may leave an incomplete last line.
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
         drawing = plots.curves([json.loads(line) for line in whole.splitlines()], "Training")
-        return _markup({f"Losses of {entrant.name} over the text that it was trained on": drawing})
+        return _markup({f"Losses of {ranked_model.name} over the training text": drawing})
 
 
 def _markup(drawings: dict[str, str]) -> list[tuple[str, Any]]:
     from markupsafe import Markup  # noqa: PLC0415
 
-    # Drawings are our own SVG, in which matplotlib has escaped every name.
+    # The plots are SVG from matplotlib, which escapes every name.
     return [(label, Markup(drawing)) for label, drawing in drawings.items() if drawing]  # noqa: S704
 
 
-def _shown(column: Column, place: Place | None, notes: _Notes) -> dict[str, Any] | None:
-    if place is None:
+def _shown(column: Column, result: Result | None, notes: _Notes) -> dict[str, Any] | None:
+    if result is None:
         return None
-    estimate = place.estimate
+    estimate = result.estimate
     unit = column.headline.unit
     value, interval, sort = "-", "", ""
     if estimate and estimate.value == estimate.value:
@@ -301,21 +305,21 @@ def _shown(column: Column, place: Place | None, notes: _Notes) -> dict[str, Any]
             interval = f"{amount(unit, estimate.low)} to {amount(unit, estimate.high)}"
         if estimate.n != column.task.documents:
             interval = f"{interval}, n={estimate.n}".lstrip(", ")
-    return {"value": value, "interval": interval, "sort": sort, "standing": place.standing, "notes": notes.of(place)}
+    return {"value": value, "interval": interval, "sort": sort, "standing": result.standing, "notes": notes.of(result)}
 
 
 def _row(  # noqa: PLR0917
-    name: str, href: str, column: Column, place: Place, notes: _Notes, small: str = ""
+    name: str, href: str, column: Column, result: Result, notes: _Notes, small: str = ""
 ) -> dict[str, Any]:
-    found = place.difference
-    cost = {**_NO_COST, **place.cost}
+    found = result.difference
+    cost = {**_NO_COST, **result.cost}
     flops = cost["flops_per_byte"]
     change, _, interval = with_interval(column.headline.unit, found).partition(" [") if found else ("", "", "")
     return {
         "name": name,
         "href": href,
         "unit": small,
-        "place": _shown(column, place, notes),
+        "result": _shown(column, result, notes),
         "difference": f"{change} {difference_unit(column.headline.unit)}" if found else "-",
         "difference_interval": interval.rstrip("]").replace(",", " to"),
         "difference_value": found.value if found and found.value == found.value else None,
@@ -337,20 +341,20 @@ def _p(value: float) -> str:
 
 
 def _limit(column: Column, found: Any) -> str:
-    """Return what a comparison that found nothing could not have seen."""
-    if found.p < 0.05 or found.detectable != found.detectable or not found.detectable:
+    """Return the minimum detectable effect of a difference that is not significant."""
+    if found.p < SIGNIFICANT or found.detectable != found.detectable or not found.detectable:
         return ""
-    return f"misses below {amount(column.headline.unit, found.detectable)}"
+    return f"MDE {amount(column.headline.unit, found.detectable)}"
 
 
-def _model_facts(entrant: Entrant) -> list[tuple[str, str]]:
-    model = entrant.model
+def _model_facts(ranked_model: RankedModel) -> list[tuple[str, str]]:
+    model = ranked_model.record
     if not model:
-        return [("fingerprint", entrant.fingerprint)]
+        return [("fingerprint", ranked_model.fingerprint)]
     facts = [
         ("vocabulary", f"{model.vocabulary:,} ids"),
         ("parameters", f"{model.parameters:,}"),
-        ("seconds to make", f"{model.build_s:.1f}"),
+        ("build time (s)", f"{model.build_s:.1f}"),
         ("tokenizer", model.tokenizer),
         ("fingerprint", model.fingerprint),
     ]
@@ -378,7 +382,7 @@ def _mean_head(one: Mean) -> dict[str, str]:
 
 
 def _mean(one: Mean, name: str) -> dict[str, Any]:
-    """Return the mean of an entrant; a dash where it lacks one of the tasks."""
+    """Return the mean of a model, or a dash where it lacks one of the tasks."""
     found = one.of_model.get(name)
     unit = one.headline.unit
     if found is None:
@@ -392,6 +396,6 @@ def _figure(value: float | None, form: str) -> dict[str, Any]:
 
 
 def _slug(name: str, suffix: str = "") -> str:
-    """Return a file name that every system and address can bear."""
+    """Return a file name that is safe on every file system and in URLs."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:60] or "unnamed"
     return f"{plain}-{suffix}" if suffix else plain

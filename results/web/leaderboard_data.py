@@ -1,9 +1,9 @@
-"""The board: every model of a store on every task of it, over all runs, ready for the leaderboard.
+"""Data of a leaderboard: every model of a store on every task, over all runs.
 
-A model is known by its fingerprint and stands once, under its name in the latest run; the same name for another model
-gets its run added. A task is known by its name, and the cell of the baseline (else of the first model that has one)
-sets what the others are held against: another version, other settings or another kind of verdict is shown with its
-reason, is never the best, and is compared with nothing.
+A model is identified by its fingerprint and appears once, under its name in the latest run; if that name is taken by
+another model, the run is appended. A task is identified by its name. The cell of the baseline (or of the first model
+that has one) is the reference: results with another task version, other settings or another kind of verdict are shown
+with the reason, are never the best, and are not compared.
 """
 
 import functools
@@ -28,105 +28,107 @@ from crosstok.results.tables.frame import sample_columns, verdict_columns
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A model on the board."""
+class RankedModel:
+    """A model of the leaderboard."""
 
     name: str
     side: Side
-    """Its cells over all runs; where a task was measured twice under one name, those of the later run."""
-    model: Model | None
-    """None where it was planned and never made."""
+    """Its cells over all runs; the later run wins where a task was measured twice."""
+    record: Model | None
+    """None where the model was planned and never made."""
     fingerprint: str
 
 
 @dataclass(frozen=True)
-class Place:
-    """One entrant on one task."""
+class Result:
+    """Result of a model on a task."""
 
-    entrant: Entrant
+    model: RankedModel
     cell: Cell
     estimate: Estimate | None
     difference: Difference | None
-    """From the baseline; None for itself and where they cannot be compared."""
+    """Difference from the baseline; None for the baseline itself and where the two are not comparable."""
     standing: str
-    """``best``, ``not told from best`` or nothing."""
+    """``best``, ``tied`` (not significantly different from the best) or empty."""
     remarks: tuple[str, ...]
-    """What a reader must know: incomplete, not comparable."""
+    """Why it is incomplete or not comparable."""
     comparable: bool
     cost: dict[str, Any] = field(default_factory=dict)
-    """Columns of ``crosstok.results.tables.frame.comparison_frame`` that say what it took."""
+    """Cost columns of ``crosstok.results.tables.frame.comparison_frame``."""
 
     @property
     def ranked(self) -> bool:
-        """Whether it has a score that may be ranked and averaged: comparable and complete."""
+        """Whether its score may be ranked and averaged: comparable and complete."""
         scored = self.estimate is not None and not np.isnan(self.estimate.value)
         return scored and self.comparable and is_complete(self.cell)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A task of the board with the places on it, by name of the entrant."""
+    """A task and its results by name of the model."""
 
     task: Task
     headline: Headline
-    places: dict[str, Place]
+    results: dict[str, Result]
 
 
 @dataclass(frozen=True)
-class Board:
-    """What a leaderboard shows."""
+class Leaderboard:
+    """Everything that a leaderboard shows."""
 
     runs: tuple[Run, ...]
     baseline: str
-    entrants: tuple[Entrant, ...]
+    models: tuple[RankedModel, ...]
     columns: tuple[Column, ...]
 
     @functools.cached_property
     def means(self) -> list[Mean]:
-        """Means over tasks of one metric, of the entrants that have all of them complete and comparable."""
+        """Means over tasks with the same metric, of models with complete, comparable results on all of them."""
         by_name = {column.task.name: column for column in self.columns}
         found = []
         for headline, names in groups({name: column.headline for name, column in by_name.items()}).items():
-            places = {one.name: [by_name[name].places.get(one.name) for name in names] for one in self.entrants}
+            results = {one.name: [by_name[name].results.get(one.name) for name in names] for one in self.models}
             of_model = {
-                name: mean_of([place.estimate for place in known if place and place.estimate])
-                for name, known in places.items()
-                if all(place and place.ranked for place in known)
+                name: mean_of([result.estimate for result in known if result and result.estimate])
+                for name, known in results.items()
+                if all(result and result.ranked for result in known)
             }
             if of_model:
                 found.append(Mean(headline, names, of_model, {}))
         return found
 
 
-def board(store: Store, runs: Sequence[str] = (), baseline: str | None = None) -> Board:
-    """Return the board of the named runs (default: all); the baseline is by default the first model of the latest.
+def load_leaderboard(store: Store, runs: Sequence[str] = (), baseline: str | None = None) -> Leaderboard:
+    """Return the leaderboard of the named runs (default: all).
+
+    The default baseline is the first model of the latest run.
 
     Raises:
         UserError: a run or the baseline is unknown, or nothing was measured.
 
     """
     chosen = [store.run(name) for name in runs] if runs else store.runs()
-    entrants = _entrants(store, chosen)
-    if not entrants:
-        raise UserError(f"The store {store.name} holds no result.", hint="Start with `crosstok run SUITE`.")
-    names = [entrant.name for entrant in entrants]
+    models = _ranked_models(store, chosen)
+    if not models:
+        raise UserError(f"The store {store.name} has no results.", hint="Start a run with `crosstok run SUITE`.")
+    names = [ranked_model.name for ranked_model in models]
     if baseline is not None and baseline not in names:
         raise unknown_name("model", baseline, names)
-    first = next(entrant for entrant in entrants if baseline in (None, entrant.name))
-    against = contrast([(first.side, other.side) for other in entrants if other is not first])
-    by_place = {(one.model.name, one.task): one for one in against}
+    first = next(ranked_model for ranked_model in models if baseline in (None, ranked_model.name))
+    against = contrast([(first.side, other.side) for other in models if other is not first])
+    by_result = {(one.model.name, one.task): one for one in against}
     costs = _costs(store, chosen)
-    tasks = list(dict.fromkeys(task for entrant in entrants for task in entrant.side.cells))
-    return Board(
+    tasks = list(dict.fromkeys(task for ranked_model in models for task in ranked_model.side.cells))
+    return Leaderboard(
         tuple(chosen),
         first.name,
-        tuple(entrants),
-        tuple(_column(task, first, entrants, by_place, costs) for task in tasks),
+        tuple(models),
+        tuple(_column(task, first, models, by_result, costs) for task in tasks),
     )
 
 
-def _entrants(store: Store, runs: Sequence[Run]) -> list[Entrant]:
-    found: dict[str, Entrant] = {}
+def _ranked_models(store: Store, runs: Sequence[Run]) -> list[RankedModel]:
+    found: dict[str, RankedModel] = {}
     taken: set[str] = set()
     for run in runs:  # the latest first
         models = store.models(run.id)
@@ -141,11 +143,11 @@ def _entrants(store: Store, runs: Sequence[Run]) -> list[Entrant]:
                     scores={**one.scores, **known.side.scores},
                     verdicts={**one.verdicts, **known.side.verdicts},
                 )
-                found[fingerprint] = replace(known, side=merged, model=known.model or models.get(name))
+                found[fingerprint] = replace(known, side=merged, record=known.record or models.get(name))
                 continue
             shown = name if name not in taken else f"{name} ({run.id})"
             taken.add(shown)
-            found[fingerprint] = Entrant(shown, replace(one, name=shown), models.get(name), fingerprint)
+            found[fingerprint] = RankedModel(shown, replace(one, name=shown), models.get(name), fingerprint)
     return list(found.values())
 
 
@@ -161,34 +163,34 @@ def _costs(store: Store, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 def _column(
     task: str,
-    baseline: Entrant,
-    entrants: Sequence[Entrant],
+    baseline: RankedModel,
+    models: Sequence[RankedModel],
     against: dict[tuple[str, str], Contrast],
     costs: dict[str, dict[str, Any]],
 ) -> Column:
-    measured = [entrant for entrant in entrants if task in entrant.side.cells]
+    measured = [ranked_model for ranked_model in models if task in ranked_model.side.cells]
     reference = baseline if baseline in measured else measured[0]
     record = reference.side.tasks[task]
     headline = Headline.of(record)
-    places: dict[str, Place] = {}
-    for entrant in measured:
-        one = against.get((entrant.name, task))
-        reasons, remark = _unlike(reference, entrant, task)
-        answers = entrant.side.answers(task, headline.name)
-        cell = entrant.side.cells[task]
-        problem = entrant.side.problem(task).partition(": ")[2]
+    results: dict[str, Result] = {}
+    for ranked_model in measured:
+        one = against.get((ranked_model.name, task))
+        reasons, remark = _unlike(reference, ranked_model, task)
+        answers = ranked_model.side.answers(task, headline.name)
+        cell = ranked_model.side.cells[task]
+        problem = ranked_model.side.problem(task).partition(": ")[2]
         remarks = [problem, f"not comparable with {reference.name}: {reasons}" if reasons else "", remark]
-        places[entrant.name] = Place(
-            entrant=entrant,
+        results[ranked_model.name] = Result(
+            model=ranked_model,
             cell=cell,
             estimate=answers.estimate(headline) if answers else None,
             difference=one.difference if one else None,
             standing="",
             remarks=tuple(text for text in remarks if text),
             comparable=not reasons,
-            cost=_with_flops(costs.get(cell.fingerprint, {}), entrant.model),
+            cost=_with_flops(costs.get(cell.fingerprint, {}), ranked_model.record),
         )
-    return Column(record, headline, _with_standings(task, headline, places))
+    return Column(record, headline, _with_standings(task, headline, results))
 
 
 def _with_flops(cost: dict[str, Any], model: Model | None) -> dict[str, Any]:
@@ -196,27 +198,27 @@ def _with_flops(cost: dict[str, Any], model: Model | None) -> dict[str, Any]:
     return {**cost, "flops_per_byte": flops_per_byte(model.compute, per_token) if model else None}
 
 
-def _unlike(reference: Entrant, entrant: Entrant, task: str) -> tuple[str, str]:
-    if entrant is reference:
+def _unlike(reference: RankedModel, ranked_model: RankedModel, task: str) -> tuple[str, str]:
+    if ranked_model is reference:
         return "", ""
-    return mismatch(reference.side.measurement(task), entrant.side.measurement(task))
+    return mismatch(reference.side.measurement(task), ranked_model.side.measurement(task))
 
 
-def _with_standings(task: str, headline: Headline, places: dict[str, Place]) -> dict[str, Place]:
-    """Mark the best of the comparable places, and those that are not told from it (Holm over the task)."""
+def _with_standings(task: str, headline: Headline, results: dict[str, Result]) -> dict[str, Result]:
+    """Mark the best comparable result and those tied with it (Holm-adjusted over the task)."""
     sign = 1 if headline.higher_is_better else -1
     rivals = {
-        name: sign * place.estimate.value
-        for name, place in places.items()
-        if place.comparable and place.estimate and not np.isnan(place.estimate.value)
+        name: sign * result.estimate.value
+        for name, result in results.items()
+        if result.comparable and result.estimate and not np.isnan(result.estimate.value)
     }
     if len(set(rivals.values())) < 2:
-        return places
+        return results
     best = max(rivals, key=lambda name: rivals[name])
-    top = places[best].entrant.side.answers(task, headline.name)
+    top = results[best].model.side.answers(task, headline.name)
     p_values: dict[str, float] = {}
     for name, value in rivals.items():
-        answers = places[name].entrant.side.answers(task, headline.name)
+        answers = results[name].model.side.answers(task, headline.name)
         if top and answers and value < rivals[best]:
             p_values[name] = top.difference(answers).p
     tied = {
@@ -225,5 +227,5 @@ def _with_standings(task: str, headline: Headline, places: dict[str, Place]) -> 
         if p >= SIGNIFICANT
     }  # fmt: skip
     standing = {name: "best" if rivals[name] == rivals[best] else "" for name in rivals}
-    standing |= dict.fromkeys(tied, "not told from best")
-    return {name: replace(place, standing=standing.get(name, "")) for name, place in places.items()}
+    standing |= dict.fromkeys(tied, "tied")
+    return {name: replace(result, standing=standing.get(name, "")) for name, result in results.items()}

@@ -1,8 +1,7 @@
-"""One HTML file that shows a run: table, sentences, plots, environment, and the answers of the models.
+"""Page of a run: one self-contained HTML file with tables, findings, plots, environment and answers.
 
-The file stands alone: no script, no network, no second file. Answers of models are hostile input. They are escaped by
-the template, control characters are shown as pictures, sizes are capped, and a content security policy without scripts
-stands behind that.
+The file has no scripts and loads nothing. Answers of models are untrusted input: the template escapes them, control
+characters are shown as Unicode pictures, sizes are capped, and the content security policy forbids scripts.
 """
 
 import json
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DOCUMENTS = 60
-"""Documents per task whose answers are shown."""
+"""Maximum number of documents per task whose answers are shown."""
 CHARACTERS = 4000
-"""Of one answer, prompt or error."""
+"""Maximum length of an answer, prompt or error."""
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
@@ -40,7 +39,7 @@ class _Answer:
     text: str
     error: str
     prompt: str
-    """Empty where it is that of the document."""
+    """Empty if it is the same as the prompt of the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class _Plot:
 def write_page(store: Store, run: Run | str | None, path: Path) -> Path:
     """Write the page of ``run`` (default: the latest) to ``path`` and return it.
 
-    Missing folders are made; an older page is replaced whole.
+    Missing folders are created. An existing page is replaced atomically.
 
     Raises:
         UserError: there is no such run, or the file cannot be written.
@@ -88,7 +87,7 @@ def page(store: Store, run: Run) -> str:
 
     comparison = compare(store, run)
     frame = frame_of(store, comparison)
-    # The two fragments that are markup already escape every name and figure themselves.
+    # The table and the plots are HTML already and escape names themselves.
     return render_template(
         _TEMPLATE,
         title=f"{run.suite}: {len(comparison.models)} models, {len(comparison.tasks)} tasks",
@@ -108,7 +107,7 @@ def _plots(frame: "pd.DataFrame") -> Iterator[tuple[str, str]]:
     for task in frame["task"].unique():
         drawing = plots.intervals(frame[frame["task"] == task], visible(task))
         if drawing:
-            yield f"{task}: scores of all models with 95 % intervals, as in the table", drawing
+            yield f"{task}: scores of all models with 95 % confidence intervals, as in the table", drawing
 
 
 def _generates(frame: "pd.DataFrame", task: TaskComparison) -> bool:
@@ -135,8 +134,8 @@ def _document(store: Store, task: TaskComparison, name: str) -> _Document:
             answers.append(
                 _Answer(
                     model=f"{model} #{sample.index}" if sample.index else model,
-                    status=verdict.status if verdict else "not judged",
-                    stop_reason=sample.stop_reason or "nothing",
+                    status=verdict.status if verdict else "no verdict",
+                    stop_reason=sample.stop_reason or "none",
                     bytes=sample.bytes,
                     tokens=sample.tokens,
                     text=visible(sample.text),
@@ -148,13 +147,13 @@ def _document(store: Store, task: TaskComparison, name: str) -> _Document:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Order ``HumanEval/9`` before ``HumanEval/10``."""
+    """Return a sort key that orders ``HumanEval/9`` before ``HumanEval/10``."""
     parts = "".join(letter if letter.isdigit() else f" {letter} " for letter in name).split()
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with control characters as pictures and no longer than a page bears."""
+    """Return ``text`` with control characters shown as Unicode pictures, cut to ``CHARACTERS``."""
     shown = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}\n[{len(text) - CHARACTERS} more characters]"
     return shown.translate(_CONTROLS)
 

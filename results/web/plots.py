@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKS = ("o", "s", "^", "D", "v", "P")
-_CLOUD = (265.0, 165.0)  # points that the axes of a cloud measure, about
+_CLOUD = (265.0, 165.0)  # approximate size of the axes of a scatter plot, in typographic points
 _SMALL = 7.5
-_NAMED = 12  # points of a cloud that can bear their names
-_ROWS = 40  # models in a drawing that is no table
-_KINDS = 12  # kinds that the eye can tell apart
+_NAMED = 12  # points of a scatter plot that are all labelled
+_ROWS = 40  # maximum number of models in a plot
+_KINDS = 12  # maximum number of distinguishable kinds
 
 
 def intervals(rows: "pd.DataFrame", title: str) -> str:
-    """Return a drawing of one task: a dot with its 95 % interval per model, the first model on top.
+    """Return a dot plot of one task with a 95 % interval per model, the first model on top.
 
     ``rows`` are the rows of one task out of ``crosstok.results.tables.frame.comparison_frame``; empty where none has a
-    figure.
+    value.
     """
     shown = rows.dropna(subset=["value"])
     if shown.empty:
@@ -55,24 +55,24 @@ def intervals(rows: "pd.DataFrame", title: str) -> str:
 
 
 def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str, scale: float = 1.0) -> str:
-    """Return a drawing of paired differences from a baseline, the first on top; empty where there is none.
+    """Return a forest plot of paired differences from a baseline, the first on top; empty where there is none.
 
-    ``scale`` turns the stored unit into that of ``axis`` (100: fractions into points). A difference that is told from
-    none is drawn in the accent colour.
+    ``scale`` turns the stored unit into that of ``axis`` (100: fractions into points). Significant
+    differences have the accent colour.
     """
     shown = [(name, found) for name, found in differences if not math.isnan(found.value)]
-    if len(shown) > _ROWS:  # what is told apart most clearly; the table beside has all
-        clearest = sorted(shown, key=lambda one: one[1].p)[:_ROWS]
-        shown = [one for one in shown if one in clearest]
-        title = f"{title},\nthe {_ROWS} clearest"
+    if len(shown) > _ROWS:  # the most significant ones; the table has all
+        strongest = sorted(shown, key=lambda one: one[1].p)[:_ROWS]
+        shown = [one for one in shown if one in strongest]
+        title = f"{title},\nthe {_ROWS} most significant"
     if not shown:
         return ""
     with page_figure() as figure:
         figure.set_size_inches(4.6, 0.75 + 0.27 * len(shown))
         axes = figure.add_subplot()
-        for told, colour in ((True, BEST), (False, DOT)):
+        for significant, colour in ((True, BEST), (False, DOT)):
             placed = zip(range(len(shown), 0, -1), shown, strict=True)
-            rows = [(place, found) for place, (_, found) in placed if (found.p < SIGNIFICANT) == told]
+            rows = [(place, found) for place, (_, found) in placed if (found.p < SIGNIFICANT) == significant]
             heights = [place for place, _ in rows]
             low, high = (
                 [scale * (found.value if math.isnan(end(found)) else end(found)) for _, found in rows]
@@ -89,7 +89,7 @@ def forest(differences: Sequence[tuple[str, Difference]], title: str, axis: str,
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A model on one task: what it costs and what it scores."""
+    """Cost and score of a model on a task."""
 
     name: str
     cost: float
@@ -98,7 +98,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """What the axes of a cloud say, and which ends of them are the good ones."""
+    """Axes of a plot of score against cost, and their better directions."""
 
     cost: str
     less_cost_is_better: bool
@@ -107,7 +107,7 @@ class Trade:
 
 
 def pareto(points: Sequence[Point], title: str, said: Trade, scale: float = 1.0) -> str:
-    """Return a drawing of score against cost; the line joins what no other model beats in both."""
+    """Return a plot of score against cost; the line joins the Pareto-optimal models."""
     if len(points) < 2:
         return ""
     front = _unbeaten(points, said)
@@ -131,7 +131,7 @@ def pareto(points: Sequence[Point], title: str, said: Trade, scale: float = 1.0)
 
 
 def _name_points(axes: "Axes", points: Sequence[Point], scale: float) -> None:
-    """Write the names of points beside them, as far as there is room."""
+    """Label the points as far as there is room."""
     axes.autoscale_view()  # matplotlib would do so only when it draws
     to_axes = axes.transData - axes.transAxes
     at = to_axes.transform([(one.cost, scale * one.value) for one in points])
@@ -146,7 +146,7 @@ def _name_points(axes: "Axes", points: Sequence[Point], scale: float) -> None:
 
 
 def _unbeaten(points: Sequence[Point], said: Trade) -> list[Point]:
-    """Return the points that no other is at least as good as in both, and better in one, by cost."""
+    """Return the Pareto-optimal points, ordered by cost."""
     cost, value = (-1 if said.less_cost_is_better else 1), (1 if said.higher_is_better else -1)
 
     def beaten(one: Point) -> bool:
@@ -161,18 +161,18 @@ def _unbeaten(points: Sequence[Point], said: Trade) -> list[Point]:
 
 
 def usage(shares: Mapping[str, Mapping[str, float]], title: str) -> str:
-    """Return a drawing of how much of what was written are new tokens; ``shares[task][model]`` are fractions."""
+    """Return a plot of the share of new tokens in answers; ``shares[task][model]`` are fractions."""
     percent = {task: {name: 100 * share for name, share in of.items()} for task, of in shares.items()}
-    return _marks(percent, title, "tokens that the source does not have, % of those written", from_zero=True)
+    return _marks(percent, title, "new tokens, % of generated tokens", from_zero=True)
 
 
 def kinds(values: Mapping[str, Mapping[str, float]], title: str) -> str:
-    """Return a drawing of bits per byte: a row per model, a mark per kind of text; ``values[kind][model]``."""
+    """Return a plot of bits per byte: a row per model, a mark per kind of text; ``values[kind][model]``."""
     return _marks(values, title, "bits/byte (lower is better)")
 
 
 def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, from_zero: bool = False) -> str:
-    """Return a drawing with a row per model and a mark per kind."""
+    """Return a plot with a row per model and a mark per kind."""
     every = list(dict.fromkeys(name for of_kind in values.values() for name in of_kind))
     models = every[:_ROWS]
     if not models:
@@ -200,14 +200,14 @@ def _marks(values: Mapping[str, Mapping[str, float]], title: str, axis: str, *, 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A checkpoint of a training run on one task."""
+    """Score of a checkpoint on one task."""
 
     name: str
     estimate: Estimate
 
 
 def steps(points: Sequence[Step], baseline: Estimate | None, title: str, headline: Headline) -> str:
-    """Return a drawing of one task over the checkpoints in their order, the baseline as a line across."""
+    """Return a plot of the scores of checkpoints on one task; the baseline is a horizontal line."""
     shown = [one for one in points if not math.isnan(one.estimate.value)]
     if not shown:
         return ""
@@ -232,7 +232,7 @@ def steps(points: Sequence[Step], baseline: Estimate | None, title: str, headlin
 
 
 def curves(steps: Sequence[Mapping[str, Any]], title: str) -> str:
-    """Return a drawing of a training log: every loss over the bytes read, a panel each.
+    """Return a plot of a training log: a panel per loss, over the bytes of text read.
 
     ``steps`` are the lines of the log: ``loss`` {name: value} and ``bytes``.
     """

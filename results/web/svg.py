@@ -1,4 +1,4 @@
-"""Figures as inline SVG: text stays text, and what is ink takes the colour of the page, so dark and light both work."""
+"""Figures as inline SVG with selectable text, in the text colour of the page (light and dark)."""
 
 import io
 import re
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#010203"
-"""Stands for the page's own text colour until the drawing is done."""
+"""Placeholder that is replaced by the text colour of the page."""
 DOT = "#2f7fd1"
 BEST = "#d1662f"
 COLOURS = (DOT, BEST, "#2a9d6a", "#a05bc0", "#b8901f", "#c94f7c")
@@ -38,7 +38,7 @@ _STYLE = {
 
 @contextmanager
 def page_figure() -> "Iterator[Figure]":
-    """Give an empty figure in the style of all pages, which holds while the context is open."""
+    """Yield an empty figure; the style applies until the context ends."""
     import matplotlib as mpl  # noqa: PLC0415  (only pages draw)
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -48,7 +48,7 @@ def page_figure() -> "Iterator[Figure]":
 
 
 def as_svg(figure: "Figure", identity: list[Any]) -> str:
-    """Return the figure as SVG whose ids cannot meet those of another drawing (``identity``) on the page."""
+    """Return the figure as SVG; ``identity`` makes its element ids unique on the page."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     text = drawn.getvalue()

@@ -107,8 +107,8 @@ def test_a_gate_that_is_green_for_lack_of_documents_says_what_it_could_not_have_
     assert report.exit_code == 0
     difference = one_of(store, "code").difference
     assert difference is not None
-    assert f"misses below {100 * difference.detectable:.1f}, n=41" in report.text()
-    assert "misses below" in report.markdown()
+    assert f"MDE {100 * difference.detectable:.1f}, n=41" in report.text()
+    assert "MDE: minimum detectable effect" in report.markdown()
 
 
 def test_a_planted_loss_fails_by_default_and_by_rule(store: Store) -> None:
@@ -263,7 +263,7 @@ def test_models_of_one_run_are_shown_against_the_first_with_their_differences(fi
         frame = contrast_frame(every)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "worse (n=24)" in text
-    assert "misses below 18.6, n=41" in text
+    assert "MDE 18.6, n=41" in text
     assert len(frame) == 6
     assert ((frame["low"] <= frame["difference"]) & (frame["difference"] <= frame["high"])).all()
     np.testing.assert_allclose(frame["difference"], frame["after"] - frame["before"])
@@ -282,5 +282,5 @@ def test_flips_show_both_answers_and_verdicts(store: Store) -> None:
 
 
 def test_comparing_nothing_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="nothing to compare"):
+    with pytest.raises(UserError, match="no task in common"):
         contrast_layout([])

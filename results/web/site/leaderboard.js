@@ -9,7 +9,7 @@
     return made;
   };
 
-  // Control characters as pictures: an escape sequence must be seen, not guessed.
+  // Control characters are shown as their Unicode pictures, so escape sequences are visible.
   const visible = (text) =>
     text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, (letter) =>
       String.fromCharCode(letter === "\u007f" ? 0x2421 : 0x2400 + letter.charCodeAt(0)));
@@ -92,7 +92,7 @@
 
   const answer = (one) => {
     const facts = [
-      one.stop && `ended by ${one.stop}`, `${one.bytes} bytes`, `${one.tokens} tokens`,
+      one.stop && `stop reason: ${one.stop}`, `${one.bytes} bytes`, `${one.tokens} tokens`,
       one.nats !== null && one.bytes > 0 && `${(one.nats / Math.LN2 / one.bytes).toFixed(4)} bits/byte`,
     ].filter(Boolean).join(", ");
     const status = one.status ? [element("span", { class: one.status === "passed" ? "passed" : "bad" }, one.status), ", "] : [];
@@ -102,7 +102,7 @@
       if (details.childElementCount > 1) return;
       if (one.error) details.append(...preformatted("verdict", one.error));
       if (one.prompt) details.append(...preformatted("prompt", one.prompt));
-      details.append(...(one.text ? preformatted("answer", one.text) : [element("p", { class: "soft" }, "No text was generated.")]));
+      details.append(...(one.text ? preformatted("answer", one.text) : [element("p", { class: "soft" }, "The answer is empty.")]));
     });
     return details;
   };
@@ -134,7 +134,7 @@
         if (held === open || held.disabled) list.querySelector("summary").focus(); // what held the focus is gone
         open.hidden = true;
       });
-      script.addEventListener("error", () => { label.textContent = "The answers are not in this folder."; pager.hidden = false; });
+      script.addEventListener("error", () => { label.textContent = "The file with these answers is missing."; pager.hidden = false; });
       script.addEventListener("load", () => script.remove());
       document.head.append(script);
     };

@@ -242,4 +242,4 @@ def test_the_leaderboard_is_written_by_command(folder: Path, tmp_path: Path) -> 
     result = crosstok("leaderboard", "--out", str(tmp_path / "board"), cwd=folder)
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).is_file()
-    assert "is no leaderboard" in mistake("leaderboard", "--out", str(folder), cwd=folder)
+    assert "is not a leaderboard" in mistake("leaderboard", "--out", str(folder), cwd=folder)

@@ -86,11 +86,11 @@ def test_the_line_under_a_table_has_members_oracle_and_ensembles(tmp_path: Path,
             "models": plain.config["models"] | {"pair": {"ensemble": {"members": ["base", "alm"]}}}
         }
         with_pair = compare(store, plain.model_copy(update={"config": config}))
-        assert not any("oracle-any" in line for line in findings(compare(store, plain)))
-    lines = [line for line in findings(with_pair) if "oracle-any of base and alm" in line]
+        assert not any("oracle over" in line for line in findings(compare(store, plain)))
+    lines = [line for line in findings(with_pair) if "oracle over base and alm" in line]
     assert [line.partition(":")[0] for line in lines] == ["humaneval", "code_bpb", "text_bpb"]
     humaneval = with_pair.tasks[0]
     best = max(humaneval.estimates[name].value for name in ("base", "alm"))
     assert humaneval.oracles["pair"].estimate.value >= best
     assert f"pair {100 * humaneval.estimates['pair'].value:.1f}" in lines[0]
-    assert "(n = 41)" in lines[0]
+    assert "n = 41;" in lines[0]

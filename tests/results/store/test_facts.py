@@ -111,18 +111,18 @@ def test_what_the_record_of_an_expanded_model_says_of_its_new_tokens_stands_in_t
 
 def test_tables_show_agreement_and_new_tokens_and_on_demand_all_facts(frame: pd.DataFrame) -> None:
     text = render(frame)
-    for expected in ("agreement with base", "| grown |            70.0 |", "new tokens in what was written", "p(new"):
+    for expected in ("agreement with base", "| grown |             70.0 |", "new tokens in answers", "p(new"):
         assert expected in text
-    assert "what the tokenizer did" not in text
+    assert ": tokenization" not in text
     full = {block.title: block for block in layout(frame, facts=True).blocks}
-    block = full["answers: what the tokenizer did"]
+    block = full["answers: tokenization"]
     shown = dict(zip(block.header, (entry.text for entry in block.rows[0]), strict=True))
     assert shown == {
-        "model": "grown", "bytes/token read": "3.00", "written": "5.00", "straddled, %": "50.0",
-        "round trip, %": "75.0", "invalid UTF-8, %": "5.00", "loops, %": "33.3",
+        "model": "grown", "bytes/token, prompt": "3.00", "bytes/token, answer": "5.00", "straddling (%)": "50.0",
+        "round trip (%)": "75.0", "invalid UTF-8 (%)": "5.00", "loops (%)": "33.3",
     }  # fmt: skip
     for form in ("latex", "html"):
-        assert "what the tokenizer did" in render(frame, form, facts=True)
+        assert "answers: tokenization" in render(frame, form, facts=True)
 
 
 def test_a_frame_without_facts_shows_none_of_their_blocks(filled: Path) -> None:

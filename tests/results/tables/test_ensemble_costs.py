@@ -77,10 +77,10 @@ def test_the_operations_of_an_ensemble_are_those_of_its_members_each_in_its_own_
 def test_the_table_shows_passes_per_byte_with_a_word_on_what_they_are(store: Store) -> None:
     fill(store)
     frame = comparison_frame(store)
-    [block] = [block for block in layout(frame).blocks if block.title == "t: what it took"]
-    place = block.header.index("passes/byte")
+    [block] = [block for block in layout(frame).blocks if block.title == "t: cost"]
+    place = block.header.index("forward passes per byte")
     assert [line[place].text for line in block.rows] == ["0.300", "0.300", "0.600", "0.600", "0.600", "0.600"]
-    assert "Passes/byte: forward passes per byte written" in render(frame)
+    assert "Forward passes per byte: per byte generated" in render(frame)
 
 
 def test_passes_that_nobody_counted_have_no_column(store: Store, fill_store: Any) -> None:

@@ -75,7 +75,7 @@ def test_a_byte_costs_what_the_model_and_its_tokens_make_of_it(frame: pd.DataFra
 def test_new_tokens_are_counted_of_models_that_have_some(frame: pd.DataFrame) -> None:
     assert math.isnan(row_of(frame, "base", "humaneval")["new_token_share"])
     assert row_of(frame, "alm", "humaneval")["new_token_share"] == pytest.approx(0.25, abs=0.01)
-    assert "new tokens, %" in render(frame)
+    assert "new tokens (%)" in render(frame)
 
 
 def test_an_analytic_interval_has_the_resampled_one_beside_it(frame: pd.DataFrame) -> None:
@@ -85,7 +85,7 @@ def test_an_analytic_interval_has_the_resampled_one_beside_it(frame: pd.DataFram
     assert math.isnan(row_of(frame, "base", "code_bpb")["bootstrap_low"])
 
 
-def test_the_best_is_marked_and_so_is_what_cannot_be_told_from_it(frame: pd.DataFrame) -> None:
+def test_the_best_is_marked_and_so_is_what_is_not_significantly_different_from_it(frame: pd.DataFrame) -> None:
     for _, group in frame.groupby("task"):
         best = group[group["standing"] == "best"]
         sign = 1 if group["higher_is_better"].all() else -1
@@ -104,10 +104,10 @@ def test_markdown_fits_a_terminal_and_its_columns_line_up(frame: pd.DataFrame) -
     assert len({line.count("|") for line in table}) == 1
 
 
-def test_the_sentences_say_what_is_told_apart_and_how_little_is_seen(frame: pd.DataFrame) -> None:
+def test_the_sentences_name_significant_differences_and_the_smallest_detectable_one(frame: pd.DataFrame) -> None:
     humaneval, code, text, *rest = frame.attrs["findings"]
-    assert "Not told from base: fvt, sft, alm and pair" in humaneval
-    assert "a true difference below 18.6 points is likely to be missed at n = 41" in humaneval
+    assert "Not significantly different from base (Holm-adjusted p >= 0.05): fvt, sft, alm, pair." in humaneval
+    assert "Minimum detectable difference at n = 41: 18.6 points (power 0.8)." in humaneval
     assert "Worse than base (bits/byte): fvt +1.1" in code
     assert "alm/pair" in text
     assert "30 comparisons" in rest[0]
@@ -147,7 +147,7 @@ def test_verdicts_of_another_sandbox_or_of_less_integrity_are_marked(tmp_path: P
         frame = comparison_frame(store)
     note = row_of(frame, "sft", "humaneval")["note"]
     assert "not comparable with base: verdicts: split namespaces(net,pid,mount,memory) and guarded process" in note
-    assert "41 verdicts of programs that shared a process with their tests" in note
+    assert "41 verdicts on programs that shared a process with their tests" in note
     assert set(frame["note"]) == {"", note}
     assert "shared a process" in render(frame)
 
@@ -206,12 +206,12 @@ def test_one_document_and_equal_scores_give_a_table_without_warnings(tmp_path: P
         a_run_of(store, {"a": {"1": 1.5}, "b": {"1": 2.5}})
         text = render(comparison_frame(store))
     assert "1.5000" in text
-    assert "n = 1 is too few to show any difference" in text
+    assert "No difference is detectable at n = 1." in text
     with Store(tmp_path / "equal.sqlite") as store:
         a_run_of(store, {name: dict.fromkeys("123456", 1.0) for name in "ab"})
         frame = comparison_frame(store)
     assert frame["standing"].tolist() == ["", ""]
-    assert "Not told from a: b" in frame.attrs["findings"][0]
+    assert "Not significantly different from a (Holm-adjusted p >= 0.05): b." in frame.attrs["findings"][0]
 
 
 def test_a_store_without_a_run_and_an_unknown_format_are_one_clear_line(store: Store, frame: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, S
 from crosstok.results.store.store import Store
 from crosstok.results.web.answers import CHARACTERS, PER_FILE, script_safe
 from crosstok.results.web.leaderboard import write_leaderboard
-from crosstok.results.web.leaderboard_data import board
+from crosstok.results.web.leaderboard_data import load_leaderboard
 from crosstok.results.web.page import natural
 
 ATTACK = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -50,10 +50,10 @@ def test_a_model_stands_once_and_a_name_used_twice_gets_its_run(fill_store: Call
     with Store(tmp_path / "s.db") as store:
         fill_store(store)
         other_run(store)
-        shown = board(store)
-    names = [entrant.name for entrant in shown.entrants]
+        shown = load_leaderboard(store)
+    names = [entrant.name for entrant in shown.models]
     assert names == ["alm", "base", "fvt", "sft", "alm (quickstart-1a2b3c4d)", "pair"]
-    assert len({entrant.fingerprint for entrant in shown.entrants}) == len(names)
+    assert len({entrant.fingerprint for entrant in shown.models}) == len(names)
 
 
 def test_another_version_of_a_task_is_marked_never_best_and_never_tested(
@@ -62,15 +62,15 @@ def test_another_version_of_a_task_is_marked_never_best_and_never_tested(
     with Store(tmp_path / "s.db") as store:
         fill_store(store)
         other_run(store)
-        shown = board(store, baseline="base")
+        shown = load_leaderboard(store, baseline="base")
     column = next(column for column in shown.columns if column.task.name == "humaneval")
-    newcomer = column.places["alm"]
+    newcomer = column.results["alm"]
     assert newcomer.estimate is not None
     assert newcomer.estimate.value == 1.0
     assert newcomer.standing == ""
     assert newcomer.difference is None
     assert "version of the task: 1 and 2" in " ".join(newcomer.remarks)
-    assert "best" in {place.standing for place in column.places.values()}
+    assert "best" in {place.standing for place in column.results.values()}
 
 
 def test_every_link_and_asset_of_every_page_is_in_the_folder(filled: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_second_leaderboard_replaces_the_first_and_nothing_else_is_ever_replac
         assert not (index.parent / "stale.html").exists()
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-        with pytest.raises(UserError, match="is no leaderboard"):
+        with pytest.raises(UserError, match="is not a leaderboard"):
             write_leaderboard(store, tmp_path / "mine")
         with pytest.raises(UserError, match="Did you mean 'base'"):
             write_leaderboard(store, tmp_path / "third", baseline="basse")
@@ -163,7 +163,7 @@ def test_cost_means_and_the_use_of_new_tokens_are_shown(filled: Path, tmp_path: 
     task = next((index.parent / "tasks").glob("humaneval*")).read_text(encoding="utf-8")
     for said in (
         "score against bytes per second",
-        "score against millions of operations per byte",
+        "score against MFLOP per byte",
         "paired differences",
     ):
         assert said in task

@@ -180,7 +180,7 @@ def test_answers_are_paged(driver: webdriver.Chrome, index: str) -> None:
 def test_an_answer_says_verdict_stop_reason_bytes_and_tokens(driver: webdriver.Chrome, index: str) -> None:
     section = open_answers(driver, index)
     summary = section.find_element(By.XPATH, ".//summary[b[text()='h/attack']]").text
-    assert summary == "h/attack failed, ended by stop, 9 bytes, 3 tokens"
+    assert summary == "h/attack failed, stop reason: stop, 9 bytes, 3 tokens"
 
 
 def test_every_control_has_a_name_and_every_page_fits_a_phone(driver: webdriver.Chrome, index: str) -> None:

@@ -74,7 +74,13 @@ def test_a_hostile_answer_stays_text(shown: str) -> None:
 def test_the_page_has_table_plots_sentences_and_environment(shown: str) -> None:
     reader = read(shown)
     assert [attributes for tag, attributes in reader.tags if tag == "svg"].__len__() == 3
-    for needed in ("Not told from base", "bits/byte (lower is better)", "2.13.0", "HumanEval/40", "byte_budget"):
+    for needed in (
+        "Not significantly different",
+        "bits/byte (lower is better)",
+        "2.13.0",
+        "HumanEval/40",
+        "byte_budget",
+    ):
         assert needed in reader.text
     assert shown.count("#010203") == 0
     assert "currentColor" in shown
