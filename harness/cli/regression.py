@@ -64,7 +64,7 @@ def watch(
 ) -> None:
     """Evaluate every new checkpoint of a folder once it is complete, and test it for regressions."""
     from crosstok.folders import data_folder
-    from crosstok.harness.jobs.watch import Watch, open_watch
+    from crosstok.harness.jobs.watch import Watch, open_checkpoint_folder
     from crosstok.harness.plan.suite import read_suite
     from crosstok.harness.progress import ConsoleProgress
     from crosstok.results.store.store import Store
@@ -72,13 +72,13 @@ def watch(
     if against not in ("best", "baseline"):
         raise UserError(f"Unknown reference {against!r}.", hint="Write --against best or --against baseline.")
     read = read_suite(suite)
-    arrivals = open_watch(folder, settle=settle, marker=marker)
+    checkpoints = open_checkpoint_folder(folder, settle=settle, marker=marker)
     beside = Path("runs") if "://" in store else Path(store).parent
     target = out or beside / f"{read.name}-watch"
     worst = 0
     with Store(store) as opened:
         watching = Watch(
-            arrivals, read, opened, target, ConsoleProgress(), data_folder(data_dir), against,
+            checkpoints, read, opened, target, ConsoleProgress(), data_folder(data_dir), against,
             _rules(fail_if, rules), typer.echo,
         )  # fmt: skip
         for judged in watching.follow(every=every, idle=idle):

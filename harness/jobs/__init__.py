@@ -1,1 +1,1 @@
-"""Jobs that take minutes to days and can be interrupted: runs, students, rescoring, watching checkpoints."""
+"""Long-running jobs that can be interrupted: runs of suites, students, rescoring, watching checkpoints."""

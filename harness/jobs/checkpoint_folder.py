@@ -1,15 +1,15 @@
-"""Which folders hold a checkpoint that is completely written.
+"""Detection of checkpoints that are completely written.
 
-A folder appears before its files do, and a file grows before it is whole. A checkpoint counts when all of this holds:
+A trainer creates a folder before its files, and a file before its content. A checkpoint is complete if
 
-- its name does not mark it as unfinished (a leading dot, ``tmp-``, a trailing ``.tmp``, ``.part`` or ``.work``);
-- ``config.json`` and ``tokenizer.json`` are there and are whole JSON;
-- its weights are safetensors, every one as long as its own header says; where ``model.safetensors.index.json`` names
-  shards, all of them are there;
-- nothing in it has changed for ``settle`` seconds. A trainer that writes a marker as its last act
-  (``--marker COMPLETE``) makes that wait unnecessary; folders without the marker are then never looked at.
+- its name does not mark it as unfinished (a leading dot, ``tmp-``, or a trailing ``.tmp``, ``.part``, ``.work``);
+- ``config.json`` and ``tokenizer.json`` exist and parse;
+- its weights are safetensors files of the length that their headers give, with all shards that
+  ``model.safetensors.index.json`` names;
+- nothing in it has changed for ``settle`` seconds. With a marker file that the trainer writes last
+  (``--marker COMPLETE``), there is no wait, and folders without the marker are ignored.
 
-The lengths alone would notice an interrupted copy; the wait notices a folder that is being written over.
+The lengths detect an interrupted copy; the wait detects a folder that is being overwritten.
 """
 
 import json
@@ -23,24 +23,24 @@ _UNFINISHED = re.compile(r"\..*|tmp-.*|.*\.(tmp|part|partial|work)")
 INDEX = "model.safetensors.index.json"
 
 Signature = tuple[tuple[str, int, int], ...]
-"""Name, size and time of change (ns) of every file, ordered by name."""
+"""Name, size in bytes and modification time in nanoseconds of every file, sorted by name."""
 
 
 @dataclass
-class Arrivals:
-    """Looks at a folder again and again and tells which checkpoints in it are ready."""
+class CheckpointFolder:
+    """A folder of checkpoints; each call of :meth:`ready` looks for complete ones."""
 
     folder: Path
     settle: float
-    """Seconds without a change."""
+    """Seconds without a change until a checkpoint is complete."""
     marker: str | None = None
-    """A file that is written last."""
+    """Name of a file that the trainer writes last to a checkpoint."""
     waiting: dict[str, str] = field(default_factory=dict)
-    """Why the others are not ready, by name; of the last look."""
+    """Reasons why the other checkpoints were incomplete in the last call, by name."""
     _seen: dict[str, tuple[Signature, float]] = field(default_factory=dict)
 
     def ready(self) -> dict[str, Signature]:
-        """Return the checkpoints that are complete now, in the order of the numbers in their names."""
+        """Return the complete checkpoints, ordered by the number in their names."""
         found: dict[str, Signature] = {}
         self.waiting = {}
         for path in sorted(self.folder.iterdir(), key=lambda path: step_and_name(path.name)):
@@ -49,7 +49,7 @@ class Arrivals:
             try:
                 present = signature(path)
                 problem = self._problem(path, present)
-            except FileNotFoundError:  # removed while we were looking
+            except FileNotFoundError:  # removed in the meantime
                 continue
             if problem:
                 self.waiting[path.name] = problem
@@ -63,44 +63,46 @@ class Arrivals:
             since = time.monotonic()
             self._seen[path.name] = (present, since)
         if self.marker and not (path / self.marker).exists():
-            return f"{self.marker} is not there"
+            return f"{self.marker} is missing"
         problem = incomplete(path)
         if not problem and not self.marker and time.monotonic() - since < self.settle:
-            return "it may still be written"
+            return "it changed recently"
         return problem
 
 
 def signature(folder: Path) -> Signature:
-    """Return what changes when any file of a checkpoint does."""
+    """Return the signature of a checkpoint, which changes if any of its files does."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return tuple((path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files)
 
 
 def incomplete(folder: Path) -> str:
-    """Return what a checkpoint lacks, or nothing."""
+    """Return why a checkpoint is incomplete, an empty string if it is complete."""
     for name in ("config.json", "tokenizer.json"):
         if _json(folder / name) is None:
-            return f"{name} is not there or not whole"
+            return f"{name} is missing or incomplete"
     weights = [path.name for path in folder.glob("*.safetensors")]
     if (folder / INDEX).exists():
         named = (_json(folder / INDEX) or {}).get("weight_map")
         if not isinstance(named, dict):
-            return f"{INDEX} is not whole"
+            return f"{INDEX} is incomplete"
         weights = sorted({str(name) for name in named.values()})
-    if not weights and not (_json(folder / "config.json") or {}).get("members"):  # an ensemble has none of its own
-        return "it has no safetensors"
+    if not weights and not (_json(folder / "config.json") or {}).get(
+        "members"
+    ):  # an ensemble has no weights of its own
+        return "it has no safetensors files"
     short = [name for name in weights if not _whole(folder / name)]
-    return f"{short[0]} is not there or not whole" if short else ""
+    return f"{short[0]} is missing or incomplete" if short else ""
 
 
 def step_and_name(name: str) -> tuple[int, str]:
-    """Order ``checkpoint-9`` before ``checkpoint-10``: by the last number in a name, then by the name."""
+    """Return a sort key: the last number in the name, then the name (``checkpoint-9`` before ``checkpoint-10``)."""
     numbers = re.findall(r"\d+", name)
     return (int(numbers[-1]) if numbers else -1, name)
 
 
 def _whole(path: Path) -> bool:
-    """Return whether a safetensors file is as long as its header says."""
+    """Return whether a safetensors file has the length that its header gives."""
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")

@@ -1,7 +1,7 @@
-"""A checkpoint measured as the models of an earlier run were, so that the two can be compared.
+"""Evaluation of a model with the suite of an earlier run, so that the two can be compared.
 
-The suite of the baseline run lies in the store with every default filled in. Its tasks, budgets and settings are taken
-as they are and only the models are replaced; whatever could make the rows incomparable is thereby the same.
+The store has the suite of every run with all defaults filled in. Tasks, budgets and settings are taken from there and
+only the models are replaced.
 """
 
 from pathlib import Path
@@ -18,29 +18,29 @@ from crosstok.results.store.store import Store
 
 
 def suite_like(run: Run, name: str, models: dict[str, ModelSpec]) -> Suite:
-    """Return the suite of an earlier run under another name and with other models; raises what ``suite_of`` does."""
+    """Return the suite of ``run`` with another name and other models. Raises what ``suite_of`` does."""
     return suite_of(run).model_copy(update={"name": name, "models": models})
 
 
 def suite_of(run: Run) -> Suite:
-    """Return the suite of an earlier run.
+    """Return the suite of ``run``.
 
     Raises:
-        UserError: the run was written by a crosstok that knew other options.
+        UserError: another version of crosstok with other options wrote the run.
 
     """
     try:
         return Suite.model_validate(run.config)
     except ValidationError as error:
         raise UserError(
-            f"The suite of run {run.id} cannot be repeated: {error.errors()[0]['msg']}.",
-            hint="Measure the baseline again with this version.",
+            f"The suite of run {run.id} does not fit this version: {error.errors()[0]['msg']}.",
+            hint="Evaluate the baseline again with this version.",
         ) from error
 
 
 def measure_like(
     run: Run, source: str, store: Store, *, progress: ProgressCallback | None = None, data: Path | None = None
 ) -> Outcome:
-    """Measure the model at ``source`` on the tasks of ``run``; what the store holds already is not measured again."""
+    """Evaluate the model ``source`` on the tasks of ``run``; results that the store has are used."""
     suite = suite_like(run, f"{run.suite}-gate", {ModelSource.parse(source).name: ModelSpec(source=source)})
     return run_suite(suite, store, progress=progress, data=data)

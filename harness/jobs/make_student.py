@@ -1,4 +1,4 @@
-"""Making one student outside of a suite: check the recipe, identify what it is made from, make it, report progress."""
+"""Construction of one student outside of a suite, with checked options and progress."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,11 @@ def make_from_options(
     device: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Make the student that ``recipe`` describes with ``options`` in the folder ``out`` and return the folder.
+    """Make the student of ``recipe`` with ``options`` in the folder ``out``, and return the folder.
 
     Raises:
-        UserError: an option, a method, a source or a text is not usable (before any work starts), or ``out`` holds
-            something else.
+        UserError: before any work, an option, method, source or text is invalid or ``out`` holds something else; or
+            training fails.
 
     """
     spec = check_student(recipe, options, recipe)

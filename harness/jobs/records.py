@@ -1,4 +1,4 @@
-"""What the store keeps of a plan: its run, tasks, models and cells as records."""
+"""Store records of a plan: its run, tasks, models and cells."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_record(plan: Plan) -> schema.Run:
-    """Return the record of a run that begins now."""
+    """Return the record of a run that starts now."""
     return schema.Run(
         id=plan.run_id,
         suite=plan.suite.name,
@@ -25,7 +25,7 @@ def run_record(plan: Plan) -> schema.Run:
 
 
 def task_record(task: Task) -> schema.Task:
-    """Return the record of a benchmark, with the metrics that its options ask for."""
+    """Return the record of a task, with the metrics that its options select."""
     source = task.source()
     return schema.Task(
         fingerprint=task.fingerprint(),
@@ -44,7 +44,7 @@ def task_record(task: Task) -> schema.Task:
 
 
 def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
-    """Return the record of a model behind a server: its tokenizer and size are not to be seen from here."""
+    """Return the record of a model behind a server, whose tokenizer and size are unknown."""
     return schema.Model(
         fingerprint=model.fingerprint,
         label=model.label,
@@ -58,7 +58,7 @@ def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
 
 
 def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> schema.Model:
-    """Return the record of a model that is loaded; ``build_s`` are the seconds that making it took."""
+    """Return the record of a loaded model; ``build_s`` is the time in seconds that making it took."""
     from crosstok.harness.runtime.flops import compute_of  # noqa: PLC0415  (loads transformers)
 
     model = plan.models[name]
@@ -76,7 +76,7 @@ def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float
 
 
 def cell_record(cell: PlannedCell) -> schema.Cell:
-    """Return the record of a cell that begins now."""
+    """Return the record of a cell that starts now."""
     return schema.Cell(
         fingerprint=cell.fingerprint,
         model=cell.model.fingerprint,

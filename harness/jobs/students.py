@@ -1,4 +1,4 @@
-"""Making the models of a plan: each student once, in the cache, under its fingerprint."""
+"""Students of a plan: each is made once, in the cache folder, under its fingerprint."""
 
 import time
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ from crosstok.harness.generation.answer_facts import new_ids
 from crosstok.harness.plan.planned import Plan
 from crosstok.progress import Reporter
 
-SECONDS_PER_STEP = 5.0  # a first guess for the progress bar, on two cores
+SECONDS_PER_STEP = 5.0  # initial estimate for progress, on two cores
 _BUILD_SECONDS = "build_seconds"
 
 
 @dataclass
 class Students:
-    """Knows where each model of a plan is, and makes it when it is asked for."""
+    """The models of a plan; a student is made when it is first needed."""
 
     plan: Plan
     reporter: Reporter
     data: Path | None
     device: str
     in_memory: Mapping[str, Checkpoint] = field(default_factory=dict)
-    """Models that are loaded already, by source."""
+    """Loaded models, by source."""
     folder: Path = field(default_factory=lambda: cache_folder() / "students")
 
     def ready(self, name: str) -> bool:
@@ -40,14 +40,14 @@ class Students:
         return (self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS).exists()
 
     def expected_s(self, name: str) -> float:
-        """Return likely seconds for making ``name``, 0 where it is made or need not be."""
+        """Return an estimate of the seconds to make ``name``; 0 if it exists or is a source."""
         model = self.plan.models[name]
         if model.spec.source or self.ready(name):
             return 0.0
         return 5.0 + SECONDS_PER_STEP * (model.recipe.steps if model.recipe else 0)
 
     def source(self, name: str) -> str:
-        """Return what to load for ``name``, making it and whatever it is made from first."""
+        """Return the source to load for ``name``; makes it and the models it is made from if necessary."""
         model = self.plan.models[name]
         if model.spec.source:
             return model.spec.source
@@ -67,21 +67,22 @@ class Students:
                 spec = model.spec.ensemble
                 settings = spec.model_dump(exclude={"members"})
                 ensemble.save_ensemble(folder, sources, **settings)
-            # A student that was interrupted took longer than this session: its training log knows.
+            # The training log counts the seconds of earlier, interrupted sessions too.
             logged = [line["seconds"] for line in read_log(folder / LOG)]
             took = max([time.monotonic() - began, *logged])
             (folder / _BUILD_SECONDS).write_text(f"{took:.1f}\n", encoding="utf-8")
         return str(folder)
 
     def build_s(self, name: str) -> float:
-        """Return the seconds that making ``name`` took, whenever that was."""
+        """Return the seconds that making ``name`` took, in all sessions."""
         path = self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS
         return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
 
     def new_ids(self, name: str, checkpoint: Checkpoint) -> frozenset[int] | None:
-        """Return the ids that the model at the beginning of ``name`` did not have; None where it was made from none.
+        """Return the token ids that the original model does not have; None if ``name`` is not a student.
 
-        That is ``from`` of ``from``, and so on: a second stage adds no tokens, and writes those of the first.
+        The original is found by following ``from`` to a source: a second training stage adds no tokens, but its model
+        generates those of the first.
         """
         if self.plan.models[name].recipe is None:
             return None
@@ -98,7 +99,7 @@ class Students:
         return new_ids(checkpoint.tokenbytes, TokenBytes.from_tokenizer(tokenizer))
 
     def load(self, name: str) -> Checkpoint:
-        """Return ``name`` ready to be measured, in the suite's dtype."""
+        """Load ``name`` in the data type of the suite."""
         source = self.source(name)
         if source in self.in_memory:
             return self.in_memory[source]

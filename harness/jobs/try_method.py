@@ -1,8 +1,8 @@
-"""A new method against the recorded ones: made, measured and judged on one suite.
+"""Trial of a new loss or initialiser: a student with it is trained, evaluated and compared with those of a suite.
 
-The method takes the place of the one in a trained student of the suite and nothing else of its recipe changes, so
-what differs is the method. The other models of the suite are recorded in the store: what is there is neither trained
-nor measured again. By default the baseline is, for each task, the best of the trained students of the suite.
+The student copies the recipe of a trained student of the suite and replaces only its loss or initialiser, so that any
+difference is due to the method. The other models of the suite come from the cache and the store if they are there. The
+default baseline is, for each task, the best trained student of the suite.
 """
 
 import re
@@ -25,11 +25,11 @@ from crosstok.results.store.store import Store
 
 @dataclass(frozen=True)
 class Trial:
-    """A method that was run beside the recorded ones."""
+    """Outcome of a trial."""
 
     outcome: Outcome
     model: str
-    """Its name in the run."""
+    """Name of the new student in the run."""
     report: GateReport
 
 
@@ -45,18 +45,21 @@ def try_method(
     progress: ProgressCallback | None = None,
     data: Path | None = None,
 ) -> Trial:
-    """Run ``suite`` with one more student, made by ``method``, and judge it.
+    """Run ``suite`` with another student that uses ``method``, and test it for regressions.
 
-    ``method`` is a loss or an initialiser: ``module:Class``, or the name of a plug-in. ``like`` is the student whose
-    recipe it gets (default: the last trained one), ``against`` a model of the suite to be judged by.
+    ``method`` is a loss or an initialiser: ``module:Class`` or the name of a plug-in. ``like`` is the student whose
+    recipe is copied (default: the last trained one), ``against`` the model to compare with.
 
     Raises:
-        UserError: the method cannot be imported, or the suite has no such student.
+        UserError: the method cannot be imported, or the suite has no such model.
 
     """
     students = [name for name, spec in suite.models.items() if is_trained(spec)]
     if not students:
-        raise UserError(f"The suite {suite.name} trains no student.", hint="Name a suite with a loss and steps.")
+        raise UserError(
+            f"The suite {suite.name} trains no student.",
+            hint="Choose a suite with a student that has a loss and steps.",
+        )
     for chosen, known in ((like, students), (against, list(suite.models))):
         if chosen is not None and chosen not in known:
             raise unknown_name(f"model of the suite {suite.name}", chosen, known)
@@ -70,14 +73,14 @@ def try_method(
 
 
 def is_trained(spec: ModelSpec) -> bool:
-    """Return whether the model is made by a recipe with losses."""
+    """Return whether the model is a student that is trained."""
     return spec.recipe is not None and bool(spec.recipe[1].get("loss")) and spec.recipe[1].get("steps") != 0
 
 
 def with_method(spec: ModelSpec, method: str, options: Mapping[str, Any]) -> ModelSpec:
-    """Return the recipe of a student with its loss, or its initialiser, replaced by ``method``."""
+    """Return the spec of a student with its losses or its initialiser replaced by ``method``."""
     if spec.recipe is None:
-        raise UserError("Only a student has a method.")
+        raise UserError("Only students have a loss and an initialiser.")
     kind, recipe = spec.recipe
     choice = {"name": method, **options} if options else method
     changed = {**recipe, "init": choice} if _is_initialiser(method) else {**recipe, "loss": [choice]}
@@ -85,7 +88,7 @@ def with_method(spec: ModelSpec, method: str, options: Mapping[str, Any]) -> Mod
 
 
 def free_name(method: str, suite: Suite) -> str:
-    """Return a name for the tables that no model of the suite has."""
+    """Return a name for tables that no model of the suite has."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", method.rpartition(":")[2]) or "method"
     return next(name for name in (plain, *(f"{plain}-{n}" for n in range(2, 99))) if name not in suite.models)
 
@@ -98,7 +101,7 @@ def _is_initialiser(method: str) -> bool:
 
 
 def _by_seed(measured: Mapping[str, Side], name: str, baselines: list[str]) -> tuple[dict[str, Side], dict[str, Side]]:
-    """Return candidate and baseline of each seed, which have the seed in common."""
+    """Return candidates and their baselines of the same seed."""
     candidates: dict[str, Side] = {}
     references: dict[str, Side] = {}
     by_name = {(side.model, side.seed): side for side in measured.values()}

@@ -1,9 +1,8 @@
-"""Every new checkpoint of a folder is measured, judged and drawn as soon as it is completely written.
+"""Watching a folder of checkpoints: each new one is evaluated, tested for regressions and added to the learning curve.
 
-The suite says what is measured; its own models are measured first and are the baseline (the first of them). Every
-checkpoint is a run of its own in the store, under the suite's name with ``-watch``. The store is the only memory: a
-watch that is started again finds there what it has done, continues a checkpoint that was cut short, and still draws
-those whose folders have been deleted since.
+The models of the suite are evaluated first; the first one is the baseline. Each checkpoint is a run of its own in the
+store, named after the suite with the suffix ``-watch``. All state is in the store: a restarted watch skips what is
+done, continues an interrupted checkpoint, and still draws checkpoints whose folders were deleted.
 """
 
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crosstok.errors import CrosstokError, UserError
-from crosstok.harness.jobs.checkpoint_folder import Arrivals, Signature, signature, step_and_name
+from crosstok.harness.jobs.checkpoint_folder import CheckpointFolder, Signature, signature, step_and_name
 from crosstok.harness.jobs.run import run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
 from crosstok.progress import ProgressCallback
@@ -25,43 +24,43 @@ from crosstok.results.web.curve import Curve, write_curve
 
 @dataclass(frozen=True)
 class Judged:
-    """A checkpoint that was looked at."""
+    """A checkpoint that was evaluated, or could not be."""
 
     name: str
     report: GateReport | None
-    """None where there is nothing to compare it with, or it could not be measured."""
+    """Result of the gate; None without a reference or if the evaluation failed."""
     problem: str = ""
-    """Why it could not be measured."""
+    """Reason why the evaluation failed."""
 
 
 @dataclass
 class Watch:
-    """Watches one folder; :meth:`follow` gives a checkpoint at a time."""
+    """A watched folder; :meth:`follow` yields one checkpoint at a time."""
 
-    arrivals: Arrivals
+    checkpoints: CheckpointFolder
     suite: Suite
     store: Store
     out: Path
-    """Folder of the curve."""
+    """Output folder of the learning curve."""
     progress: ProgressCallback | None = None
     data: Path | None = None
     against: str = "best"
-    """``best`` (of the earlier checkpoints, task by task) or ``baseline`` (the first model of the suite)."""
+    """Reference: ``best`` (best earlier checkpoint on each task) or ``baseline`` (first model of the suite)."""
     rules: tuple[Rule, ...] = ()
     say: Callable[[str], None] = print
     _done: dict[str, Signature] = field(default_factory=dict)
 
     def follow(self, *, every: float, idle: float | None) -> Iterator[Judged]:
-        """Give every checkpoint when it has been measured and judged; end when nothing was new for ``idle`` seconds.
+        """Yield every checkpoint after its evaluation; return after ``idle`` seconds without a new one.
 
-        ``every`` is the pause between two looks in seconds. A checkpoint that cannot be measured is given with its
-        problem, and tried again when it changes.
+        ``every`` is the polling interval in seconds. A checkpoint whose evaluation fails is yielded with its problem,
+        and evaluated again when it changes.
         """
         baseline = self._baseline()
         self._draw(baseline)
         last = time.monotonic()
         while True:
-            ready = self.arrivals.ready()
+            ready = self.checkpoints.ready()
             new = [name for name, present in ready.items() if self._done.get(name) != present]
             for name in new:
                 self._done[name] = ready[name]
@@ -75,17 +74,17 @@ class Watch:
                     self._draw(baseline)
                     yield Judged(name, self._judge(side, baseline))
             if not new and idle is not None and time.monotonic() - last >= idle:
-                for name, why in self.arrivals.waiting.items():
-                    self.say(f"{name} was left out: {why}.")
+                for name, why in self.checkpoints.waiting.items():
+                    self.say(f"{name} was skipped: {why}.")
                 return
             if not new:
                 time.sleep(every)
 
     def history(self) -> list[Side]:
-        """Return the checkpoints of this folder that the store knows, each as it was measured last, by step."""
+        """Return the latest results of every checkpoint of this folder in the store, ordered by step."""
         found: dict[str, Side] = {}
-        for run in reversed(self.store.runs()):  # the oldest first
-            if run.suite == self._name and _parent(run) == str(self.arrivals.folder):
+        for run in reversed(self.store.runs()):  # oldest first
+            if run.suite == self._name and _parent(run) == str(self.checkpoints.folder):
                 for name, side in sides(self.store, run).items():
                     found.pop(name, None)
                     found[name] = side
@@ -101,8 +100,8 @@ class Watch:
         return found.get(next(iter(self.suite.models))) or next(iter(found.values()))
 
     def _measure(self, name: str, present: Signature) -> Side | None:
-        """Measure a checkpoint; None where it was written to meanwhile, so that nobody knows what was measured."""
-        source = self.arrivals.folder / name
+        """Evaluate a checkpoint; return None if it changed in the meantime, which makes the results meaningless."""
+        source = self.checkpoints.folder / name
         models = {name: ModelSpec(source=str(source))}
         suite = self.suite.model_copy(update={"name": self._name, "models": models})
         outcome = run_suite(suite, self.store, progress=self.progress, data=self.data)
@@ -112,7 +111,7 @@ class Watch:
         for cell in side.cells.values():
             self.store.forget(cell.fingerprint)
         del self._done[name]
-        self.say(f"{name} changed while it was measured; it is measured again.")
+        self.say(f"{name} changed during its evaluation; it is evaluated again.")
         return None
 
     def _judge(self, side: Side, baseline: Side) -> GateReport | None:
@@ -134,13 +133,15 @@ def _parent(run: Run) -> str:
     return str(Path(sources[0]).parent) if sources else ""
 
 
-def open_watch(folder: Path, *, settle: float, marker: str | None) -> Arrivals:
-    """Return the arrivals of ``folder``.
+def open_checkpoint_folder(folder: Path, *, settle: float, marker: str | None) -> CheckpointFolder:
+    """Return the checkpoint folder at ``folder``.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder does not exist.
 
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.", hint="Name the folder that checkpoints are written into.")
-    return Arrivals(folder.resolve(), settle, marker)
+        raise UserError(
+            f"The folder {folder} does not exist.", hint="Name the folder that the trainer writes checkpoints to."
+        )
+    return CheckpointFolder(folder.resolve(), settle, marker)

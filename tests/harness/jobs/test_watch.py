@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from crosstok.errors import UserError
 from crosstok.harness.cli.app import app
-from crosstok.harness.jobs.checkpoint_folder import INDEX, Arrivals, incomplete, step_and_name
-from crosstok.harness.jobs.watch import Judged, Watch, open_watch
+from crosstok.harness.jobs.checkpoint_folder import INDEX, CheckpointFolder, incomplete, step_and_name
+from crosstok.harness.jobs.watch import Judged, Watch, open_checkpoint_folder
 from crosstok.harness.plan.suite import check_suite
 from crosstok.results.store.store import Store
 
@@ -55,8 +55,8 @@ def text_suite(suite_content: Content) -> dict[str, Any]:
 
 
 def watch(folder: Path, content: dict[str, Any], store: Store, out: Path, **options: Any) -> Watch:
-    arrivals = open_watch(folder, settle=0.0, marker=None)
-    return Watch(arrivals, check_suite(content, "test"), store, out, **options)
+    watched = open_checkpoint_folder(folder, settle=0.0, marker=None)
+    return Watch(watched, check_suite(content, "test"), store, out, **options)
 
 
 def spoil(folder: Path) -> None:
@@ -77,16 +77,16 @@ def test_a_checkpoint_counts_only_when_every_file_of_it_is_whole(
     whole = weights.read_bytes()
     for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
         weights.write_bytes(whole[:length])
-        assert "model.safetensors is not" in incomplete(path), length
+        assert "model.safetensors is missing" in incomplete(path), length
     weights.unlink()
     assert "no safetensors" in incomplete(path)
     (path / INDEX).write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
     (path / "one.safetensors").write_bytes(whole)
-    assert incomplete(path) == "two.safetensors is not there or not whole"
+    assert incomplete(path) == "two.safetensors is missing or incomplete"
     (path / "two.safetensors").write_bytes(whole)
     assert incomplete(path) == ""
     (path / INDEX).write_text('{"weight_map": {"a": "on')
-    assert "index.json is not whole" in incomplete(path)
+    assert "index.json is incomplete" in incomplete(path)
     (path / "config.json").write_text('{"model_ty')
     assert "config.json" in incomplete(path)
 
@@ -95,12 +95,12 @@ def test_a_folder_has_to_settle_or_to_show_its_marker(checkpoints: Callable[[int
     shutil.copytree(checkpoints(0), tmp_path / "step-1")
     shutil.copytree(checkpoints(0), tmp_path / "tmp-step-2")
     shutil.copytree(checkpoints(0), tmp_path / ".hidden")
-    patient = Arrivals(tmp_path, settle=3600)
+    patient = CheckpointFolder(tmp_path, settle=3600)
     assert patient.ready() == {}
-    assert patient.waiting == {"step-1": "it may still be written"}
-    eager = Arrivals(tmp_path, settle=0)
+    assert patient.waiting == {"step-1": "it changed recently"}
+    eager = CheckpointFolder(tmp_path, settle=0)
     assert list(eager.ready()) == ["step-1"]
-    marked = Arrivals(tmp_path, settle=3600, marker="COMPLETE")
+    marked = CheckpointFolder(tmp_path, settle=3600, marker="COMPLETE")
     assert marked.ready() == {}
     (tmp_path / "step-1" / "COMPLETE").touch()
     assert list(marked.ready()) == ["step-1"]
@@ -108,12 +108,12 @@ def test_a_folder_has_to_settle_or_to_show_its_marker(checkpoints: Callable[[int
 
 def test_a_change_starts_the_wait_again(checkpoints: Callable[[int], Path], tmp_path: Path) -> None:
     shutil.copytree(checkpoints(0), tmp_path / "last")
-    arrivals = Arrivals(tmp_path, settle=0.2)
-    arrivals.ready()
+    watched = CheckpointFolder(tmp_path, settle=0.2)
+    watched.ready()
     time.sleep(0.3)
-    assert list(arrivals.ready()) == ["last"]
+    assert list(watched.ready()) == ["last"]
     (tmp_path / "last" / "notes.txt").write_text("x")
-    assert arrivals.ready() == {}
+    assert watched.ready() == {}
 
 
 def test_steps_are_ordered_by_their_numbers() -> None:
@@ -143,7 +143,7 @@ def test_checkpoints_that_appear_are_measured_judged_and_drawn_and_a_half_writte
             assert judged.name == name
             found.append(judged)
         assert [side.name for side in watching.history()] == ["step-1", "step-2"]
-    assert said == ["step-3 was left out: model.safetensors is not there or not whole."]
+    assert said == ["step-3 was skipped: model.safetensors is missing or incomplete."]
     assert found[0].report is None, "there is nothing earlier"
     assert found[1].report is not None
     assert found[1].report.exit_code == 1, found[1].report.text()
@@ -224,8 +224,8 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_and_does_not_end_the_watch(
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder"):
-        open_watch(tmp_path / "nowhere", settle=1.0, marker=None)
+    with pytest.raises(UserError, match="does not exist"):
+        open_checkpoint_folder(tmp_path / "nowhere", settle=1.0, marker=None)
 
 
 def test_the_command_ends_with_the_code_of_the_gate_and_with_130_when_interrupted(
