@@ -4,6 +4,7 @@ import sys
 from collections.abc import Collection
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def class_at(path: str, kind: str = "method", known: Collection[str] = ()) -> An
     if here not in sys.path:
         sys.path.append(here)
     try:
-        return getattr(import_module(module), attribute)
+        return attrgetter(attribute)(import_module(module))
     except Exception as error:  # any error of a module that belongs to somebody else
         raise UserError(
             f"The {kind} {path!r} cannot be imported: {_reason(error)}.",

@@ -73,7 +73,14 @@ class Registry(Generic[T]):
         """
         if name in self.builtin:
             return ""
-        return file_sha256(Path(inspect.getfile(self.find(name))))
+        found = self.find(name)
+        try:
+            return file_sha256(Path(inspect.getfile(found)))
+        except (TypeError, OSError) as error:
+            raise UserError(
+                f"The {self.kind} {name!r} is not defined in a file, so a student cannot record its code.",
+                hint="Move the class into a module.",
+            ) from error
 
     def create(self, choice: str | Mapping[str, Any]) -> T:
         """Return the method that a suite asks for: a name, or a mapping of ``name`` and options.

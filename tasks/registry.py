@@ -65,7 +65,11 @@ def task_names() -> dict[str, str]:
     known = {name: about for name, (_, about) in BUILT_IN.items()}
     known |= {name: f"{entry.about} (lm-eval)" for name, entry in BORROWED.items()}
     known[LM_EVAL_NAME] = "any other benchmark of lm-eval's library"
-    return known | {name: f"from {package}" for name, package in plugin_names(GROUP).items()}
+    for name, package in plugin_names(GROUP).items():
+        if name in known:
+            refuse_clash("task", GROUP, name)
+        known[name] = f"from {package}"
+    return known
 
 
 def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None, data: Path | None = None) -> Task:
@@ -90,6 +94,8 @@ def options_type(kind: str) -> type[TaskOptions]:
     """
     if kind.startswith(YAML):
         return SampledOptions
+    if kind in BUILT_IN or kind in BORROWED:
+        refuse_clash("task", GROUP, kind)
     if borrowed(kind):
         module, _, attribute = LM_EVAL_OPTIONS.partition(":")
         found: type[TaskOptions] = getattr(import_module(module), attribute)
@@ -117,13 +123,10 @@ def check_options(kind: str, options: Mapping[str, Any]) -> TaskOptions:
 
 def _task_type(kind: str) -> type[Task]:
     if kind in BUILT_IN or kind == LM_EVAL:
-        refuse_clash("task", GROUP, kind)
         module, _, attribute = (kind if kind == LM_EVAL else BUILT_IN[kind][0]).partition(":")
         found = getattr(import_module(module), attribute)
     else:
         found = find_plugin("task", GROUP, kind, task_names())
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise UserError(
-            f"Task {kind!r} is not a subclass of crosstok.tasks.task.Task.", hint="Correct its entry point."
-        )
+        raise UserError(f"Task {kind!r} is not a subclass of crosstok.Task.", hint="Name a class that is.")
     return found

@@ -34,6 +34,11 @@ class StudentSpec(TrainingSpec):
     adds_tokens: ClassVar[bool] = False
     """Whether ``train: new_rows`` is possible: the recipe knows which rows are new."""
 
+    steps: int = Field(
+        default=_DEFAULT_STEPS,
+        ge=0,
+        description="Optimizer steps; 0 only initialises. Default: 200 where there is a loss, otherwise 0.",
+    )
     source: str = Field(alias="from", description="The model to begin with: any model source.")
     loss: tuple[Choice, ...] = Field(default=(), description="Training objectives; none: initialised only.")
     corpus: str = Field(default="stdlib", description="Text source to train on.")

@@ -18,6 +18,7 @@ from crosstok.errors import CrosstokError
 from crosstok.harness.cli import (
     data,
     inspect,
+    methods,
     models,
     regression,
     rescore,
@@ -57,7 +58,7 @@ def _root(
         raise typer.Exit
 
 
-for group in (run, suites, students, inspect, results, rescore, regression, sandbox, tasks, data, models):
+for group in (run, suites, students, inspect, results, rescore, regression, sandbox, tasks, methods, data, models):
     group.register(app)
 
 

@@ -10,7 +10,8 @@ import typer
 
 from crosstok.errors import UserError
 from crosstok.folders import DEFAULT_STORE
-from crosstok.harness.cli.options import RESULTS, DataOption, StoreOption, examples, pair
+from crosstok.harness.cli.options import RESULTS, DataOption, StoreOption, examples
+from crosstok.option_text import parse_named, parse_option
 
 if TYPE_CHECKING:
     from crosstok.harness.jobs.watch import Judged
@@ -98,7 +99,9 @@ def _said(judged: "Judged") -> str:
 
 
 def regress(
-    method: Annotated[str, typer.Option(help="Loss or initialiser: module:Class, or the name of a plug-in.")],
+    method: Annotated[
+        str, typer.Option(help="Loss or initialiser: NAME or NAME:option=value,…; NAME may be module:Class.")
+    ],
     suite: SuiteOption,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the method as key=value; repeatable.")
@@ -122,10 +125,11 @@ def regress(
     from crosstok.results.store.store import Store
     from crosstok.results.tables.frame import comparison_frame, render
 
-    options = dict(pair(text) for text in option or ())
+    name, given = parse_named(method)
+    options = given | dict(parse_option(text) for text in option or ())
     with Store(store) as opened:
         trial = try_method(
-            read_suite(suite), opened, method, options=options, like=like, against=against,
+            read_suite(suite), opened, name, options=options, like=like, against=against,
             rules=_rules(fail_if, rules), progress=ConsoleProgress(), data=data_folder(data_dir),
         )  # fmt: skip
         typer.echo(render(comparison_frame(opened, trial.outcome.run_id)))

