@@ -1,11 +1,11 @@
-"""What a benchmark is: documents, the request that each one makes of a model, and how an answer is judged.
+"""Interface of a benchmark: documents, the requests that each one makes of a model, and the scores of the answers.
 
-Requests and answers are plain data in UTF-8 text and bytes; nothing here knows of tokens, models or files of results.
-A new benchmark is one class with ``documents``, ``request`` and ``score`` (see ``docs/adding-a-task.md``).
+Requests and answers are plain data in text and UTF-8 bytes. Nothing here depends on tokens, models or the store.
+``docs/adding-a-task.md`` shows a complete benchmark.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -21,21 +21,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Where a task's documents came from, as stored with every result."""
+    """Origin of a benchmark's documents, stored with every result."""
 
     kind: str
     """``package``, ``data-folder``, ``hub``, ``stdlib``, ``docstrings`` or ``files``."""
     location: str
-    """Package, path inside the data folder, or hub id; never an absolute path of this machine."""
+    """Package, path inside the data folder, or hub id; never an absolute path."""
     revision: str
     """Package version, Python version or hub commit."""
     sha256: str
-    """Of the documents as read."""
+    """Hash of the documents as read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One item of a benchmark. ``fields`` is whatever the task needs to ask and to judge."""
+    """One item of a benchmark. ``fields`` holds whatever the task needs to make requests and to score answers."""
 
     id: str
     fields: Mapping[str, Any]
@@ -43,41 +43,41 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; the default is greedy."""
+    """Decoding parameters; the default is greedy decoding."""
 
     temperature: float = 0.0
     """Divides the logits; 0 takes the most probable token."""
     top_p: float = 1.0
-    """Keep the fewest tokens whose probability together reaches this."""
+    """Keep the smallest set of most probable tokens whose probability mass reaches this value."""
     top_k: int = 0
     """Keep this many most probable tokens; 0 keeps all."""
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is left to chance."""
+        """Whether decoding is deterministic."""
         return self.temperature == 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Ask for a continuation of ``prompt``, or for the answer to ``messages`` where those are given."""
+    """Request for a continuation of ``prompt``, or for the answer to ``messages`` if those are given."""
 
     prompt: str = ""
     messages: tuple[Mapping[str, str], ...] | None = None
-    """``role`` and ``content`` of each turn, for the model's chat template. A last turn of the assistant's is the
-    beginning of the answer: it is continued, and the answer that comes back does not repeat it."""
+    """``role`` and ``content`` of each turn, for the model's chat template. If the last turn is the assistant's, the
+    model continues it; the answer does not repeat it."""
     stops: tuple[str, ...] = ()
-    """Generation ends on the byte that completes one of these; the stop itself is not part of the answer."""
+    """Generation ends on the byte that completes one of these strings; the answer excludes the stop string."""
     max_bytes: int = 1024
-    """Room for the answer in UTF-8 bytes, the same for every tokenizer."""
+    """Maximum length of the answer in UTF-8 bytes, the same for every tokenizer."""
     sampling: Sampling = Sampling()
     seeds: tuple[int, ...] = (0,)
-    """One answer is drawn per seed, each independent of batch, order and neighbours; greedy answers need only one."""
+    """One answer is drawn per seed, independently of batch and order; greedy decoding needs only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """Ask for the likelihood of a whole text under sliding windows that are measured in bytes."""
+    """Request for the likelihood of a whole text under sliding windows measured in bytes."""
 
     text: str
     window_bytes: int = 2048
@@ -86,14 +86,14 @@ class Rolling:
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """Ask how likely each of ``continuations`` is behind ``context``."""
+    """Request for the likelihood of each of ``continuations`` given ``context``."""
 
     context: str
     continuations: tuple[str, ...]
     unconditional: str | None = None
-    """A context that says nothing of the question ("Answer:"): every continuation is scored behind it as well."""
+    """A context without the question ("Answer:"), under which every continuation is scored as well (for PMI)."""
     exact: bool = False
-    """Sum over all tokens that may stand across the border, instead of charging the token of one encoding."""
+    """Sum over all tokenizations that cross the border between context and continuation, instead of scoring one."""
 
 
 Request = Generate | Rolling | Continuations
@@ -101,7 +101,7 @@ Request = Generate | Rolling | Continuations
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A model's answer to :class:`Generate`."""
+    """Answer to :class:`Generate`, one per seed."""
 
     text: str
     stop_reason: str
@@ -109,27 +109,33 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A model's answer to :class:`Rolling`: nats are summed over ``bytes`` bytes of text."""
+    """Answer to :class:`Rolling`."""
 
     nats: float
+    """Negative log-likelihood, summed over the text."""
     bytes: int
+    """Length of the text in UTF-8 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """A model's answer to :class:`Continuations`, one entry per continuation."""
+    """Answer to :class:`Continuations`, one entry per continuation."""
 
     nats: tuple[float, ...]
-    """Minus the log-likelihood of each continuation."""
+    """Negative log-likelihood of each continuation."""
     greedy: tuple[bool, ...]
-    """Whether the model's most probable tokens spell it."""
+    """Whether greedy decoding produces the continuation."""
     unconditional: tuple[float, ...] | None = None
-    """Nats behind the unconditional context, where one was given."""
+    """Nats under the unconditional context, if the request has one."""
+
+
+Answer = Generated | Scored | Likelihoods
+A = TypeVar("A", Generated, Scored, Likelihoods)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One document's share of a metric: the metric of a task is sum(``value``) / sum(``weight``) over its documents."""
+    """One document's share of a metric. The metric of a task is sum(``value``) / sum(``weight``) over its documents."""
 
     metric: str
     value: float
@@ -138,65 +144,109 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric's number means."""
+    """Name, unit and direction of a metric."""
 
     name: str
     unit: Literal["fraction", "bits/byte", "nats", "nats/word"]
     higher_is_better: bool
 
 
+PASS_AT_1 = Metric("pass@1", "fraction", higher_is_better=True)
+
+
 class TaskOptions(BaseModel):
-    """What a suite may say of a task besides its name; a task with options of its own extends this class."""
+    """Options that a suite sets on a task. Extend this class for a task with options of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: int | None = Field(default=None, ge=1, description="Measure this many documents, evenly spaced over all.")
+    limit: int | None = Field(default=None, ge=1, description="Measure only this many documents, evenly spaced.")
 
 
 class Task(ABC):
-    """A benchmark. Building one is cheap: documents are read on the first call of ``documents``."""
+    """A benchmark.
+
+    Most benchmarks make one request per document and extend the base class for its kind: :class:`AnswerTask`
+    (a function scores generated text), :class:`CodeTask` (the sandbox runs generated programs), :class:`ChoiceTask`
+    (multiple choice by likelihood) or :class:`TextTask` (likelihood of text). Extend ``Task`` itself for a benchmark
+    that makes several requests per document; override ``requests`` and ``score_answers``.
+
+    Constructing a task is cheap: it reads its documents on the first call of :meth:`documents`.
+    """
 
     options_type: ClassVar[type[TaskOptions]] = TaskOptions
     version: ClassVar[str]
-    """Raised whenever a score could change: prompts, stops, post-processing, judging."""
-    metrics: ClassVar[tuple[Metric, ...]]
-    """The first one is the headline."""
+    """Raise it whenever a score could change: prompts, stop strings, post-processing, scoring."""
+    needs_sandbox: ClassVar[bool] = False
+    """Whether answers are programs that the sandbox judges."""
+    scores_each_answer: ClassVar[bool] = False
+    """Whether each generated answer is scored by itself. If not, a document is scored once, when all of its answers
+    are there."""
+    sampling_in_requests: ClassVar[bool] = False
+    """Whether requests carry their own sampling parameters and seeds. If not, the task's options and the seed of the
+    run decide."""
+    uses_prompt_style: ClassVar[bool] = True
+    """Whether requests depend on the prompt style of a model."""
 
     def __init__(self, name: str, options: TaskOptions, data: Path | None = None) -> None:
-        """``name`` is the task's name in the suite; ``data`` the data folder, where one is set."""
+        """``name`` is the task's name in the suite; ``data`` the data folder, if one is set."""
         self.name = name
         self.kind = name
-        """The benchmark's registered name."""
+        """The registered name of the benchmark."""
         self.options = options
         self.data = data
         self.remark = ""
-        """What a reader of its scores must know, such as why only a part of it is measured."""
+        """A note for readers of the scores, such as why only a part of the benchmark is measured."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics of the task, the headline first. A subclass may set a class attribute."""
+
+    @property
+    @abstractmethod
+    def request_types(self) -> Collection[type[Request]]:
+        """Types of the requests that the task makes. A subclass may set a class attribute."""
 
     @abstractmethod
     def documents(self) -> Sequence[Document]:
-        """Return all documents that are measured, in a fixed order."""
+        """Return all documents to measure, in a fixed order."""
 
     def available(self) -> int | None:
-        """Return how many documents the whole benchmark has, before a limit; None where that is not known."""
+        """Return the number of documents of the whole benchmark, before a limit; None if unknown."""
         return None
 
     @abstractmethod
     def source(self) -> DataSource:
-        """Return where the documents come from."""
+        """Return the origin of the documents."""
 
     @abstractmethod
     def request(self, document: Document, style: PromptStyle) -> Request:
-        """Return what is asked of the model for ``document``."""
+        """Return the request that ``document`` makes of a model; the first one if there are several."""
+
+    def requests(self, document: Document, style: PromptStyle) -> Sequence[Request]:
+        """Return all requests that ``document`` makes, all of one type; by default the one of :meth:`request`."""
+        return (self.request(document, style),)
+
+    def score_answers(self, document: Document, answers: Sequence[Answer], style: PromptStyle) -> list[Score]:
+        """Return the scores of ``answers``; not called if :attr:`needs_sandbox`.
+
+        Args:
+            document: The document.
+            answers: One answer per request (and seed), in their order; a single one if :attr:`scores_each_answer`.
+            style: The prompt style that the requests were made in.
+
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no score_answers")
 
     def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:  # noqa: ARG002  (most sets have no training part)
-        """Return options to be changed because a model of the plan was trained on the texts named ``trained``.
+        """Return changes of the options for a plan whose models were trained on the texts named ``trained``.
 
-        A benchmark that has training problems of its own leaves them out, for all models alike.
+        A benchmark with training problems of its own leaves those out, for all models alike.
         """
         return {}
 
     def fingerprint(self) -> str:
-        """Identify all that decides what is asked and how it is judged; the name that a suite gives it is no part."""
+        """Return a hash of everything that decides requests and scores; the name in a suite is not part of it."""
         return fingerprint(
             {
                 "class": type(self).__name__,
@@ -209,49 +259,90 @@ class Task(ABC):
 
 
 class TextTask(Task):
-    """A task that is judged by likelihood alone."""
+    """A benchmark of the likelihood of text."""
+
+    request_types = (Rolling,)
+    uses_prompt_style = False
 
     @abstractmethod
-    def score(self, document: Document, answer: Scored) -> list[Score]:
-        """Return the document's scores."""
+    def request(self, document: Document, style: PromptStyle) -> Rolling:
+        """Return the text to score, with its windows."""
+
+    @abstractmethod
+    def score(self, document: Document, answer: Scored, style: PromptStyle) -> list[Score]:
+        """Return the scores of a document."""
+
+    def score_answers(self, document: Document, answers: Sequence[Answer], style: PromptStyle) -> list[Score]:
+        """Return the scores of the one answer."""
+        return self.score(document, _only(answers, Scored), style)
 
 
 class ChoiceTask(Task):
-    """A task that is judged by which of several continuations is the most likely; ``request`` asks Continuations.
+    """A multiple-choice benchmark: the most likely continuation is the model's choice.
 
-    See :func:`crosstok.tasks.choice.choice_scores` for the scores that most of them return.
+    :func:`crosstok.tasks.choice.choice_scores` computes the usual scores.
     """
 
+    request_types = (Continuations,)
+
     @abstractmethod
-    def score(self, document: Document, answer: Likelihoods) -> list[Score]:
-        """Return the document's scores."""
+    def request(self, document: Document, style: PromptStyle) -> Continuations:
+        """Return the context and its choices."""
+
+    @abstractmethod
+    def score(self, document: Document, answer: Likelihoods, style: PromptStyle) -> list[Score]:
+        """Return the scores of a document."""
+
+    def score_answers(self, document: Document, answers: Sequence[Answer], style: PromptStyle) -> list[Score]:
+        """Return the scores of the one answer."""
+        return self.score(document, _only(answers, Likelihoods), style)
 
 
 class AnswerTask(Task):
-    """A task whose generated answers are judged by a function of the text, without running anything."""
+    """A benchmark whose generated answers are scored by a function of their text; nothing is executed."""
+
+    request_types = (Generate,)
+    scores_each_answer = True
+
+    @abstractmethod
+    def request(self, document: Document, style: PromptStyle) -> Generate:
+        """Return the prompt, with stop strings and the maximum length of the answer."""
 
     @abstractmethod
     def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:
-        """Return the document's scores."""
+        """Return the scores of one answer, the headline metric first."""
+
+    def score_answers(self, document: Document, answers: Sequence[Answer], style: PromptStyle) -> list[Score]:
+        """Return the scores of the one answer."""
+        return self.score(document, _only(answers, Generated), style)
 
 
 class CodeTask(Task):
-    """A task whose answers are programs, judged by running them."""
+    """A benchmark whose answers are programs, judged by running them in the sandbox."""
+
+    metrics = (PASS_AT_1,)
+    request_types = (Generate,)
+    scores_each_answer = True
+    needs_sandbox = True
+
+    @abstractmethod
+    def request(self, document: Document, style: PromptStyle) -> Generate:
+        """Return the prompt, with stop strings and the maximum length of the answer."""
 
     @abstractmethod
     def program(self, document: Document, answer: Generated, style: PromptStyle) -> Program:
-        """Return the program to run; its id is ``document.id``."""
+        """Return the program that judges ``answer``; its id is ``document.id``."""
 
     @abstractmethod
     def reference(self, document: Document) -> Program:
         """Return the program made of the document's own solution, which must pass."""
 
     def requires(self, document: Document) -> tuple[str, ...]:  # noqa: ARG002  (most need nothing)
-        """Return the top-level names of packages outside of the standard library that the reference imports."""
+        """Return the top-level names of third-party packages that the reference imports."""
         return ()
 
     def wrong(self, document: Document) -> Program | None:  # noqa: ARG002  (few sets publish one)
-        """Return a program that the set publishes as wrong and that must not pass, where it has one."""
+        """Return a program that the benchmark publishes as wrong, which must fail; None if it publishes none."""
         return None
 
 
@@ -260,3 +351,11 @@ def evenly_spaced(documents: Sequence[T], limit: int | None) -> list[T]:
     if limit is None or limit >= len(documents):
         return list(documents)
     return [documents[index * len(documents) // limit] for index in range(limit)]
+
+
+def _only(answers: Sequence[Answer], kind: type[A]) -> A:
+    """Return the single answer, which must be of type ``kind``."""
+    [answer] = answers
+    if not isinstance(answer, kind):
+        raise TypeError(f"expected an answer of type {kind.__name__}, not {type(answer).__name__}")
+    return answer

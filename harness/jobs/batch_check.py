@@ -19,12 +19,12 @@ from crosstok.harness.generation.generator import Generator
 from crosstok.harness.generation.prompts import encode_prompt
 from crosstok.harness.jobs.run import pick_device
 from crosstok.harness.jobs.students import Students
-from crosstok.harness.measure.pending_requests import pending_requests
+from crosstok.harness.measure.pending_requests import cell_requests, pending_requests
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import Plan
 from crosstok.harness.plan.suite import Suite
 from crosstok.progress import Advance, ProgressCallback, Reporter
-from crosstok.tasks.task import AnswerTask, CodeTask, Generate, Sampling
+from crosstok.tasks.task import Generate, Sampling
 
 if TYPE_CHECKING:
     from crosstok.distill.models.checkpoints import Checkpoint
@@ -84,7 +84,7 @@ def batch_reports(
         for name in plan.models:
             checkpoint = students.load(name)
             for cell in plan.cells_of(name):
-                requests = [one.request for one in pending_requests(cell)]
+                requests = [one.request for one in pending_requests(cell_requests(cell))]
                 title = f"{name} on {cell.task.name}"
                 with reporter.stage(title, 2 * len(requests), 2 * _SECONDS_PER_ANSWER * len(requests)) as advance:
                     report = check_batch(checkpoint, requests, rows, advance=advance)
@@ -99,7 +99,7 @@ def _require_checkable(plan: Plan) -> None:
                 hint="Check it from its weights.",
             )
     for task in plan.tasks:
-        if not isinstance(task, CodeTask | AnswerTask):
+        if Generate not in task.request_types:
             raise UserError(
                 f"The task {task.name!r} asks for no answers whose batches could be compared.",
                 hint="Name a task that generates, like humaneval or gsm8k.",

@@ -21,18 +21,26 @@ from crosstok.errors import UserError, unknown_name
 from crosstok.harness.jobs.like_run import suite_of
 from crosstok.harness.jobs.records import cell_record, run_record, task_record
 from crosstok.harness.jobs.run import judged_here
-from crosstok.harness.measure.judging import Judge, Judging, open_judge
-from crosstok.harness.measure.measure import add_pass_at_k, excluded_samples, judge_answers
-from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, asked_of, pending_requests
+from crosstok.harness.measure.judging import Judge, judging_of, open_judge
+from crosstok.harness.measure.pending_requests import (
+    ASKED,
+    PendingRequest,
+    asked_of,
+    cell_requests,
+    pending_requests,
+)
+from crosstok.harness.measure.samples import excluded_samples
+from crosstok.harness.measure.scoring import add_pass_at_k
+from crosstok.harness.plan.answerable import needs_likelihood
 from crosstok.harness.plan.contamination import only_unseen, texts_of
 from crosstok.harness.plan.plan import SERVED_DTYPE, plan_cells
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import Suite
 from crosstok.progress import Advance, ProgressCallback, Reporter
-from crosstok.results.store.records import Cell, Progress, Run, Sample
+from crosstok.results.store.records import Cell, Progress, Run
 from crosstok.results.store.store import Store
 from crosstok.tasks.registry import build_task
-from crosstok.tasks.task import AnswerTask, CodeTask, Task
+from crosstok.tasks.task import Task
 
 SECONDS_PER_VERDICT = 0.1
 
@@ -181,7 +189,7 @@ class _Rescorer:
         try:
             with self._reporter.stage(title, len(cell.documents), expected_s) as advance:
                 judged, undecided = self._judge_again(cell, advance)
-            missing = sum(len(one.indices) for one in pending_requests(cell, store.done_samples(cell.fingerprint)))
+            missing = sum(len(one.indices) for one in self._missing(cell))
             problems = []
             if missing:
                 problems.append(f"{missing} questions have no stored answer")
@@ -194,9 +202,13 @@ class _Rescorer:
         changed = {name: f"{was} -> {now[name]}" for name, was in earlier.items() if name in now and now[name] != was}
         return Rescored(cell.model.name, cell.task.name, status, judged, missing, changed, problem)
 
+    def _missing(self, cell: PlannedCell) -> list[PendingRequest]:
+        """Return the requests of ``cell`` that have no stored answer."""
+        return pending_requests(cell_requests(cell), self._store.done_samples(cell.fingerprint))
+
     def _take_over(self, cell: PlannedCell, old: Cell) -> None:
         """Copy those answers of ``old`` that answer what ``cell`` asks and has no answer to."""
-        wanted = asked_of(pending_requests(cell, self._store.done_samples(cell.fingerprint)))
+        wanted = asked_of(self._missing(cell))
         self._store.add_samples(
             sample.model_copy(update={"cell": cell.fingerprint})
             for sample in self._store.samples(old.fingerprint)
@@ -205,17 +217,10 @@ class _Rescorer:
 
     def _judge_again(self, cell: PlannedCell, advance: Advance) -> tuple[int, int]:
         """Judge every answer of ``cell``; return how many, and how many the sandbox could not judge."""
-        task, store = cell.task, self._store
-        if isinstance(task, AnswerTask):
-            judged = judge_answers(cell, task, store, again=True)
-            advance(len(cell.documents), "")
-            add_pass_at_k(cell, store)
-            return judged, 0
-        if not isinstance(task, CodeTask) or self._judge is None:
-            raise TypeError(f"{task.name!r} has nothing to judge")
+        store = self._store
         store.add_samples(excluded_samples(cell))
-        answers = [sample for sample in _answers(store, cell) if sample.stop_reason != EXCLUDED]
-        judging = Judging(cell, task, self._judge, store, again=True)
+        judging = judging_of(cell, cell_requests(cell), self._judge, store, again=True)
+        answers = judging.unjudged()
         try:
             for sample in answers:
                 judging.judge(sample)
@@ -224,11 +229,6 @@ class _Rescorer:
         advance(len(cell.documents), str(judging))
         add_pass_at_k(cell, store)
         return len(answers) - judging.undecided, judging.undecided
-
-
-def _answers(store: Store, cell: PlannedCell) -> list[Sample]:
-    known = {document.id for document in cell.documents}
-    return [sample for sample in store.samples(cell.fingerprint) if sample.document in known]
 
 
 def _judgements(store: Store, cell: Cell) -> Mapping[str, Any]:
@@ -245,7 +245,7 @@ def _judgements(store: Store, cell: Cell) -> Mapping[str, Any]:
 def _why_not(task: Task, only: set[str]) -> str:
     if only and task.name not in only:
         return "not asked for"
-    return "" if isinstance(task, CodeTask | AnswerTask) else "only its model can measure it"
+    return "only its model can measure it" if needs_likelihood(task) else ""
 
 
 def lines(outcome: Outcome, shown: int = 5) -> list[str]:

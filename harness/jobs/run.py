@@ -21,20 +21,19 @@ from crosstok.harness.generation.answer_facts import AnswerFacts
 from crosstok.harness.jobs.records import cell_record, model_record, run_record, served_record, task_record
 from crosstok.harness.jobs.students import Students
 from crosstok.harness.likelihood.agreement import Agreement
-from crosstok.harness.measure.choices import measure_choices
 from crosstok.harness.measure.engines import Engine, LocalEngine, ServedEngine
-from crosstok.harness.measure.external_task import ForeignTask
 from crosstok.harness.measure.judging import Judge, open_judge
-from crosstok.harness.measure.measure import Spent, measure_answers, measure_code, measure_text
+from crosstok.harness.measure.measure import measure
+from crosstok.harness.measure.time_spent import TimeSpent
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import Plan, PlannedCell
 from crosstok.harness.plan.references import References, require_some
 from crosstok.harness.plan.suite import Suite
-from crosstok.progress import Advance, ProgressCallback, Reporter
+from crosstok.progress import ProgressCallback, Reporter
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store
 from crosstok.tasks.sampling import sampling_of
-from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, TextTask
+from crosstok.tasks.task import CodeTask, Continuations, Generate, Rolling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,7 +138,7 @@ class _Driver:
         self.reporter = reporter
         self.judge = judge
         self.students = Students(plan, reporter, data, pick_device(plan.suite.device), in_memory)
-        self.spent: list[Spent] = []
+        self.spent: list[TimeSpent] = []
         self._teacher: tuple[str, Checkpoint] | None = None
         self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}
 
@@ -160,7 +159,7 @@ class _Driver:
                 else:
                     gone = self._measure(cell, engine)
         if len(self.spent) > 1:
-            self.reporter.say(f"all programs of this session: {sum(self.spent, Spent())}")
+            self.reporter.say(f"all programs of this session: {sum(self.spent, TimeSpent())}")
         return self._status()
 
     def _engine(self, name: str) -> Engine:
@@ -183,11 +182,12 @@ class _Driver:
         title = f"{cell.model.name} on {cell.task.name}"
         try:
             with self.reporter.stage(title, len(cell.documents), expected_s(cell)) as advance:
-                spent = self._ask(cell, engine, advance)
-            if spent is not None:
+                agreement = self._agreement(cell, engine)
+                spent = measure(cell, engine, self.store, advance, judge=self.judge, agreement=agreement)
+            if cell.task.needs_sandbox:
                 self.reporter.say(f"{title}: {spent}")
                 self.spent.append(spent)
-            undecided = spent.undecided if spent else 0
+            undecided = spent.undecided
             status = schema.Progress.PARTIAL if undecided else schema.Progress.COMPLETE
             problem = f"the sandbox failed on {undecided} programs" if undecided else ""
         except RunIncomplete as error:
@@ -213,26 +213,11 @@ class _Driver:
         status: schema.Progress,
         problem: str,
         seconds: float = 0.0,
-        spent: Spent | None = None,
+        spent: TimeSpent | None = None,
     ) -> None:
         parts = spent.parts if spent else None
         self.store.end_cell(cell.fingerprint, status, error=problem, seconds=seconds, spent=parts)
         self.stored[cell.fingerprint] = status
-
-    def _ask(self, cell: PlannedCell, engine: Engine, advance: Advance) -> Spent | None:
-        """Measure what is left of ``cell``; return where the time went, where programs were run."""
-        task = cell.task
-        if isinstance(task, TextTask):
-            measure_text(cell, task, engine.scorer, self.store, advance, self._agreement(cell, engine))
-        elif isinstance(task, ChoiceTask):
-            measure_choices(cell, task, engine.scorer, self.store, advance)
-        elif isinstance(task, ForeignTask):
-            task.measure(cell, engine, self.store, advance)
-        elif isinstance(task, AnswerTask):
-            measure_answers(cell, task, engine.generator, self.store, advance, engine.facts)
-        elif isinstance(task, CodeTask) and self.judge is not None:
-            return measure_code(cell, task, engine.generator, self.judge, self.store, advance, engine.facts)
-        return None
 
     def _agreement(self, cell: PlannedCell, engine: Engine) -> Agreement | None:
         """Return the comparison with the teacher that the cell asks for; the teacher stays loaded for the next one."""
@@ -272,11 +257,13 @@ def pick_device(name: str) -> str:
 
 def expected_s(cell: PlannedCell) -> float:
     """Return likely seconds for measuring ``cell``, to begin the progress bar with."""
-    documents = cell.documents
+    documents, kinds = cell.documents, cell.task.request_types
+    seconds = 0.0
+    if Generate in kinds:
+        seconds += SECONDS_PER_ANSWER * len(documents) * sampling_of(cell.task).n
+    if Continuations in kinds:
+        seconds += SECONDS_PER_CHOICE * len(documents)
+    if Rolling in kinds:
+        seconds += SECONDS_PER_KILOBYTE * sum(len(document.fields.get("text", "")) for document in documents) / 1024
     members = max(len(cell.model.parents), 1) if cell.model.spec.ensemble else 1
-    if isinstance(cell.task, CodeTask | AnswerTask):
-        return SECONDS_PER_ANSWER * len(documents) * members * sampling_of(cell.task).n
-    if isinstance(cell.task, ChoiceTask | ForeignTask):
-        return SECONDS_PER_CHOICE * len(documents) * members
-    size = sum(len(document.fields.get("text", "")) for document in documents)
-    return SECONDS_PER_KILOBYTE * size / 1024 * members
+    return seconds * members

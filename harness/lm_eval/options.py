@@ -1,4 +1,4 @@
-"""Options of the tasks of lm-eval's library; apart from the bridge, so that checking a suite loads no torch."""
+"""Options of the tasks of lm-eval's library, apart from the bridge so that checking a suite loads no torch."""
 
 from pydantic import Field
 
@@ -6,11 +6,11 @@ from crosstok.tasks.task import TaskOptions
 
 
 class LmEvalOptions(TaskOptions):
-    """Options of every benchmark of lm-eval's."""
+    """Options of every benchmark from lm-eval's library."""
 
-    fewshot: int | None = Field(default=None, ge=0, description="Solved examples in front; default: the definition's.")
+    fewshot: int | None = Field(default=None, ge=0, description="Few-shot examples; default: the definition's.")
     pmi_context: str | None = Field(
-        default="Answer:", description="Text behind which choices are scored by themselves for acc_pmi; null: never."
+        default="Answer:", description="Context of acc_pmi, without the question; null: no acc_pmi."
     )
     window_bytes: int = Field(default=2048, ge=64, description="Size of the sliding window over whole texts.")
     stride_bytes: int = Field(default=1024, ge=32, description="New bytes scored per window after the first.")

@@ -1,19 +1,20 @@
-"""A benchmark of lm-eval's library as a task of ours: its documents, prompts and scores, untouched.
+"""Benchmarks of lm-eval's library as tasks: lm-eval's documents, prompts and scoring code, unchanged.
 
-What is asked of the model, and how an answer is turned into numbers, is lm-eval's own code. What differs is who answers
-(our engine), where the rows come from (our data rule) and how scores are kept: per document, as a numerator and a
-denominator, so that intervals and paired tests apply (:mod:`crosstok.harness.lm_eval.metrics`).
+lm-eval decides what to ask a model and how to score an answer. crosstok answers with its own engine, reads the rows
+through its own data rule and keeps scores per document, as numerator and denominator, so that intervals and paired
+tests apply (:mod:`crosstok.harness.lm_eval.metrics`).
 
-The score of a group is the average over all its documents (lm-eval's ``weight_by_size``). Few-shot examples are those
-that lm-eval draws for each document in a whole run, whatever the ``limit``.
+The score of a group is the mean over all documents of its members (lm-eval's ``weight_by_size``). Few-shot examples are
+those that lm-eval draws for each document in a full run, whatever the ``limit``.
 """
 
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -23,38 +24,45 @@ from crosstok.fingerprint import bytes_sha256, fingerprint
 from crosstok.harness.lm_eval import metrics, requests
 from crosstok.harness.lm_eval.definitions import FEWSHOT_SEED, Definition, read_definitions
 from crosstok.harness.lm_eval.options import LmEvalOptions
-from crosstok.harness.measure.engines import Engine
-from crosstok.harness.measure.external_task import ForeignTask
-from crosstok.harness.plan.planned import PlannedCell
-from crosstok.progress import Advance
-from crosstok.results.store.store import Store
 from crosstok.tasks.choice import CHOICE_METRICS, choice_scores
 from crosstok.tasks.choice.lm_eval_names import PREFIX, borrowed
 from crosstok.tasks.task import (
+    Answer,
     Continuations,
     DataSource,
     Document,
     Generate,
+    Generated,
     Likelihoods,
     Metric,
     PromptStyle,
     Request,
     Rolling,
     Score,
+    Scored,
+    Task,
     evenly_spaced,
 )
 
+_REQUEST_TYPES: dict[str, type[Request]] = {
+    "generate_until": Generate,
+    "loglikelihood": Continuations,
+    "loglikelihood_rolling": Rolling,
+    "multiple_choice": Continuations,
+}
 
-class LmEvalTask(ForeignTask):
-    """One task, group or tag of lm-eval's; ``kind`` says which."""
+
+class LmEvalTask(Task):
+    """One task, group or tag of lm-eval's library; ``kind`` names it."""
 
     version = "1"
     options_type = LmEvalOptions
     options: LmEvalOptions
+    sampling_in_requests = True
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]  # known once the definition is read
-        """Return lm-eval's metrics that can be kept per document, and ours for multiple choice."""
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics of lm-eval that are sums over documents, and the normalisations of multiple choice."""
         first = self.definitions[0].task
         filters = [ensemble.name for ensemble in first._filters]  # noqa: SLF001  (lm-eval has no other way to ask)
         found = [
@@ -69,6 +77,11 @@ class LmEvalTask(ForeignTask):
         if not found:
             raise UserError(f"lm-eval's {self.kind!r} has no metric that is a sum over documents.")
         return tuple({metric.name: metric for metric in found}.values())
+
+    @property
+    def request_types(self) -> Collection[type[Request]]:
+        """Types of the requests that the members make."""
+        return {_REQUEST_TYPES[one.task.OUTPUT_TYPE] for one in self.definitions}
 
     def documents(self) -> Sequence[Document]:
         """Return the documents of all members, or ``limit`` of them evenly spaced."""
@@ -95,23 +108,23 @@ class LmEvalTask(ForeignTask):
         return fingerprint({"task": super().fingerprint(), "lm_eval": version("lm-eval"), "definitions": definitions})
 
     def request(self, document: Document, style: PromptStyle) -> Request:
-        """Return the first request that a document makes; :meth:`instances` has them all."""
-        first, *others = self.instances(document, style)
-        if first.request_type == "generate_until":
-            return self.generation(first)
-        if first.request_type == "loglikelihood_rolling":
-            return Rolling(first.args[0], self.options.window_bytes, self.options.stride_bytes)
-        alike = [one for one in (first, *others) if one.args[0] == first.args[0]]
-        return Continuations(first.args[0], tuple(one.args[1] for one in alike), self.unconditional(document))
+        """Return the first request of a document."""
+        return self.requests(document, style)[0]
 
-    def measure(self, cell: PlannedCell, engine: Engine, store: Store, advance: Advance) -> None:
-        """Ask and judge every document that the store lacks."""
-        from crosstok.harness.lm_eval.measure import measure_lm_eval  # noqa: PLC0415  (it imports this module)
-
-        measure_lm_eval(cell, self, engine, store, advance)
+    def requests(self, document: Document, style: PromptStyle) -> Sequence[Request]:
+        """Return the requests of a document: lm-eval's, with continuations of the same context together."""
+        instances = self.instances(document, style)
+        kind = instances[0].request_type
+        if kind == "generate_until":
+            return [requests.generation(one) for one in instances]
+        if kind == "loglikelihood_rolling":
+            options = self.options
+            return [Rolling(one.args[0], options.window_bytes, options.stride_bytes) for one in instances]
+        found, _ = requests.by_context([one.args[:2] for one in instances], self._unconditional(document))
+        return found
 
     def instances(self, document: Document, style: PromptStyle) -> list[Instance]:
-        """Return what lm-eval asks about a document. A chat prompt is carried as its turns (``Conversation``)."""
+        """Return lm-eval's requests for a document. A chat prompt carries its turns (``Conversation``)."""
         definition, number = self._places[document.id]
         task = definition.task
         chat = style == "chat" and task.OUTPUT_TYPE == "generate_until"
@@ -133,38 +146,36 @@ class LmEvalTask(ForeignTask):
         )
         return made if isinstance(made, list) else [made]
 
-    def unconditional(self, document: Document) -> str | None:
-        """Return the context for scores of the choices by themselves; None where they are not told apart by it."""
+    def score_answers(self, document: Document, answers: Sequence[Answer], style: PromptStyle) -> list[Score]:
+        """Return lm-eval's scores of a document, and for multiple choice the other normalisations."""
         task = self._places[document.id][0].task
-        return None if task.multiple_input or task.OUTPUT_TYPE != "multiple_choice" else self.options.pmi_context
-
-    def generation(self, instance: Instance) -> Generate:
-        """Return what a generate_until instance asks for, its budget turned into bytes."""
-        return requests.generation(instance)
-
-    def scores(self, document: Document, instances: Sequence[Instance], beside: Likelihoods | None) -> list[Score]:
-        """Return the scores of a document whose ``instances`` are answered; ``beside`` adds our normalisations."""
-        task = self._places[document.id][0].task
+        instances = self.instances(document, style)
+        _fill(instances, answers)
         found: dict[str, Score] = {}
         for ensemble in task._filters:  # noqa: SLF001  (as above)
             ensemble.apply(instances)
-            answers = [instance.filtered_resps[ensemble.name] for instance in instances]
-            for name, value in task.process_results(document.fields, answers).items():
+            filtered = [instance.filtered_resps[ensemble.name] for instance in instances]
+            for name, value in task.process_results(document.fields, filtered).items():
                 score = metrics.score(name, value, task.aggregation().get(name), ensemble.name)
                 if score is not None:
                     found[score.metric] = score
-        if beside is not None and beside.nats and not task.multiple_input:
+        if task.OUTPUT_TYPE == "multiple_choice" and not task.multiple_input and isinstance(answers[0], Likelihoods):
             gold = metrics.gold(task, document)
-            ours = choice_scores(task.doc_to_choice(document.fields), gold, beside)
+            ours = choice_scores(task.doc_to_choice(document.fields), gold, answers[0])
             found = {score.metric: score for score in ours} | found
         return list(found.values())
 
+    def _unconditional(self, document: Document) -> str | None:
+        """Return the context of acc_pmi; None if the choices of the document stand in its contexts."""
+        task = self._places[document.id][0].task
+        return None if task.multiple_input or task.OUTPUT_TYPE != "multiple_choice" else self.options.pmi_context
+
     @cached_property
     def definitions(self) -> list[Definition]:
-        """lm-eval's tasks behind the name."""
+        """The definitions behind the name: of a task, or of the members of a group or tag."""
         entry = borrowed(self.kind)
         if entry is None:
-            raise UserError(f"{self.kind!r} is no benchmark of lm-eval's.", hint=f"Write {PREFIX}NAME.")
+            raise UserError(f"{self.kind!r} is not a benchmark of lm-eval.", hint=f"Write {PREFIX}NAME.")
         return read_definitions(entry, data=self.data, fewshot=self.options.fewshot, revision=self.options.revision)
 
     @cached_property
@@ -193,7 +204,24 @@ class LmEvalTask(ForeignTask):
         return [list(examples) for examples in drawn]
 
 
+def _fill(instances: Sequence[Instance], answers: Sequence[Answer]) -> None:
+    """Set the responses of ``instances`` to ``answers``, which are in the order of :meth:`LmEvalTask.requests`."""
+    texts = iter([answer.text for answer in answers if isinstance(answer, Generated)])
+    nats = iter([answer.nats for answer in answers if isinstance(answer, Scored)])
+    choices = [answer for answer in answers if isinstance(answer, Likelihoods)]
+    for instance in instances:
+        if instance.request_type == "generate_until":
+            instance.resps = list(islice(texts, len(requests.generation(instance).seeds)))
+        elif instance.request_type == "loglikelihood_rolling":
+            instance.resps = [-next(nats)]
+    if choices:
+        _, places = requests.by_context([one.args[:2] for one in instances])
+        for own, answer in zip(places, choices, strict=True):
+            for place, value, greedy in zip(own, answer.nats, answer.greedy, strict=True):
+                instances[place].resps = [(-value, greedy)]
+
+
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a definition without the path that it was read from, which differs from machine to machine."""
+    """Return a definition without the path of its file, which differs between machines."""
     metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "config_source"}
     return {**config, "metadata": metadata}

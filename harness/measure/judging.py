@@ -1,40 +1,42 @@
-"""The sandbox beside a model: programs are judged while the next answers are being generated.
+"""Judgement of programs in the sandbox while the model generates the next answers.
 
-The pool lives in one thread of its own for the whole run, because workers are told by the kernel to end with the thread
-that started them. Answers reach it through a queue and verdicts are stored from its thread, so that neither side ever
-waits for the other; what was waited for at the end of a cell is measured and said.
+The sandbox pool lives in one thread for the whole run, because the kernel ends its workers together with the thread
+that started them. Programs reach the thread through a queue, and the thread stores the verdicts, so neither side waits
+for the other. The time that remains to be waited at the end of a cell is measured and reported.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from crosstok import sandbox
+from crosstok.harness.measure.pending_requests import DocumentRequests
+from crosstok.harness.measure.samples import EXCLUDED
+from crosstok.harness.measure.scoring import Judging, Scoring
 from crosstok.harness.plan.planned import PlannedCell
 from crosstok.harness.plan.references import References, check_references, known_references
 from crosstok.results.store.records import Sample, Score, Verdict
 from crosstok.results.store.store import Store
-from crosstok.tasks.sampling import pass_at
-from crosstok.tasks.task import CodeTask, Generated
+from crosstok.tasks.task import PASS_AT_1, CodeTask, Generated, Request
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Where programs are judged while the model goes on: a sandbox, and the one thread that ever talks to it."""
+    """A sandbox pool, and the one thread that uses it."""
 
     pool: sandbox.Pool
     thread: ThreadPoolExecutor
 
     def known(self, task: CodeTask) -> References | None:
-        """Return what an earlier run on this host found of the published solutions of ``task``."""
+        """Return what an earlier run on this host found of the reference solutions of ``task``."""
         return known_references(task, self.pool.tier)
 
     def check(self, task: CodeTask, progress: Callable[[int], None]) -> References:
-        """Run the published solutions of ``task``; ``progress`` is called from the judge's thread."""
+        """Run the reference solutions of ``task``; the judge's thread calls ``progress``."""
         interrupted = threading.Event()
 
         def look(done: int) -> None:
@@ -52,7 +54,7 @@ class Judge:
 
 @contextmanager
 def open_judge(backend: str, *, workers: int, unsafe: bool) -> Iterator[Judge]:
-    """Open a sandbox in a thread of its own; see :func:`sandbox.open_pool` for what it raises."""
+    """Open a sandbox pool in a thread of its own; raises what :func:`sandbox.open_pool` raises."""
     with ThreadPoolExecutor(1, "judge") as thread:
         pool = thread.submit(sandbox.open_pool, backend, workers=workers, unsafe=unsafe).result()
         thread.submit(pool.__enter__).result()
@@ -62,32 +64,50 @@ def open_judge(backend: str, *, workers: int, unsafe: bool) -> Iterator[Judge]:
             thread.submit(pool.__exit__, None, None, None).result()
 
 
-class Judging:
-    """One cell before the judge: answers go in as they are generated, verdicts are stored as they come.
+def judging_of(
+    cell: PlannedCell,
+    requests: Sequence[DocumentRequests[Request]],
+    judge: Judge | None,
+    store: Store,
+    *,
+    again: bool = False,
+) -> Judging:
+    """Return the judgement of the answers to ``requests``: in the sandbox for programs, by the task's scores otherwise.
 
-    ``again``: what was judged before is not counted, because it is judged anew.
+    With ``again``, answers that have a verdict or a score are judged anew.
     """
+    if isinstance(cell.task, CodeTask) and judge is not None:
+        return ProgramJudging(cell, cell.task, judge, store, again=again)
+    return Scoring(cell, requests, store, again=again)
+
+
+class ProgramJudging:
+    """Judgement of one cell's programs in the sandbox. With ``again``, stored verdicts are replaced."""
 
     def __init__(self, cell: PlannedCell, task: CodeTask, judge: Judge, store: Store, *, again: bool = False) -> None:
+        self.undecided = 0
+        self.program_s = 0.0
+        self.waited_s = 0.0
         self._cell = cell
         self._task = task
         self._store = store
+        self._again = again
         self._documents = {document.id: document for document in cell.documents}
         self._samples: dict[str, Sample] = {}
         self._programs = sandbox.ProgramQueue()
         known = [] if again else store.verdicts(cell.fingerprint)
-        self.judged = len(known)
-        self.passed = sum(verdict.status == "passed" for verdict in known)
-        self.undecided = 0
-        """Programs that the sandbox could not judge; they have no verdict and are judged again next time."""
-        self.program_s = 0.0
-        """Seconds that programs took, side by side or not."""
-        self.waited_s = 0.0
-        """Seconds that passed between the last answer and the last verdict."""
-        self._judging = judge.thread.submit(self._judge, judge.pool.run(self._programs))
+        self._judged = len(known)
+        self._passed = sum(verdict.status == "passed" for verdict in known)
+        self._verdicts = judge.thread.submit(self._store_verdicts, judge.pool.run(self._programs))
+
+    def unjudged(self) -> list[Sample]:
+        """Return the stored answers without a verdict, or all of them (``again``)."""
+        cell = self._cell.fingerprint
+        samples = self._store.samples(cell) if self._again else self._store.samples_without_verdict(cell)
+        return [one for one in samples if one.stop_reason != EXCLUDED and one.document in self._documents]
 
     def judge(self, sample: Sample) -> None:
-        """Have an answer judged."""
+        """Queue an answer; its verdict is stored when it is ready."""
         document = self._documents[sample.document]
         answer = Generated(sample.text, sample.stop_reason)
         program = self._cell.limited(self._task.program(document, answer, self._cell.model.style))
@@ -96,16 +116,16 @@ class Judging:
         self._programs.put(replace(program, id=name))
 
     def close(self) -> None:
-        """Wait for the verdicts on all that was heard."""
+        """Wait for the verdicts on all queued answers."""
         began = time.monotonic()
         self._programs.close()
-        self._judging.result()
+        self._verdicts.result()
         self.waited_s = time.monotonic() - began
 
     def __str__(self) -> str:
-        return f"{self.passed} passed of {self.judged}"
+        return f"{self._passed} passed of {self._judged}"
 
-    def _judge(self, verdicts: Iterator[sandbox.Verdict]) -> None:
+    def _store_verdicts(self, verdicts: Iterator[sandbox.Verdict]) -> None:
         for verdict in verdicts:
             self._keep(verdict, self._samples.pop(verdict.id))
 
@@ -113,8 +133,8 @@ class Judging:
         if verdict.status is sandbox.Status.SANDBOX_ERROR:
             self.undecided += 1
             return
-        self.judged += 1
-        self.passed += verdict.passed
+        self._judged += 1
+        self._passed += verdict.passed
         self.program_s += verdict.wall_s
         place: dict[str, Any] = {"cell": sample.cell, "document": sample.document, "index": sample.index}
         stored = Verdict(
@@ -128,4 +148,4 @@ class Judging:
             peak_memory_bytes=verdict.peak_memory_bytes,
             stderr_tail=verdict.stderr_tail,
         )
-        self._store.add_verdicts([stored], [Score(**place, metric=pass_at(1), value=float(verdict.passed))])
+        self._store.add_verdicts([stored], [Score(**place, metric=PASS_AT_1.name, value=float(verdict.passed))])

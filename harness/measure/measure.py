@@ -1,116 +1,182 @@
-"""Measuring one cell: ask the model, judge the answers, store each as it arrives.
+"""Measurement of a cell: request the answers that the store lacks, judge them, and store each one as it arrives.
 
-Only what the store lacks is asked for, so a cell that was interrupted continues where it stopped; an answer without a
-verdict is judged and not generated again. Programs run in the sandbox while the next answers are being generated.
+One loop serves every kind of task. It never requests a stored answer again, so an interrupted cell continues where it
+stopped; a stored answer without a verdict or score is judged without asking the model. Programs run in the sandbox
+while the model generates the next answers.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from crosstok.errors import UserError
-from crosstok.harness.generation.answer_facts import AnswerFacts
-from crosstok.harness.generation.answers import AnswerSource, Generation
 from crosstok.harness.likelihood.agreement import Agreement, facts_of
-from crosstok.harness.likelihood.rolling import Scorer
-from crosstok.harness.measure.judging import Judge, Judging
-from crosstok.harness.measure.pending_requests import ASKED, EXCLUDED, PendingRequest, asked, pending_requests
+from crosstok.harness.measure.engines import Engine
+from crosstok.harness.measure.judging import Judge, judging_of
+from crosstok.harness.measure.pending_requests import cell_requests, of_type, pending_requests
+from crosstok.harness.measure.samples import choices_sample, excluded_samples, generated_sample, text_sample
+from crosstok.harness.measure.scoring import Judging, Scoring, add_pass_at_k
+from crosstok.harness.measure.time_spent import TimeSpent
 from crosstok.harness.plan.planned import PlannedCell
 from crosstok.progress import Advance
-from crosstok.results.compare.statistics import pass_at_k
-from crosstok.results.store.records import Sample, Score
+from crosstok.results.store.records import Sample
 from crosstok.results.store.store import Store
-from crosstok.tasks import task as task_types
-from crosstok.tasks.sampling import pass_at, sampling_of
-from crosstok.tasks.task import AnswerTask, CodeTask, Document, Generated, Rolling, Scored, TextTask
+from crosstok.tasks.task import Answer, Continuations, Document, Generate, Rolling, Scored
+
+if TYPE_CHECKING:
+    from crosstok.harness.likelihood.continuations import ContinuationScore
+
+T = TypeVar("T")
 
 PACK_BYTES = 1 << 16
-"""Texts are scored in packs of this size, cut over all documents of a task."""
+"""Minimum size of a pack of texts that are scored together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Where the time of a cell went, in seconds of this session."""
-
-    generation: float = 0.0
-    """The model wrote; programs ran beside it."""
-    execution: float = 0.0
-    """Nothing but programs ran."""
-    rest: float = 0.0
-    """Questions were put together, answers were stored."""
-    programs: float = 0.0
-    """What all programs took together, beside the model or not."""
-    undecided: int = 0
-    """Programs that the sandbox could not judge."""
-
-    def __str__(self) -> str:
-        parts = (
-            f"generation {self.generation:.1f} s, waiting for programs {self.execution:.1f} s, rest {self.rest:.1f} s"
-        )
-        beside = max(self.programs - self.execution, 0.0)
-        return f"{parts}; programs took {self.programs:.1f} s, {beside:.1f} s of it beside the model"
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """As the store keeps them, in seconds: the first three are the wall time, the last one ran beside them."""
-        return {
-            "generation": self.generation,
-            "execution": self.execution,
-            "rest": self.rest,
-            "programs": self.programs,
-        }
-
-    def __add__(self, other: "Spent") -> "Spent":
-        sums = {name: getattr(self, name) + getattr(other, name) for name in (*self.parts, "undecided")}
-        return Spent(**sums)
-
-
-def measure_text(  # noqa: PLR0917
+def measure(
     cell: PlannedCell,
-    task: TextTask,
-    scorer: Scorer,
+    engine: Engine,
     store: Store,
     advance: Advance,
+    *,
+    judge: Judge | None = None,
     agreement: Agreement | None = None,
-) -> None:
-    """Score the likelihood of every document that the store lacks, and its agreement with the cell's teacher.
+) -> TimeSpent:
+    """Measure what the store lacks of ``cell``, and return the time it took.
 
-    A text that the model's tokenizer cannot represent byte for byte is stored as refused, with the reason: it is
-    counted and shown, never shortened. Documents are scored in packs that do not depend on what is done already: a
-    pack of which anything is missing is scored whole, so that an interrupted run has the same numbers to the last bit.
+    A document that the model's tokenizer cannot represent byte for byte is stored as refused, with the reason.
+
+    Args:
+        cell: The model and the task.
+        engine: Answers the requests.
+        store: Keeps every answer with its verdict or scores.
+        advance: Reports progress, in documents.
+        judge: The sandbox; required for tasks that need one.
+        agreement: Comparison of scored texts with the cell's teacher.
+
+    Raises:
+        UserError: The task makes requests that cannot be answered (see :func:`cell_requests`), or the engine cannot
+            answer them.
+
     """
-    done = store.done_documents(cell.fingerprint)
-    documents = task.documents()
-    advance(sum(document.id in done for document in documents), "")
-    requests = [_rolling(task, document, cell) for document in documents]
-    for pack in packs([len(request.text.encode()) for request in requests]):
-        if all(documents[number].id in done for number in pack):
-            continue
-        for answer in scorer.rolling([requests[number] for number in pack]):
-            document = documents[pack[answer.index]]
-            if document.id in done:
+    return _Measurement(cell, engine, store, advance, judge, agreement).run()
+
+
+class _Measurement:
+    def __init__(  # noqa: PLR0917  (the arguments of measure)
+        self,
+        cell: PlannedCell,
+        engine: Engine,
+        store: Store,
+        advance: Advance,
+        judge: Judge | None,
+        agreement: Agreement | None,
+    ) -> None:
+        self._cell = cell
+        self._engine = engine
+        self._store = store
+        self._advance = advance
+        self._judge = judge
+        self._agreement = agreement
+        self._requests = cell_requests(cell)
+        self._scoring = Scoring(cell, self._requests, store)
+        self._model_s = 0.0
+
+    def run(self) -> TimeSpent:
+        began = time.monotonic()
+        cell, store = self._cell, self._store
+        store.add_samples(excluded_samples(cell))
+        done = store.done_samples(cell.fingerprint)
+        judging = judging_of(cell, self._requests, self._judge, store)
+        try:
+            for sample in judging.unjudged():
+                judging.judge(sample)
+            self._generate(judging, done)
+            self._score_choices(done)
+            self._score_texts(done)
+        finally:
+            judging.close()
+        add_pass_at_k(cell, store)
+        self._advance(0, str(judging) or str(self._scoring))
+        rest = time.monotonic() - began - self._model_s - judging.waited_s
+        return TimeSpent(self._model_s, judging.waited_s, rest, judging.program_s, judging.undecided)
+
+    def _generate(self, judging: Judging, done: set[tuple[str, int]]) -> None:
+        """Generate the missing answers, and judge each one."""
+        documents = of_type(self._requests, Generate)
+        pending = pending_requests(self._requests, done)
+        share = {one.document.id: 1 / one.answers for one in documents}
+        missing = sum(share[one.document.id] * len(one.indices) for one in pending)
+        self._advance(len(documents) - missing, "")
+        if not pending:
+            return
+        for answer in self._timed(self._engine.generator.generate([one.request for one in pending])):
+            one = pending[answer.index]
+            sample = generated_sample(self._cell, one, answer, self._engine.facts)
+            self._store.add_samples([sample])
+            judging.judge(sample)
+            self._advance(share[one.document.id], str(judging))
+
+    def _score_choices(self, done: set[tuple[str, int]]) -> None:
+        """Score the continuations of every document that the store lacks."""
+        documents = of_type(self._requests, Continuations)
+        waiting = [one for one in documents if (one.document.id, 0) not in done]
+        self._advance(len(documents) - len(waiting), "")
+        if not waiting:
+            return
+        owners = [(one, number) for one in waiting for number in range(len(one.requests))]
+        answers: dict[str, dict[int, ContinuationScore]] = {}
+        for answer in self._timed(self._engine.scorer.continuations([one.requests[at] for one, at in owners])):
+            one, at = owners[answer.index]
+            found = answers.setdefault(one.document.id, {})
+            found[at] = answer
+            if len(found) == len(one.requests):
+                whole = [found[number] for number in sorted(found)]
+                del answers[one.document.id]
+                sample = choices_sample(self._cell, one, whole)
+                self._store_likelihoods(one.document, sample, [part.likelihoods for part in whole])
+
+    def _score_texts(self, done: set[tuple[str, int]]) -> None:
+        """Score the likelihood of every text that the store lacks, and its agreement with the cell's teacher.
+
+        Texts are scored in packs that do not depend on what is done already. A pack with a missing text is scored as a
+        whole, so an interrupted run has the same numbers to the last bit.
+        """
+        texts = [(one.document, one.requests[0]) for one in of_type(self._requests, Rolling)]
+        self._advance(sum((document.id, 0) in done for document, _ in texts), "")
+        for pack in packs([len(request.text.encode(errors="replace")) for _, request in texts]):
+            if all((texts[number][0].id, 0) in done for number in pack):
                 continue
-            refused = answer.refused
-            facts = {**answer.facts, **({"refused": refused} if refused else {})}
-            if agreement is not None and cell.teacher is not None and not refused:
-                facts |= facts_of(agreement, cell.teacher.name, requests[pack[answer.index]])
-            sample = Sample(
-                cell=cell.fingerprint,
-                document=document.id,
-                stop_reason="refused" if refused else "",
-                bytes=answer.bytes,
-                tokens=answer.tokens,
-                nats=None if refused else answer.nats,
-                seconds=answer.seconds,
-                facts=facts,
-            )
-            scores = [] if refused else task.score(document, Scored(answer.nats, answer.bytes))
-            store.add_samples([sample], [_score(cell, document, score) for score in scores])
-            advance(1, "")
+            for answer in self._timed(self._engine.scorer.rolling([texts[number][1] for number in pack])):
+                document, request = texts[pack[answer.index]]
+                if (document.id, 0) in done:
+                    continue
+                agreement = {} if answer.refused else self._agreement_facts(request)
+                sample = text_sample(self._cell, document.id, answer, agreement)
+                self._store_likelihoods(document, sample, [Scored(answer.nats, answer.bytes)])
+
+    def _store_likelihoods(self, document: Document, sample: Sample, answers: Sequence[Answer]) -> None:
+        """Store a document with its scores at once; a refused one has no scores."""
+        scores = [] if sample.nats is None else self._scoring.likelihood_scores(document, answers)
+        self._store.add_samples([sample], scores)
+        self._advance(1, str(self._scoring))
+
+    def _agreement_facts(self, request: Rolling) -> dict[str, Any]:
+        if self._agreement is None or self._cell.teacher is None:
+            return {}
+        return facts_of(self._agreement, self._cell.teacher.name, request)
+
+    def _timed(self, answers: Iterator[T]) -> Iterator[T]:
+        """Yield ``answers``, and add up the seconds that the engine takes."""
+        while True:
+            began = time.monotonic()
+            answer = next(answers, None)
+            self._model_s += time.monotonic() - began
+            if answer is None:
+                return
+            yield answer
 
 
 def packs(sizes: Sequence[int], size: int = PACK_BYTES) -> Iterator[range]:
-    """Cut documents of ``sizes`` bytes into runs of at least ``size`` bytes together, but for the last one."""
+    """Cut texts of ``sizes`` bytes into consecutive runs of at least ``size`` bytes; the last may be smaller."""
     first, total = 0, 0
     for number, length in enumerate(sizes):
         total += length
@@ -119,154 +185,3 @@ def packs(sizes: Sequence[int], size: int = PACK_BYTES) -> Iterator[range]:
             first, total = number + 1, 0
     if first < len(sizes):
         yield range(first, len(sizes))
-
-
-def measure_code(  # noqa: PLR0917
-    cell: PlannedCell,
-    task: CodeTask,
-    generator: AnswerSource,
-    judge: Judge,
-    store: Store,
-    advance: Advance,
-    facts: AnswerFacts,
-) -> Spent:
-    """Generate the answers that the store lacks, and judge every answer that has no verdict."""
-    began = time.monotonic()
-    store.add_samples(excluded_samples(cell))
-    waiting = pending_requests(cell, store.done_samples(cell.fingerprint))
-    n = sampling_of(task).n
-    advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
-    judging = Judging(cell, task, judge, store)
-    generation = 0.0
-    try:
-        for sample in store.samples_without_verdict(cell.fingerprint):
-            if sample.stop_reason != EXCLUDED:
-                judging.judge(sample)
-        answers = generator.generate([one.request for one in waiting])
-        while True:
-            asking = time.monotonic()
-            answer = next(answers, None)
-            generation += time.monotonic() - asking
-            if answer is None:
-                break
-            sample = _sample(cell, waiting[answer.index], answer, facts)
-            store.add_samples([sample])
-            judging.judge(sample)
-            advance(1 / n, str(judging))
-    finally:
-        judging.close()
-    add_pass_at_k(cell, store)
-    advance(0, str(judging))
-    rest = time.monotonic() - began - generation - judging.waited_s
-    return Spent(generation, judging.waited_s, rest, judging.program_s, judging.undecided)
-
-
-def measure_answers(  # noqa: PLR0917
-    cell: PlannedCell,
-    task: AnswerTask,
-    generator: AnswerSource,
-    store: Store,
-    advance: Advance,
-    facts: AnswerFacts,
-) -> None:
-    """Generate and judge the answers that the store lacks."""
-    judge_answers(cell, task, store)
-    waiting = pending_requests(cell, store.done_samples(cell.fingerprint))
-    n = sampling_of(task).n
-    advance(len(cell.documents) - sum(len(one.indices) for one in waiting) / n, "")
-    judged, value = 0, 0.0
-    for answer in generator.generate([one.request for one in waiting]):
-        one = waiting[answer.index]
-        sample = _sample(cell, one, answer, facts)
-        scores = answer_scores(cell, task, one.document, sample)
-        store.add_samples([sample], scores)
-        judged, value = judged + 1, value + scores[0].value
-        advance(1 / n, f"{value:g} of {judged}")
-    add_pass_at_k(cell, store)
-
-
-def judge_answers(cell: PlannedCell, task: AnswerTask, store: Store, *, again: bool = False) -> int:
-    """Score the stored answers that have no score, or all of them again; return how many."""
-    documents = {document.id: document for document in cell.documents}
-    known = set() if again else {(score.document, score.index) for score in store.scores(cell.fingerprint)}
-    waiting = [one for one in store.samples(cell.fingerprint) if (one.document, one.index) not in known]
-    for sample in waiting:
-        store.add_scores(answer_scores(cell, task, documents[sample.document], sample))
-    return len(waiting)
-
-
-def answer_scores(cell: PlannedCell, task: AnswerTask, document: Document, sample: Sample) -> list[Score]:
-    """Return the scores of one answer."""
-    scores = task.score(document, Generated(sample.text, sample.stop_reason), cell.model.style)
-    return [_score(cell, document, score, sample.index) for score in scores]
-
-
-def add_pass_at_k(cell: PlannedCell, store: Store) -> None:
-    """Store pass@k for k above 1 of every document all of whose samples are judged."""
-    options = sampling_of(cell.task)
-    if options.k == (1,):
-        return
-    headline = pass_at(1) if isinstance(cell.task, CodeTask) else cell.task.metrics[0].name
-    values: dict[str, list[float]] = {}
-    for score in store.scores(cell.fingerprint):
-        if score.metric == headline:
-            values.setdefault(score.document, []).append(score.value)
-    whole = {document: sum(found) for document, found in values.items() if len(found) == options.n}
-    for k in options.k:
-        if k > 1:
-            chances = pass_at_k(options.n, list(whole.values()), k)
-            store.add_scores(
-                Score(cell=cell.fingerprint, document=document, metric=pass_at(k), value=float(chance))
-                for document, chance in zip(whole, chances, strict=True)
-            )
-
-
-def excluded_samples(cell: PlannedCell) -> list[Sample]:
-    """Return a record of every document that is not asked, with the reason."""
-    return [
-        Sample(
-            cell=cell.fingerprint,
-            document=document,
-            stop_reason=EXCLUDED,
-            bytes=0,
-            tokens=0,
-            seconds=0.0,
-            facts={EXCLUDED: reason},
-        )
-        for document, reason in cell.excluded.items()
-    ]
-
-
-def _sample(cell: PlannedCell, one: PendingRequest, answer: Generation, facts: AnswerFacts) -> Sample:
-    return Sample(
-        cell=cell.fingerprint,
-        document=one.document.id,
-        index=one.indices[answer.sample],
-        prompt=answer.prompt_text,
-        text=answer.text,
-        stop_reason=answer.stop_reason,
-        prompt_bytes=answer.prompt_bytes,
-        prompt_tokens=answer.prompt_tokens,
-        bytes=len(answer.data),
-        tokens=answer.tokens,
-        seconds=answer.seconds,
-        facts={ASKED: asked(one.request, answer.sample), **facts.of(answer)},
-    )
-
-
-def _rolling(task: TextTask, document: Document, cell: PlannedCell) -> Rolling:
-    request = task.request(document, cell.model.style)
-    if not isinstance(request, Rolling):
-        raise UserError(f"The text task {task.name!r} may only ask for Rolling, not {type(request).__name__}.")
-    return request
-
-
-def _score(cell: PlannedCell, document: Document, score: task_types.Score, index: int = 0) -> Score:
-    return Score(
-        cell=cell.fingerprint,
-        document=document.id,
-        index=index,
-        metric=score.metric,
-        value=score.value,
-        weight=score.weight,
-    )

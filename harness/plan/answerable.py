@@ -1,23 +1,22 @@
-"""Checks that a model can answer what a task asks of it: text, or the likelihood of text."""
+"""Checks that a model can answer the requests of a task."""
 
 from collections.abc import Iterable
 
 from crosstok.errors import UserError
-from crosstok.tasks.task import Generate, PromptStyle, Task
+from crosstok.tasks.task import Generate, Task
 
 
-def asks_likelihood(task: Task, style: PromptStyle) -> bool:
-    """Return whether ``task`` asks for the likelihood of texts, and not for answers."""
-    first = next(iter(task.documents()), None)
-    return first is not None and not isinstance(task.request(first, style), Generate)
+def needs_likelihood(task: Task) -> bool:
+    """Return whether ``task`` needs the likelihood of text, beyond generated answers."""
+    return any(kind is not Generate for kind in task.request_types)
 
 
-def require_answerable(model: str, style: PromptStyle, tasks: Iterable[Task]) -> None:
-    """Raise :class:`UserError` for a task that asks a served model for anything but answers."""
+def require_answerable(model: str, tasks: Iterable[Task]) -> None:
+    """Raise :class:`UserError` if one of ``tasks`` needs more than generated answers from a served model."""
     for task in tasks:
-        if asks_likelihood(task, style):
+        if needs_likelihood(task):
             raise UserError(
-                f"The model {model!r} is behind a server, which answers prompts and scores no text, "
-                f"and {task.name!r} needs the likelihood of text.",
-                hint="Leave the task out, or measure the model from its weights.",
+                f"The model {model!r} is behind a server, which generates answers but scores no text; "
+                f"{task.name!r} needs the likelihood of text.",
+                hint="Leave the task out, or load the model from its weights.",
             )

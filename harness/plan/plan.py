@@ -16,7 +16,7 @@ from crosstok.distill.recipes.student import check_student
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
 from crosstok.harness.openai.protocol import ServedModel, find_served
-from crosstok.harness.plan.answerable import asks_likelihood, require_answerable
+from crosstok.harness.plan.answerable import needs_likelihood, require_answerable
 from crosstok.harness.plan.contamination import only_unseen, trained_texts
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.plan.suite import ModelSpec, Suite, made_from, order_of_models, parents
@@ -24,7 +24,7 @@ from crosstok.model_source import ModelSource
 from crosstok.results.store.model_names import ModelName
 from crosstok.tasks.registry import build_task
 from crosstok.tasks.sampling import sampling_of
-from crosstok.tasks.task import AnswerTask, ChoiceTask, CodeTask, Task, TextTask
+from crosstok.tasks.task import Generate, Rolling, Task
 
 MEASURE_VERSION = 1  # raised when the numbers of the same model change
 SERVED_DTYPE = "the server's"
@@ -42,13 +42,13 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
     models = {model.name: model for model in _models(suite, data)}
     for model in models.values():
         if model.served is not None:
-            require_answerable(model.name, model.style, tasks)
+            require_answerable(model.name, tasks)
             if suite.heal:
                 raise UserError(
                     f"Token healing needs a local model; {model.name!r} is behind a server.",
                     hint="Leave out `heal`, or load the model from its weights.",
                 )
-        if model.answers_alone and all(asks_likelihood(task, model.style) for task in tasks):
+        if model.answers_alone and all(needs_likelihood(task) for task in tasks):
             raise UserError(
                 f"The ensemble {model.name!r} gives no probability to tokens outside of the top-k of its members, and "
                 "every task needs the likelihood of text.",
@@ -63,7 +63,7 @@ def plan_cells(suite: Suite, models: Mapping[str, PlannedModel], tasks: Sequence
         plan_cell(model, task, suite, _teacher(model, suite, models))
         for model in models.values()
         for task in tasks
-        if not (model.answers_alone and asks_likelihood(task, model.style))
+        if not (model.answers_alone and needs_likelihood(task))
     )
     return Plan(suite, dict(models), tuple(tasks), cells)
 
@@ -172,16 +172,18 @@ def plan_cell(
     """Return the cell of ``model`` on ``task``, with the settings that affect its numbers."""
     settings: dict[str, Any] = {"dtype": model.dtype or suite.dtype, "version": MEASURE_VERSION}
     timeout = None
-    if not isinstance(task, TextTask):
+    if task.uses_prompt_style:
         settings["style"] = model.style
-    if suite.heal and not isinstance(task, TextTask | ChoiceTask):
+    generates = Generate in task.request_types
+    if suite.heal and generates:
         settings["heal"] = True
-    if isinstance(task, CodeTask | AnswerTask):
+    if generates and not task.sampling_in_requests:
         options = sampling_of(task)
         settings["decoding"] = "greedy" if options.sampling.greedy else "sampled"
         if not options.sampling.greedy:
             settings["seed"] = model.seed
-    if isinstance(task, CodeTask):
+    if task.needs_sandbox:
         settings["sandbox"] = suite.sandbox.backend
         timeout = None if suite.sandbox.timeout == "calibrated" else suite.sandbox.timeout
-    return PlannedCell(model, task, settings, timeout, teacher=teacher if isinstance(task, TextTask) else None)
+    teacher = teacher if Rolling in task.request_types else None
+    return PlannedCell(model, task, settings, timeout, teacher=teacher)

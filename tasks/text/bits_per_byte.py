@@ -69,7 +69,7 @@ class BitsPerByte(TextTask):
         """Ask for the likelihood of the whole passage."""
         return Rolling(document.fields["text"], self.options.window_bytes, self.options.stride_bytes)
 
-    def score(self, document: Document, answer: Scored) -> list[Score]:  # noqa: ARG002  (the bytes say it all)
+    def score(self, document: Document, answer: Scored, style: PromptStyle) -> list[Score]:  # noqa: ARG002
         """Return bits over bytes."""
         return [Score("bits_per_byte", answer.nats / math.log(2), float(answer.bytes))]
 

@@ -24,12 +24,13 @@ from crosstok.harness.lm_eval.model import CrosstokLM
 from crosstok.harness.lm_eval.requests import Conversation, by_context, generation
 from crosstok.harness.lm_eval.task import LmEvalTask
 from crosstok.harness.measure.engines import LocalEngine
+from crosstok.harness.measure.measure import measure
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.suite import check_suite
 from crosstok.results.store import records as schema
 from crosstok.results.store.store import Store
 from crosstok.tasks.registry import build_task, task_names
-from crosstok.tasks.task import Rolling
+from crosstok.tasks.task import Generated, Rolling
 
 STORIES = [
     {"ind": n, "activity_label": "Walking", "ctx_a": f"A hen number {n} walks.", "ctx_b": "it", "ctx": "", "label": "1",
@@ -81,9 +82,8 @@ def measured(task_spec: dict[str, Any], folder: Path, data: Path, tmp_path: Path
             status=schema.Progress.RUNNING,
         )
         store.begin_cell(record, plan.run_id, "tiny")
-        assert isinstance(cell.task, LmEvalTask)
         for _ in range(2):  # the second time nothing is left to do
-            cell.task.measure(cell, LocalEngine(checkpoint, AnswerFacts(None)), store, lambda *_: None)
+            measure(cell, LocalEngine(checkpoint, AnswerFacts(checkpoint.tokenbytes, ())), store, lambda *_: None)
         samples = store.samples(cell.fingerprint)
         scores = store.scores(cell.fingerprint)
     return list(samples), list(scores)
@@ -227,9 +227,8 @@ def test_lm_evals_humaneval_is_judged_in_our_sandbox(monkeypatch: pytest.MonkeyP
     assert request.max_bytes == 4 * 1024
     assert "\ndef" in request.stops
     for answer, passed in ((document.fields["canonical_solution"], 1.0), ("    return None\n", 0.0)):
-        [instance] = task.instances(document, "raw")
-        instance.resps = [answer]
-        scores = {score.metric: score.value for score in task.scores(document, [instance], None)}
+        answers = [Generated(answer, "end")]
+        scores = {score.metric: score.value for score in task.score_answers(document, answers, "raw")}
         assert list(scores.values()) == [passed]
         assert all("pass@1" in metric for metric in scores)
     assert set(scores) <= {metric.name for metric in task.metrics}
