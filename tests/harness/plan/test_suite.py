@@ -56,7 +56,7 @@ def test_a_task_may_be_a_name_alone(tmp_path: Path) -> None:
         ),
         (
             MINIMAL.replace("[humaneval]", "[{name: humaneval, n: 5}]"),
-            "5 greedy answers would all be the same; set temperature",
+            "5 greedy answers would all be equal; set temperature",
         ),
         (
             MINIMAL.replace("[humaneval]", "[{name: g, task: 'lm_eval:gsm8k', fewshots: 5}]"),
