@@ -83,7 +83,8 @@ class _Measurement:
     def run(self) -> TimeSpent:
         began = time.monotonic()
         cell, store = self._cell, self._store
-        store.add_samples(excluded_samples(cell))
+        if excluded := excluded_samples(cell):
+            store.add_samples(excluded)
         done = store.done_samples(cell.fingerprint)
         judging = judging_of(cell, self._requests, self._judge, store)
         try:
