@@ -1,4 +1,4 @@
-"""Cover encodings: the token sequences that sum up to the probability of a byte string.
+"""Cover encodings: token sequences whose probabilities sum to the probability of a byte string.
 
 The probability that a text begins with the bytes x is the sum over its *cover encodings*, in which all tokens except
 the last lie inside x and the last one reaches the end of x or beyond (Phan et al. 2024, arXiv 2410.09303; Hayase et al.

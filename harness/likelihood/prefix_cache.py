@@ -47,9 +47,8 @@ class PrefixCache:
         positions = torch.zeros(len(trees), widest, dtype=torch.long)
         visible = torch.zeros(len(trees), widest, self.length + widest, dtype=torch.bool)
         visible[:, :, : self.length] = True
-        visible[:, :, self.length :] |= torch.eye(
-            widest, dtype=torch.bool
-        )  # padding attends to itself, so that no row of the mask is empty
+        # Padding attends to itself, so that no row of the mask is empty.
+        visible[:, :, self.length :] |= torch.eye(widest, dtype=torch.bool)
         for row, tree in enumerate(trees):
             ids[row, : tree.width] = torch.from_numpy(tree.tokens)
             positions[row, : tree.width] = torch.from_numpy(tree.depths)

@@ -69,9 +69,8 @@ class Referee:
         self.ask("load", program["setup"], program.pop("candidate"))
         self._import_names(tests, entry_point)
         exec(tests, names)  # noqa: S102  (trusted code)
-        if not self.calls and callable(
-            names.get("check")
-        ):  # form of HumanEval; some tests define check and call it themselves
+        # The form of HumanEval. Some tests define check and call it themselves.
+        if not self.calls and callable(names.get("check")):
             names["check"](eval(entry_point, names))  # noqa: S307  (trusted, such as Solution().add)
 
     def judge_guarded(self, program: dict[str, Any]) -> tuple[str, str]:
@@ -329,9 +328,10 @@ def leaves_state_unchanged(code: CodeType) -> bool:
 
 _SETS_ATTRIBUTES = tuple(opmap[name] for name in ("STORE_ATTR", "DELETE_ATTR"))
 _IMPORT, _EXTENDED = opmap["IMPORT_NAME"], opmap["EXTENDED_ARG"]
+# random has state, but is reseeded for every program.
 _STATELESS = frozenset(
     {"math", "random", "copy", "typing", "itertools", "functools", "collections", "string", "re", "operator"}
-)  # random has state, but is reseeded for every program
+)
 _INDIRECT_ACCESS = frozenset(
     {"setattr", "delattr", "exec", "eval", "compile", "open", "globals", "locals", "vars", "__import__", "__dict__"}
     | {"__builtins__", "__class__", "__globals__", "sys", "os", "gc", "modules"}

@@ -94,7 +94,7 @@ class Supervisor:
         self._sampled, self._sampled_cpu_s, self._idle = now, used, idle
 
     def _seconds(self) -> float:
-        """Return the CPU seconds of candidate, its children (as last sampled) and referee."""
+        """Return the CPU seconds of the candidate, its children (as of the last sample) and the referee."""
         return cpu_seconds(self._candidate) + self._children_s + self._referee_seconds()
 
     def finish(self, reason: str, *, process_group: bool) -> dict[str, Any]:
@@ -127,9 +127,8 @@ class Supervisor:
         """Return the fields of the referee's verdict, or of a substitute if there is none."""
         frames = split_frames(self._received)
         if not frames:
-            raise ChannelClosed(
-                "the referee did not read its program"
-            )  # the pipe still holds it, so the worker must be replaced
+            # The pipe still holds the program, so the pool must replace the worker.
+            raise ChannelClosed("the referee did not read its program")
         if reason in _LIMIT_ERRORS:
             return {"status": reason, "error": _LIMIT_ERRORS[reason], "judged": False}
         if len(frames) != 2:
@@ -163,10 +162,9 @@ class Supervisor:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a running child, or 0 if it has ended."""
+    clock = (~pid << 3) | 2  # CPU clock of another process, as computed by clock_getcpuclockid
     try:
-        return time.clock_gettime(
-            (~pid << 3) | 2
-        )  # the clock id of another process's CPU time, as in clock_getcpuclockid
+        return time.clock_gettime(clock)
     except OSError:
         return 0.0
 
