@@ -1,4 +1,4 @@
-"""What ``crosstok inspect`` writes: a page with plots, and the same numbers as data.
+"""Reports of ``crosstok inspect``: a web page with plots, and the same numbers as data files.
 
-The numbers themselves are ``crosstok.distill.inspection``'s; here they are only drawn, explained and written down.
+``crosstok.distill.inspection`` computes the numbers.
 """

@@ -1,12 +1,12 @@
-"""An inspection as files for a notebook: all of it as JSON, and what is a table as CSV too.
+"""Data files of an inspection: everything as JSON, and tables as CSV.
 
-| file | a row per |
+| file | one row per |
 |---|---|
 | `inspection.json` | everything, as ``crosstok.distill.inspection.records.Inspection`` |
 | `tokens.csv` | new token and matrix |
-| `neighbours.csv` | new token, matrix and old token near it |
-| `movement.csv` | matrix and moment of the training; there if rows were kept |
-| `layers.csv` | traced token and layer; there if tokens were traced |
+| `neighbours.csv` | new token, matrix and neighbouring old token |
+| `movement.csv` | matrix and training step; only with row snapshots |
+| `layers.csv` | traced token and layer; only with traced tokens |
 """
 
 import csv
@@ -20,7 +20,7 @@ _Table = Iterable[dict[str, Any]]
 
 
 def files(inspection: Inspection) -> dict[str, str]:
-    """Return name and content of every file; tables without rows are left out."""
+    """Return the content of every file by name; empty tables are omitted."""
     tables = {
         "tokens.csv": _tokens(inspection),
         "neighbours.csv": _neighbours(inspection),

@@ -1,8 +1,7 @@
-"""The page of an inspection: one HTML file without script or network, every number with a sentence on what it means.
+"""Web page of an inspection: one HTML file without scripts or network access, with an explanation of every number.
 
-The sentences are the descriptions of the record's own fields, so data and page cannot say different things. Tokens are
-untrusted text (a vocabulary can hold markup): the template escapes them, and a content security policy without scripts
-stands behind that.
+The explanations are the field descriptions of the records. Tokens are untrusted text (a vocabulary can contain markup):
+the template escapes them, and the content security policy forbids scripts.
 """
 
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ class Figure:
     name: str
     value: str
     about: str
-    """What it means, a sentence or two."""
+    """Explanation in a sentence or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +34,33 @@ class Drawing:
     """A plot on the page."""
 
     label: str
-    """What is seen, for those who do not see it, and as the caption."""
+    """Caption and text alternative."""
     svg: Any
 
 
 _NAMES = {
     "norms": "norm",
     "effective_rank": "effective rank",
-    "mean_cosine": "mean cosine among themselves",
-    "matched_rank": "effective rank of as many old rows",
-    "norm_ratio": "norm, new / old",
-    "to_constituents": "cosine with the mean of the spelling",
-    "to_centre": "cosine with the mean of all old rows",
-    "between": "cosine of new with old rows",
-    "nearest_is_part": "nearest old token is a part",
-    "part_rank": "place of the nearest part",
-    "old_moved": "old rows that moved",
+    "mean_cosine": "mean cosine between rows",
+    "matched_rank": "effective rank, old rows (same number)",
+    "norm_ratio": "norm ratio, new / old",
+    "to_constituents": "cosine with mean of old spelling",
+    "to_centre": "cosine with mean of all old rows",
+    "between": "mean cosine, new with old rows",
+    "nearest_is_part": "nearest old token is a piece",
+    "part_rank": "rank of the nearest piece",
+    "old_moved": "old rows changed",
 }
 _SHARES = frozenset({"nearest_is_part", "old_moved"})
-_TITLES = {"input": "Input rows", "output": "Output rows", "both": "Rows (input and output are one matrix)"}
+_TITLES = {
+    "input": "Input embedding rows",
+    "output": "Output embedding rows",
+    "both": "Embedding rows (input and output tied)",
+}
 
 
 def write_inspection(inspection: Inspection, folder: Path) -> Path:
-    """Write page and data into ``folder`` and return the page; what an earlier inspection wrote there is replaced.
+    """Write page and data files to ``folder`` and return the path of the page; earlier files are replaced.
 
     Raises:
         UserError: a file cannot be written.
@@ -87,11 +90,11 @@ def page(inspection: Inspection) -> str:
         projections={matrix.kind: _projection(inspection, matrix) for matrix in inspection.matrices},
         drawings={matrix.kind: list(_drawings(inspection.tokens, matrix)) for matrix in inspection.matrices},
         ways=[
-            _drawing(plots.movement(found), f"{_TITLES[found.kind]}: median and nine of ten, over the training")
+            _drawing(plots.movement(found), f"{_TITLES[found.kind]}: median and 5th to 95th percentile during training")
             for found in inspection.movement
         ],
         traces=[
-            (found, _drawing(plots.trace(found), f"{found.text}, layer by layer, against its old spelling"))
+            (found, _drawing(plots.trace(found), f"{found.text} across layers, compared with its old spelling"))
             for found in inspection.traces
         ],
         about_moment=_about(Moment, ("distance", "to_start", "to_constituents", "norms")),
@@ -101,8 +104,8 @@ def page(inspection: Inspection) -> str:
 
 
 def summary(inspection: Inspection) -> Iterator[str]:
-    """Yield the few lines that a terminal shows."""
-    both = f"{inspection.old_tokens} that {inspection.parent} has too"
+    """Yield the lines of a summary for the terminal."""
+    both = f"{inspection.old_tokens} shared with {inspection.parent}"
     yield f"{inspection.model}: {inspection.new_tokens} new tokens, {both}"
     for matrix in inspection.matrices:
         yield f"{_TITLES[matrix.kind]}:"
@@ -140,13 +143,16 @@ def _number(value: float) -> str:
 def _projection(inspection: Inspection, matrix: Matrix) -> Drawing:
     moved = next((found for found in inspection.movement if found.kind == matrix.kind), None)
     svg = plots.projection(matrix, inspection.tokens, moved)
-    return _drawing(svg, "Old and new rows on the principal axes (PCA) of the old ones")
+    return _drawing(svg, "Old and new rows, projected on the first two principal components of the old rows")
 
 
 def _drawings(tokens: list[NewToken], matrix: Matrix) -> Iterator[Drawing]:
-    yield _drawing(plots.norms(matrix, tokens), "Norms of new rows against those of old ones")
-    yield _drawing(plots.cosines(matrix, tokens), "Cosine of new rows with their parts and with the average row")
-    yield _drawing(plots.ranks(matrix), "Effective rank: how many directions the rows use evenly")
+    yield _drawing(plots.norms(matrix, tokens), "Norms of new rows, compared with old rows")
+    yield _drawing(
+        plots.cosines(matrix, tokens),
+        "Cosine of new rows with the mean of their old spelling and with the mean of all old rows",
+    )
+    yield _drawing(plots.ranks(matrix), "Effective rank of new and old rows")
 
 
 def _drawing(svg: str, label: str) -> Drawing:
@@ -161,10 +167,10 @@ def _about(record: type[Record], names: tuple[str, ...]) -> list[tuple[str, str]
 
 def _about_tokens() -> list[tuple[str, str]]:
     return [
-        ("spelling", "How the parent spells the bytes of the token."),
-        ("norm", "Length of its row (L2)."),
-        ("parts", "Cosine with the mean row of its old spelling."),
-        ("centre", "Cosine with the mean of all old rows."),
-        ("place", "Place of its nearest constituent among all old tokens by cosine; 1 is the nearest."),
-        ("nearest", "The old tokens with the largest cosine, the nearest first; constituents are in bold."),
+        ("spelling", "The parent's tokens for the bytes of the token."),
+        ("norm", "L2 norm of the row."),
+        ("pieces", "Cosine with the mean of the rows of its old spelling."),
+        ("mean", "Cosine with the mean of all old rows."),
+        ("rank", "Rank by cosine of its nearest piece among all old tokens; 1 is the nearest."),
+        ("nearest", "Old tokens with the largest cosine, nearest first; pieces of the token are in bold."),
     ]

@@ -1,4 +1,4 @@
-"""The drawings of an inspection: one per question that a reader has about new rows."""
+"""Plots of an inspection, as SVG."""
 
 import math
 import warnings
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 _BINS = 24
 _SMALL = 7.5
 _FLAT = 0.002
-"""The least height of a panel of the movement."""
+"""Minimum range of the y axis in plots of training trajectories."""
 _LABEL = 16
-"""Characters of a token beside a point."""
+"""Maximum characters of a token label."""
 
 
 def norms(matrix: Matrix, tokens: Sequence[NewToken]) -> str:
-    """Return a histogram of the norms of new rows over the band in which nine of ten old rows lie."""
+    """Return a histogram of the norms of new rows over the 5th to 95th percentile of old rows."""
     with page_figure() as figure:
         figure.set_size_inches(4.6, 2.7)
         axes = figure.add_subplot()
         old = matrix.old.norms
         if old.low is not None and old.high is not None and old.median is not None:
-            axes.axvspan(old.low, old.high, color=INK, alpha=0.1, label="nine of ten old tokens")
-            axes.axvline(old.median, color=INK, linewidth=0.9, linestyle="--", label="median of old tokens")
+            axes.axvspan(old.low, old.high, color=INK, alpha=0.1, label="old tokens, 5th to 95th percentile")
+            axes.axvline(old.median, color=INK, linewidth=0.9, linestyle="--", label="old tokens, median")
         _histogram(axes, [token.rows[matrix.kind].norm for token in tokens], "new tokens", DOT)
-        axes.set_xlabel("norm of the row (L2)")
+        axes.set_xlabel("L2 norm of row")
         axes.legend(frameon=False, fontsize=_SMALL)
         return as_svg(figure, ["norms", matrix.kind])
 
 
 def cosines(matrix: Matrix, tokens: Sequence[NewToken]) -> str:
-    """Return histograms of the cosine of a new row with the mean of its spelling, and with that of all old rows."""
+    """Return histograms of the cosine of new rows with the mean of their old spelling and with that of all old rows."""
     rows = [token.rows[matrix.kind] for token in tokens]
     with page_figure() as figure:
         figure.set_size_inches(4.6, 2.7)
@@ -43,19 +43,19 @@ def cosines(matrix: Matrix, tokens: Sequence[NewToken]) -> str:
         to_parts = [row.to_constituents for row in rows if row.to_constituents is not None]
         to_centre = [row.to_centre for row in rows]
         ends = min([*to_centre, *to_parts]), max([*to_centre, *to_parts])
-        _histogram(axes, to_centre, "with the mean of all old rows", BEST, ends)
-        _histogram(axes, to_parts, "with the mean of its old spelling", DOT, ends)
+        _histogram(axes, to_centre, "with mean of all old rows", BEST, ends)
+        _histogram(axes, to_parts, "with mean of old spelling", DOT, ends)
         axes.set_xlabel("cosine of a new row")
         axes.legend(frameon=False, fontsize=_SMALL)
         return as_svg(figure, ["cosines", matrix.kind])
 
 
 def ranks(matrix: Matrix) -> str:
-    """Return the effective rank of new rows beside that of as many old rows, and of all of them."""
+    """Return bars of the effective rank of new rows, of the same number of old rows, and of all old rows."""
     named = (
         (f"{matrix.new.norms.n} new", matrix.new.effective_rank, DOT),
-        ("as many old, drawn", matrix.matched_rank, BEST),
-        ("all old", matrix.old.effective_rank, BEST),
+        ("old, same number", matrix.matched_rank, BEST),
+        ("old, all", matrix.old.effective_rank, BEST),
     )
     with page_figure() as figure:
         figure.set_size_inches(4.6, 1.6)
@@ -73,7 +73,7 @@ def ranks(matrix: Matrix) -> str:
 
 
 def projection(matrix: Matrix, tokens: Sequence[NewToken], movement: Movement | None) -> str:
-    """Return old and new rows on the two principal axes of the old ones, with the ways that some new rows went."""
+    """Return old and new rows on two principal components of the old rows, with trajectories of some new rows."""
     with page_figure() as figure:
         figure.set_size_inches(8.0, 4.6)
         axes = figure.add_subplot()
@@ -84,23 +84,23 @@ def projection(matrix: Matrix, tokens: Sequence[NewToken], movement: Movement | 
             axes.plot(*_columns(path), color=BEST, linewidth=1.1)
             axes.annotate(_short(text), path[-1], (3, 3), textcoords="offset points", fontsize=_SMALL)
         if movement and movement.paths:
-            axes.plot([], [], color=BEST, linewidth=1.1, label="way of a new row in training")
+            axes.plot([], [], color=BEST, linewidth=1.1, label="trajectory of a new row")
         axes.legend(frameon=False, fontsize=_SMALL, loc="upper left", bbox_to_anchor=(1, 1))
         for number, name in enumerate(("x", "y")):
-            label = f"axis {number + 1} ({100 * matrix.axes[number]:.1f} % of the variance of old rows)"
+            label = f"PC {number + 1} ({100 * matrix.axes[number]:.1f} % of variance of old rows)"
             axes.set(**{f"{name}label": label})
         with warnings.catch_warnings():
-            # Text stays text in the SVG and the browser has the letters that matplotlib's own font lacks.
+            # Text stays text in the SVG; the browser has the glyphs that the font of matplotlib lacks.
             warnings.filterwarnings("ignore", message="Glyph")
             return as_svg(figure, ["projection", matrix.kind])
 
 
 def movement(found: Movement) -> str:
-    """Return how rows went through the training: median and the band of nine in ten, a panel per measure."""
+    """Return training trajectories of rows: median and 5th to 95th percentile, one panel per measure."""
     measures = (
-        ("distance", "distance from start / norm"),
-        ("to_start", "cosine with start"),
-        ("to_constituents", "cosine with spelling"),
+        ("distance", "distance from initial row / norm"),
+        ("to_start", "cosine with initial row"),
+        ("to_constituents", "cosine with old spelling"),
         ("norms", "norm"),
     )
     with page_figure() as figure:
@@ -111,26 +111,26 @@ def movement(found: Movement) -> str:
             panel.set_ylabel(label)
             panel.grid(color=INK, alpha=0.12)
         for panel in panels[2:]:
-            panel.set_xlabel("optimiser steps")
+            panel.set_xlabel("optimizer steps")
         return as_svg(figure, ["movement", found.kind])
 
 
 def trace(found: Trace) -> str:
-    """Return a token across layers: likeness of states, distance of what comes next, probability where it is due."""
+    """Return a token across layers: cosine of states, KL of next-token distributions, log-probability of the token."""
     layers = [layer.layer for layer in found.layers]
     with page_figure() as figure:
         figure.set_size_inches(7.6, 2.5)
         alike, apart, due = figure.subplots(1, 3)
         alike.plot(layers, [layer.cosine for layer in found.layers], "o-", color=DOT, markersize=3)
-        alike.set_title("cosine of the two states", fontsize=9, loc="left")
+        alike.set_title("cosine of hidden states", fontsize=9, loc="left")
         apart.plot(layers, [layer.kl for layer in found.layers], "o-", color=DOT, markersize=3)
-        apart.set_title("KL of what comes next, nats", fontsize=9, loc="left")
+        apart.set_title("KL of next token, nats", fontsize=9, loc="left")
         apart.set_ylim(bottom=0)
         due.plot(layers, [layer.log_new for layer in found.layers], "o-", color=DOT, markersize=3, label="new token")
         due.plot(
             layers, [layer.log_old for layer in found.layers], "s-", color=BEST, markersize=3, label="old spelling"
         )
-        due.set_title("log p where it is due, nats", fontsize=9, loc="left")
+        due.set_title("log-probability, nats", fontsize=9, loc="left")
         due.legend(frameon=False, fontsize=_SMALL)
         for panel in (alike, apart, due):
             panel.set_xlabel("layer")
@@ -141,7 +141,7 @@ def trace(found: Trace) -> str:
 def _histogram(
     axes: "Axes", values: list[float], label: str, colour: str, ends: tuple[float, float] | None = None
 ) -> None:
-    """Draw a histogram; two of them on one axis need the same ``ends``, or their bars are not comparable."""
+    """Draw a histogram; histograms on the same axes need the same ``ends`` to be comparable."""
     if values:
         axes.hist(values, bins=_BINS, range=ends, color=colour, alpha=0.65, label=label)
     axes.set_ylabel("tokens")
@@ -156,7 +156,7 @@ def _band(panel: "Axes", moments: Sequence[Moment], measure: str, colour: str) -
     )
     panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     panel.plot(steps, middle, "o-", color=colour, markersize=3)
-    # Rows that did not move are a flat line, not a picture of rounding.
+    # Draw frozen rows as a flat line instead of magnified rounding errors.
     bottom, top = panel.get_ylim()
     if top - bottom < _FLAT:
         centre = (bottom + top) / 2

@@ -172,8 +172,8 @@ def test_a_number_that_is_not_there_is_not_zero(found: Inspection) -> None:
     nothing = Spread(n=0, mean=None, low=None, median=None, high=None)
     matrix = found.matrices[0].model_copy(update={"to_constituents": nothing, "part_rank": None})
     lines = list(summary(found.model_copy(update={"matrices": [matrix]})))
-    assert any(line.split()[-1] == "n/a" and "mean of the spelling" in line for line in lines)
-    assert any(line.split()[-1] == "n/a" and "nearest part" in line for line in lines)
+    assert any(line.split()[-1] == "n/a" and "mean of old spelling" in line for line in lines)
+    assert any(line.split()[-1] == "n/a" and "nearest piece" in line for line in lines)
 
 
 @pytest.mark.parametrize(
