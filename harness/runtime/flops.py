@@ -1,9 +1,9 @@
-"""What one token costs a model, counted from its weights and configuration.
+"""Floating-point operations per token, counted from the weights and the configuration of a model.
 
-Counted are the multiplications of matrices; norms, rotations and activations are hundreds of times smaller. Of experts
-only those that a token visits count. An ensemble costs what its members cost together. Where the cost of a token is not
-decided by the model alone (members of other tokenizers, who read the text in tokens of their own), nothing is stated
-rather than a guess; tables add up the members instead, each by its own tokens.
+Only matrix multiplications count; norms, rotary embeddings and activations are smaller by two orders of magnitude. Of a
+mixture of experts, the experts that one token visits count. The cost of an ensemble is the sum over its members. It is
+undefined for members with different tokenizers, which read the same text in different numbers of tokens: tables then
+add up the members, each with its own tokens.
 """
 
 from typing import Any
@@ -15,11 +15,14 @@ from crosstok.distill.ensemble import EnsembleForCausalLM, OwnTokensEnsemble
 
 
 def compute_of(model: PreTrainedModel) -> dict[str, int]:
-    """Return operations per token by part (``body``, ``head``, ``context``), {} if unknown."""
+    """Return the operations per token by part; {} if they are unknown.
+
+    ``body`` is all layers, ``head`` the output matrix, and ``context`` the attention per token in view.
+    """
     if isinstance(model, OwnTokensEnsemble) and model.config.tokens != "shared":
         return {}
     if isinstance(model, EnsembleForCausalLM):
-        parts = [compute_of(member) for member in model.members]  # type: ignore[arg-type]  # a ModuleList has no type
+        parts = [compute_of(member) for member in model.members]  # type: ignore[arg-type]  # ModuleList is not generic
         return {name: sum(part[name] for part in parts) for name in parts[0]} if all(parts) else {}
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     if head is None or getattr(head, "weight", None) is None:
@@ -35,7 +38,7 @@ def compute_of(model: PreTrainedModel) -> dict[str, int]:
 
 
 def _visited(config: Any) -> float:
-    """Return the share of the experts that one token visits."""
+    """Return the fraction of the experts that one token visits."""
     experts = next(
         (found for name in ("num_local_experts", "num_experts", "n_routed_experts") if (found := _get(config, name))), 0
     )
@@ -44,7 +47,7 @@ def _visited(config: Any) -> float:
 
 
 def _attention_width(config: Any) -> int:
-    """Return layers times width of their queries: what a token does with each token in view, twice."""
+    """Return the number of layers times the width of the queries."""
     layers, heads = _get(config, "num_hidden_layers"), _get(config, "num_attention_heads")
     if not layers or not heads:
         return 0
@@ -53,6 +56,6 @@ def _attention_width(config: Any) -> int:
 
 
 def _get(config: Any, name: str) -> int:
-    """Return a number of the configuration, of the part for text where there are several; 0 where it has none."""
+    """Return an integer of the text configuration, 0 if it has no such entry."""
     found = getattr(config.get_text_config(), name, None)
     return found if isinstance(found, int) else 0

@@ -1,4 +1,4 @@
-"""Telling that memory ran out from every other failure, and giving back what the failed attempt held."""
+"""Handling of out-of-memory errors: detection, release of memory, and the message for users."""
 
 import gc
 from collections.abc import Callable
@@ -14,15 +14,15 @@ _MESSAGES = ("allocate memory", "out of memory", "not enough memory")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an allocator gave up; the CPU's raises a plain RuntimeError."""
+    """Return whether ``error`` is an out-of-memory error; the CPU allocator raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in _MESSAGES)
 
 
 def attempt(work: Callable[[], Result]) -> Result | None:
-    """Return what ``work`` returns, or None if memory ran out; its other errors pass through.
+    """Call ``work`` and return its result, or None if memory ran out; other errors are raised.
 
-    The tensors of the failed attempt are free when this returns: while the error is being handled its traceback would
-    still hold them.
+    The memory of a failed attempt is released outside of the ``except`` block, because the traceback refers to its
+    tensors.
     """
     try:
         return work()
@@ -36,5 +36,5 @@ def attempt(work: Callable[[], Result]) -> Result | None:
 
 
 def too_large(what: str, remedy: str) -> UserError:
-    """Return the error for what does not fit into memory even by itself; ``remedy`` is what to do to the task."""
-    return UserError(f"Memory ran out with {what}.", hint=f"Load the model as bfloat16 (--dtype), or {remedy}.")
+    """Return the error for ``what``, which does not fit into memory even alone; ``remedy`` is a change of the task."""
+    return UserError(f"Out of memory with {what}.", hint=f"Load the model in bfloat16 (--dtype), or {remedy}.")

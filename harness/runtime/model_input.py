@@ -1,10 +1,10 @@
-"""What a model reads besides the text itself: the token before the first byte, and how much it can read at all.
+"""Model input besides the text: the token before the first byte, and the context length.
 
-One rule for likelihood and generation. Where the model was trained with a BOS, every window and every prompt begins
-with it; elsewhere a prompt begins with its own first token. Likelihood needs something in front of the first byte of
-every window, or that byte could not be scored; a model without BOS gets its end-of-text token there, which is what
-stood between two documents in its training. (SmolLM2 loses 0.003 to 0.007 bits per byte against windows whose first
-token is not scored; Gemma without its BOS loses 0.2 and more.) The token chosen is recorded with every score.
+Likelihood and generation follow the same rule. If the model was trained with a BOS token, every window and every prompt
+begins with it; otherwise a prompt begins with its own first token. Likelihood needs a token before the first byte of a
+window to score that byte: a model without BOS gets its end-of-text token, which separated documents in its training.
+(This costs SmolLM2 0.003 to 0.007 bits per byte compared with windows whose first token is not scored; Gemma without
+its BOS loses 0.2 and more.) The token is recorded with every score.
 """
 
 from typing import TYPE_CHECKING
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 
 
 def context_tokens(checkpoint: "Checkpoint") -> int | None:
-    """Return the largest number of tokens that the model can read, None where its configuration sets no limit."""
+    """Return the context length of the model in tokens, None if its configuration sets no limit."""
     limit = getattr(checkpoint.model.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if isinstance(limit, int) and limit > 0 else None
 
 
 def first_id(checkpoint: "Checkpoint") -> int:
-    """Return the id in front of every window: BOS where the model knows one, else its end-of-text token.
+    """Return the token id before every window: BOS if the model was trained with one, else end-of-text.
 
-    Raises :class:`UserError` for a tokenizer with neither.
+    Raises:
+        UserError: the tokenizer has neither.
+
     """
     if checkpoint.bos_id is not None:
         return checkpoint.bos_id
     end_of_text = checkpoint.roles.end_of_text
     if end_of_text is None:
         raise UserError(
-            "The first byte of a text cannot be scored: the tokenizer has neither a BOS nor an end-of-text token.",
+            "Cannot score the first byte of a text: the tokenizer has neither a BOS nor an end-of-text token.",
             hint="Give the tokenizer an eos_token.",
         )
     return end_of_text

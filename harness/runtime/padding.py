@@ -1,20 +1,21 @@
-"""How many sequences go through the model side by side, given that the shorter ones are padded.
+"""Batch sizes for sequences of different lengths, with a limit on padding.
 
-Filling a pass up to its budget with whatever is left pads short sequences to the longest one: of the first 32 HumanEval
-prompts a third of all columns was padding, and reading prompts took half as long again. A second pass costs less than
-that, so a pass ends where sequences become too short for it. Where many are sorted by length this is never noticed.
+A batch that is filled up to its token budget pads all sequences to the longest one. With the first 32 HumanEval prompts
+in one batch, a third of all positions was padding and prefill took 1.5 times as long. A second forward pass costs less,
+so a batch is closed when another sequence would exceed the limit on padding. Long lists sorted by length rarely reach
+that limit.
 """
 
 from collections.abc import Iterable
 
 MOST_PADDING = 0.1
-"""Of the columns of one pass."""
+"""Largest fraction of padded positions in a batch."""
 
 
 def of_like_length(widths: Iterable[int], budget: int) -> int:
-    """Return how many of ``widths``, the widest first, one pass takes: at least one.
+    """Return how many of the sequences of lengths ``widths``, longest first, form one batch: at least one.
 
-    ``budget`` bounds the padded columns of the pass, :data:`MOST_PADDING` the share of them that is padding.
+    ``budget`` limits the positions of the batch, padding included; :data:`MOST_PADDING` limits the padding among them.
     """
     count = widest = padding = 0
     for width in widths:

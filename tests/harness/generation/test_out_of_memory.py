@@ -93,7 +93,7 @@ def test_memory_that_does_not_suffice_for_one_answer_is_one_clear_line() -> None
     for limits in ({"prefill": 3}, {"rows": 0}):
         checkpoint = toy_checkpoint("byte")
         limit(checkpoint, **limits)
-        with pytest.raises(UserError, match="Memory ran out with a single answer"):
+        with pytest.raises(UserError, match="Out of memory with a single answer"):
             list(Generator(checkpoint).generate(REQUESTS))
 
 

@@ -292,9 +292,9 @@ def test_memory_that_does_not_suffice_for_one_text_is_one_clear_line() -> None:
         raise RuntimeError(ALLOCATOR)
 
     checkpoint.model.model.forward = forward
-    with pytest.raises(UserError, match=r"Memory ran out with a single text of \d+ tokens. Load the model as bfloat16"):
+    with pytest.raises(UserError, match=r"Out of memory with a single text of \d+ tokens. Load the model in bfloat16"):
         list(scorer.continuations(QUESTIONS[:1]))
-    with pytest.raises(UserError, match=r"Memory ran out with a single window of \d+ tokens.*window_bytes"):
+    with pytest.raises(UserError, match=r"Out of memory with a single window of \d+ tokens.*window_bytes"):
         list(scorer.rolling([Rolling(TEXT[:500], 100, 100)]))
 
 
