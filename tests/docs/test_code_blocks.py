@@ -179,6 +179,13 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_the_page_on_design_names_every_folder_of_the_packages() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    packages = ("crosstok/api", "distill", "harness", "results", "sandbox", "tasks")
+    folders = [path.parent.relative_to(ROOT) for name in packages for path in (ROOT / name).rglob("__init__.py")]
+    assert not [str(folder) for folder in folders if f"`{folder}`" not in page]
+
+
 def test_tests_that_pages_name_exist() -> None:
     files = list((ROOT / "tests").rglob("test_*.py"))
     known = {path.stem for path in files}
