@@ -1,6 +1,8 @@
-# make demo | test | check | docs | bench: each one sets up everything it needs.
+# make demo | test | test-fast | test-wheel | check | docs | wheel | bench: each one sets up everything it needs.
 #
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
+#   JOBS=4                 test processes: all cores by default, at most 8, as each one holds models in memory
+#   TESTS=tests/tasks      what test, test-fast and test-wheel run; also TESTS="tests/tasks -k math"
 #   PIP_FLAGS=...          further options for pip, for example the index of CPU-only torch builds:
 #                          PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -8,17 +10,38 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# What the tests use out of the cache: one small model and three tokenizers, about 100 MB to fetch, once.
+WHEEL_ENV := build/wheel-env
+JOBS ?= $(shell nproc | awk '{print ($$1 < 8) ? $$1 : 8}')
+TESTS ?= tests
+# One thread in each test process: threads of several processes would compete for the same cores.
+test test-fast test-wheel: export OMP_NUM_THREADS ?= 1
+IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
+# What the tests use out of the cache: one small model and four tokenizers, about 100 MB to fetch, once.
 MODELS := smollm2-135m-instruct
 TOKENIZERS := qwen tekken deepseek gemma3
 
-.PHONY: demo test check docs bench install fetch clean
+.PHONY: demo test test-fast test-wheel check docs wheel bench install fetch clean
 
 demo: install
 	$(BIN)/crosstok run suites/quickstart.yaml
 
 test: install fetch
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(TESTS)
+
+# Under two minutes on two cores: no real model, no attack on the sandbox, no server, browser or whole run.
+test-fast: install
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not (real or attack or docker or server or postgres or browser or slow)" $(TESTS)
+
+# The suite against the installed wheel, started where no folder of the checkout can be imported. The environment takes
+# its dependencies from $(VENV); a .pth file there, such as that of an editable crosstok, is not read.
+test-wheel: install fetch wheel
+	rm -rf $(WHEEL_ENV)
+	$(BIN)/python -m venv $(WHEEL_ENV)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' >$(WHEEL_ENV)/dependencies.pth
+	mv $(WHEEL_ENV)/dependencies.pth $(WHEEL_ENV)/lib/python*/site-packages/
+	$(WHEEL_ENV)/bin/pip install --quiet --no-deps --no-index dist/*.whl
+	cd $(WHEEL_ENV) && bin/python -P -m pytest --rootdir=$(CURDIR) --config-file=$(CURDIR)/pyproject.toml \
+	  $(IN_PARALLEL) $(addprefix $(CURDIR)/,$(firstword $(TESTS))) $(wordlist 2,$(words $(TESTS)),$(TESTS))
 
 check: install
 	$(BIN)/ruff check .
@@ -27,6 +50,10 @@ check: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel: install
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
 
 bench: install fetch
 	$(BIN)/python bench/alignment.py

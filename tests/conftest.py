@@ -6,6 +6,7 @@ hypothesis test or a parametrisation needs the function rather than the fixture.
 
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: it reads this once
 os.environ["PIP_NO_INDEX"] = "1"  # pip runs in a process of its own, where pytest-socket does not reach
@@ -30,6 +31,46 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("steady", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("steady")
+
+
+SLOW = (
+    "distill/ensemble/test_own_tokens_ensemble.py",
+    "distill/losses/test_loss_invariants.py",
+    "distill/models/test_byte_ngrams.py",
+    "distill/models/test_fused_scoring.py",
+    "distill/models/test_lora.py",
+    "distill/recipes",
+    "distill/training",
+    "harness/cli/test_interruption.py",
+    "harness/cli/test_results_commands.py",
+    "harness/jobs",
+    "harness/likelihood/test_continuations.py",
+    "harness/likelihood/test_likelihood.py",
+    "test_benches.py",
+    "test_distribution.py",
+)
+"""Files and folders whose tests take more than a second or so each: whole runs, trainings, builds."""
+MARKS_OF_FIXTURES = {
+    "campaign": "attack",
+    "client": "docker",
+    "database_url": "postgres",
+    "smollm2": "real",
+    "transformers_server": "server",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out, by file and by what a test asks for."""
+    tests = Path(__file__).parent
+    slow = [tests / name for name in SLOW]
+    for path in slow:
+        assert path.exists(), f"{path} is listed in tests/conftest.py and does not exist"
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in slow):
+            item.add_marker("slow")
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKS_OF_FIXTURES:
+                item.add_marker(MARKS_OF_FIXTURES[fixture])
 
 
 @pytest.fixture(params=sorted(BUILDERS))

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-pytestmark = pytest.mark.slow
-
 LACKING = {
     "alignment": ([], "could not be downloaded"),
     "alm": ([], "must be accepted first"),

@@ -13,8 +13,6 @@ from repository import ROOT
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]
-
 PACKAGES = ("crosstok", "harness", "distill", "results", "sandbox", "tasks")
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
 PLUGIN = '''

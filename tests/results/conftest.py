@@ -134,7 +134,7 @@ def fill_store() -> FillStore:
     return _fill
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Give an empty store, in a file and on a server."""
     server = request.param == "postgresql"
