@@ -254,7 +254,8 @@ def store_import(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Import the results of another harness as a run, or another store."""
-    from crosstok.results.exchange.interchange import import_lm_eval, import_samples
+    from crosstok.results.exchange.human_eval import import_samples
+    from crosstok.results.exchange.lm_eval import import_lm_eval
     from crosstok.results.store.parquet import import_parquet
     from crosstok.results.store.store import Store
 
@@ -281,7 +282,8 @@ def store_export(
     """Export results for another harness, or the whole store as Parquet files."""
     import json
 
-    from crosstok.results.exchange.interchange import human_eval_lines, lm_eval_results
+    from crosstok.results.exchange.human_eval import human_eval_lines
+    from crosstok.results.exchange.lm_eval import lm_eval_results
     from crosstok.results.store.parquet import export_parquet
     from crosstok.results.store.store import Store
 

