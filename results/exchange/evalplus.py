@@ -8,9 +8,17 @@ from crosstok.results.exchange.json_files import read_json
 
 
 def evalplus_rows(path: Path) -> list[dict[str, Any]]:
+    """Return a row per answer: task_id, solution, passed, result and plus (whether the extra tests were run).
+
+    Raises:
+        UserError: the file cannot be read or is not of EvalPlus.
+
+    """
     content = read_json(path)
     if not isinstance(content.get("eval"), dict):
-        raise UserError(f"{path} is no result file of EvalPlus.", hint="Samples are JSON lines and end in .jsonl.")
+        raise UserError(
+            f"{path} is not a result file of EvalPlus.", hint="Samples files are JSON lines and end in .jsonl."
+        )
     rows = []
     for task_id, answers in content["eval"].items():
         for answer in answers:

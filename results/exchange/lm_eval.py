@@ -18,17 +18,17 @@ def import_lm_eval(store: Store, path: Path, name: str) -> str:
     """Import a results file of lm-eval with the samples files beside it, and return the id of its run.
 
     Raises:
-        UserError: the file is none of lm-eval, or it was written without ``--log_samples``.
+        UserError: the file is not of lm-eval, or was written without ``--log_samples``.
 
     """
     content = read_json(path)
     if not isinstance(content.get("results"), dict) or not isinstance(content.get("configs"), dict):
-        raise UserError(f"{path} is no results file of lm-eval.", hint="It is called results_….json.")
+        raise UserError(f"{path} is not a results file of lm-eval.", hint="Its name is results_….json.")
     date = path.stem.removeprefix("results_")
     files = {task: path.with_name(f"samples_{task}_{date}.jsonl") for task in content["configs"]}
     files = {task: file for task, file in files.items() if file.exists()}
     if not files:
-        raise UserError(f"{path} has no samples beside it.", hint="Run lm_eval again with --log_samples.")
+        raise UserError(f"{path} has no samples files next to it.", hint="Run lm_eval again with --log_samples.")
     writer = ImportedRun(store, path, name)
     for task, file in files.items():
         direction = content.get("higher_is_better", {}).get(task, {})
@@ -62,7 +62,7 @@ def import_lm_eval(store: Store, path: Path, name: str) -> str:
 
 
 def _lm_eval_score(place: Mapping[str, Any], metric: str, row: Mapping[str, Any]) -> Score | None:
-    """Return a sample's share of a metric; None where it is no ratio of sums (perplexities of words)."""
+    """Return a sample's share of a metric; None where the metric is not a ratio of sums (word perplexity)."""
     value = row.get(metric)
     if metric == "bits_per_byte" and isinstance(value, list) and len(value) == 2:
         return Score(**place, metric=metric, value=-float(value[0]) / math.log(2), weight=float(value[1]))
@@ -78,7 +78,7 @@ def _unit(metric: str, values: Sequence[float]) -> str:
 
 
 def lm_eval_results(side: Side) -> dict[str, Any]:
-    """Return one model's results in the shape of lm-eval's ``results_….json``."""
+    """Return the results of a model in the format of lm-eval's ``results_….json``."""
     content: dict[str, Any] = {
         "results": {}, "group_subtasks": {}, "configs": {}, "versions": {}, "n-shot": {}, "higher_is_better": {},
         "n-samples": {}, "config": {"model": "crosstok", "model_args": side.name}, "model_name": side.name,
@@ -107,7 +107,7 @@ def lm_eval_results(side: Side) -> dict[str, Any]:
 
 
 def _first_text(value: Any) -> str:
-    """Return the first text inside the nested lists and mappings of lm-eval."""
+    """Return the first string inside nested lists and mappings of lm-eval."""
     while isinstance(value, (list, dict)) and value:
         value = value[0] if isinstance(value, list) else next(iter(value.values()))
     return value if isinstance(value, str) else ""

@@ -192,7 +192,7 @@ def test_a_store_survives_parquet_and_merges_without_doubling(fill_store: Callab
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "no samples"), ("{", "line 1: no JSON"), ('{"task_id": 3}', "entry 1"), ("[1]", "should be an object")],
+    [("", "no samples"), ("{", "line 1: not JSON"), ('{"task_id": 3}', "entry 1"), ("[1]", "must be a JSON object")],
 )
 def test_a_file_that_is_something_else_is_one_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(text)
