@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from crosstok.harness.plan.planned import Plan, PlannedCell, PlannedModel
 from crosstok.harness.runtime import environment
-from crosstok.results.store import records as schema
+from crosstok.results.store import records
 from crosstok.tasks.sampling import metrics_of
 from crosstok.tasks.task import Task
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from crosstok.harness.openai.protocol import ServedModel
 
 
-def run_record(plan: Plan) -> schema.Run:
+def run_record(plan: Plan) -> records.Run:
     """Return the record of a run that starts now."""
-    return schema.Run(
+    return records.Run(
         id=plan.run_id,
         suite=plan.suite.name,
         config=plan.suite.model_dump(mode="json"),
         environment=environment.record(),
-        status=schema.Progress.RUNNING,
+        status=records.Progress.RUNNING,
     )
 
 
-def task_record(task: Task) -> schema.Task:
+def task_record(task: Task) -> records.Task:
     """Return the record of a task, with the metrics that its options select."""
     source = task.source()
-    return schema.Task(
+    return records.Task(
         fingerprint=task.fingerprint(),
         name=task.name,
         version=task.version,
@@ -43,9 +43,9 @@ def task_record(task: Task) -> schema.Task:
     )
 
 
-def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
+def served_record(model: PlannedModel, served: "ServedModel") -> records.Model:
     """Return the record of a model behind a server, whose tokenizer and size are unknown."""
-    return schema.Model(
+    return records.Model(
         fingerprint=model.fingerprint,
         label=model.label,
         spec=model.spec.model_dump(mode="json", exclude_none=True),
@@ -57,12 +57,12 @@ def served_record(model: PlannedModel, served: "ServedModel") -> schema.Model:
     )
 
 
-def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> schema.Model:
+def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> records.Model:
     """Return the record of a loaded model; ``build_s`` is the time in seconds that making it took."""
     from crosstok.harness.runtime.flops import compute_of  # noqa: PLC0415  (loads transformers)
 
     model = plan.models[name]
-    return schema.Model(
+    return records.Model(
         fingerprint=model.fingerprint,
         label=model.label,
         spec=model.spec.model_dump(mode="json", exclude_none=True),
@@ -75,13 +75,13 @@ def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float
     )
 
 
-def cell_record(cell: PlannedCell) -> schema.Cell:
+def cell_record(cell: PlannedCell) -> records.Cell:
     """Return the record of a cell that starts now."""
-    return schema.Cell(
+    return records.Cell(
         fingerprint=cell.fingerprint,
         model=cell.model.fingerprint,
         task=cell.task.fingerprint(),
         seed=cell.model.seed,
         settings=cell.settings,
-        status=schema.Progress.RUNNING,
+        status=records.Progress.RUNNING,
     )

@@ -30,7 +30,7 @@ from crosstok.harness.plan.planned import Plan, PlannedCell
 from crosstok.harness.plan.references import References, require_some
 from crosstok.harness.plan.suite import Suite
 from crosstok.progress import ProgressCallback, Reporter
-from crosstok.results.store import records as schema
+from crosstok.results.store import records
 from crosstok.results.store.store import Store
 from crosstok.tasks.sampling import sampling_of
 from crosstok.tasks.task import CodeTask, Continuations, Generate, Rolling
@@ -51,7 +51,7 @@ class Outcome:
     """What a run left behind."""
 
     run_id: str
-    status: schema.Progress
+    status: records.Progress
     seconds: float
 
 
@@ -85,11 +85,11 @@ def run_suite(
         store.begin_run(run_record(plan))
         for task in plan.tasks:
             store.put_task(task_record(task))
-        status = schema.Progress.FAILED
+        status = records.Progress.FAILED
         try:
             status = _Driver(plan, store, reporter, judge, data=data, in_memory=in_memory or {}).run()
         except KeyboardInterrupt:
-            status = schema.Progress.PARTIAL
+            status = records.Progress.PARTIAL
             raise
         finally:
             store.end_run(plan.run_id, status)
@@ -142,7 +142,7 @@ class _Driver:
         self._teacher: tuple[str, Checkpoint] | None = None
         self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}
 
-    def run(self) -> schema.Progress:
+    def run(self) -> records.Progress:
         self.reporter.expect(
             sum(self.students.expected_s(name) for name in self.plan.models)
             + sum(expected_s(cell) for cell in self.plan.cells if not self._complete(cell))
@@ -155,7 +155,7 @@ class _Driver:
             gone = ""
             for cell in open_cells:
                 if gone:
-                    self._end(cell, schema.Progress.PARTIAL, gone)
+                    self._end(cell, records.Progress.PARTIAL, gone)
                 else:
                     gone = self._measure(cell, engine)
         if len(self.spent) > 1:
@@ -178,7 +178,7 @@ class _Driver:
     def _measure(self, cell: PlannedCell, engine: Engine) -> str:
         """Measure what is left of ``cell``; return why its model can no longer be asked anything, mostly nothing."""
         began = time.monotonic()
-        status, problem, spent = schema.Progress.PARTIAL, "interrupted", None
+        status, problem, spent = records.Progress.PARTIAL, "interrupted", None
         title = f"{cell.model.name} on {cell.task.name}"
         try:
             with self.reporter.stage(title, len(cell.documents), expected_s(cell)) as advance:
@@ -188,19 +188,19 @@ class _Driver:
                 self.reporter.say(f"{title}: {spent}")
                 self.spent.append(spent)
             undecided = spent.undecided
-            status = schema.Progress.PARTIAL if undecided else schema.Progress.COMPLETE
+            status = records.Progress.PARTIAL if undecided else records.Progress.COMPLETE
             problem = f"the sandbox failed on {undecided} programs" if undecided else ""
         except RunIncomplete as error:
             problem = str(error)
             self.reporter.say(f"{title}: {error}")
             return problem
         except CrosstokError as error:
-            status, problem = schema.Progress.FAILED, str(error)
+            status, problem = records.Progress.FAILED, str(error)
             self.reporter.say(f"{title}: {error}")
         except Exception as error:  # benchmarks are anybody's code; one that fails must not take the others along
             if os.environ.get("CROSSTOK_DEBUG") == "1":
                 raise
-            status = schema.Progress.FAILED
+            status = records.Progress.FAILED
             problem = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             self.reporter.say(f"{title}: {problem} (`crosstok --debug` shows where)")
         finally:
@@ -210,7 +210,7 @@ class _Driver:
     def _end(
         self,
         cell: PlannedCell,
-        status: schema.Progress,
+        status: records.Progress,
         problem: str,
         seconds: float = 0.0,
         spent: TimeSpent | None = None,
@@ -227,22 +227,22 @@ class _Driver:
             self._teacher = (cell.teacher.fingerprint, self.students.load(cell.teacher.name))
         return Agreement(engine.checkpoint, self._teacher[1])
 
-    def _begin(self, cell: PlannedCell) -> schema.Progress:
+    def _begin(self, cell: PlannedCell) -> records.Progress:
         return self.store.begin_cell(cell_record(cell), self.plan.run_id, *cell.model.model_name).status
 
     def _complete(self, cell: PlannedCell) -> bool:
-        return self.stored[cell.fingerprint] is schema.Progress.COMPLETE
+        return self.stored[cell.fingerprint] is records.Progress.COMPLETE
 
-    def _status(self) -> schema.Progress:
+    def _status(self) -> records.Progress:
         statuses = set(self.stored.values())
-        if statuses == {schema.Progress.COMPLETE}:
-            return schema.Progress.COMPLETE
-        return schema.Progress.FAILED if statuses == {schema.Progress.FAILED} else schema.Progress.PARTIAL
+        if statuses == {records.Progress.COMPLETE}:
+            return records.Progress.COMPLETE
+        return records.Progress.FAILED if statuses == {records.Progress.FAILED} else records.Progress.PARTIAL
 
 
 def require_complete(outcome: Outcome) -> None:
     """Raise ``RunIncomplete`` unless every cell of the run was measured."""
-    if outcome.status is not schema.Progress.COMPLETE:
+    if outcome.status is not records.Progress.COMPLETE:
         raise RunIncomplete(f"Run {outcome.run_id} is {outcome.status.value}.", hint="The same command continues it.")
 
 

@@ -27,7 +27,7 @@ from crosstok.harness.measure.engines import LocalEngine
 from crosstok.harness.measure.measure import measure
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.suite import check_suite
-from crosstok.results.store import records as schema
+from crosstok.results.store import records
 from crosstok.results.store.store import Store
 from crosstok.tasks.registry import build_task, task_names
 from crosstok.tasks.task import Generated, Rolling
@@ -73,13 +73,13 @@ def measured(task_spec: dict[str, Any], folder: Path, data: Path, tmp_path: Path
     [cell] = plan.cells
     checkpoint = checkpoints.load(folder)
     with Store(tmp_path / "store.db") as store:
-        record = schema.Cell(
+        record = records.Cell(
             fingerprint=cell.fingerprint,
             model=cell.model.fingerprint,
             task=cell.task.fingerprint(),
             seed=0,
             settings={},
-            status=schema.Progress.RUNNING,
+            status=records.Progress.RUNNING,
         )
         store.begin_cell(record, plan.run_id, "tiny")
         for _ in range(2):  # the second time nothing is left to do
