@@ -73,8 +73,9 @@ def _method(names: Iterable[str], kind: str) -> Schema:
 
 
 def _task_name() -> Schema:
+    """Return the schema of a task's name: a known one, lm_eval:NAME, yaml:PATH or module:Class."""
     known = [name for name in task_names() if name != LM_EVAL_NAME]
-    return {"anyOf": [{"enum": [*known, *COLLECTIONS]}, {"type": "string", "pattern": "^(lm_eval|yaml):."}]}
+    return {"anyOf": [{"enum": [*known, *COLLECTIONS]}, {"type": "string", "pattern": ".:."}]}
 
 
 def _task(parts: Schema) -> Schema:

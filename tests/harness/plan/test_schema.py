@@ -57,6 +57,8 @@ def test_the_suites_of_the_project_fit_the_schema(path: Path, validator: jsonsch
         with_task(name="code", task="text_bpb", source="stdlib"),
         with_task(name="easy", task="lm_eval:arc_easy", fewshot=5),
         with_task(name="code-core", limit=3),
+        {**SUITE, "tasks": ["crosstok.tasks.code.humaneval:HumanEval"]},
+        with_task(name="own", task="crosstok.tasks.code.humaneval:HumanEval", limit=3),
         {**SUITE, "tasks": ["code2k", "lm_eval:gsm8k"]},
         {**SUITE, "sandbox": {"timeout": 5}, "seeds": [0, 1], "prompt": "chat"},
     ],
