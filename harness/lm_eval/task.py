@@ -9,9 +9,10 @@ those that lm-eval draws for each document in a full run, whatever the ``limit``
 """
 
 import functools
+import inspect
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
@@ -104,7 +105,7 @@ class LmEvalTask(Task):
 
     def fingerprint(self) -> str:
         """Identify rows, options, lm-eval's version and everything that its definitions say."""
-        definitions = [json.dumps(_portable(one.task.dump_config()), default=str) for one in self.definitions]
+        definitions = [definition_text(one.task.dump_config()) for one in self.definitions]
         return fingerprint({"task": super().fingerprint(), "lm_eval": version("lm-eval"), "definitions": definitions})
 
     def request(self, document: Document, style: PromptStyle) -> Request:
@@ -221,7 +222,19 @@ def _fill(instances: Sequence[Instance], answers: Sequence[Answer]) -> None:
                 instances[place].resps = [(-value, greedy)]
 
 
-def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a definition without the path of its file, which differs between machines."""
+def definition_text(config: Mapping[str, Any]) -> str:
+    """Return a definition as text that is the same on every machine and in every process.
+
+    It leaves out the path of the definition's file, and represents functions by their source code.
+    """
     metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "config_source"}
-    return {**config, "metadata": metadata}
+    return json.dumps({**config, "metadata": metadata}, default=_source)
+
+
+def _source(value: object) -> str:
+    if not callable(value):
+        return str(value)
+    try:
+        return inspect.getsource(value)
+    except (TypeError, OSError):  # not written in Python, or an instance
+        return getattr(value, "__qualname__", type(value).__qualname__)

@@ -22,7 +22,7 @@ from crosstok.harness.likelihood.rolling import Scorer
 from crosstok.harness.lm_eval import definitions
 from crosstok.harness.lm_eval.model import CrosstokLM
 from crosstok.harness.lm_eval.requests import Conversation, by_context, generation
-from crosstok.harness.lm_eval.task import LmEvalTask
+from crosstok.harness.lm_eval.task import LmEvalTask, definition_text
 from crosstok.harness.measure.engines import LocalEngine
 from crosstok.harness.measure.measure import measure
 from crosstok.harness.plan.plan import make_plan
@@ -190,6 +190,14 @@ def test_source_and_fingerprint_follow_the_rows(data: Path) -> None:
     first = before.fingerprint()
     write(data, "Rowan/hellaswag/default/validation", STORIES[:5])
     assert borrowed("hellaswag", data).fingerprint() != first
+
+
+@pytest.mark.parametrize("kind", ["hellaswag", "lm_eval:wikitext"])
+def test_a_fingerprint_depends_on_the_code_of_functions_and_not_on_their_addresses(kind: str, data: Path) -> None:
+    [definition] = borrowed(kind, data).definitions
+    text = definition_text(definition.task.dump_config())
+    assert "def " in text
+    assert " at 0x" not in text  # another one in every process, so that no run would find its cells again
 
 
 def test_an_unknown_benchmark_of_lm_evals_is_one_line_with_the_closest_name(
