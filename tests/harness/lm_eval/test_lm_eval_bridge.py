@@ -165,6 +165,33 @@ def test_perplexities_are_kept_as_the_nats_they_are_made_of(data: Path, tiny_fol
         assert words[sample.document].value == pytest.approx(sample.nats)
 
 
+@pytest.fixture
+def sums(data: Path) -> Path:
+    rows = [{"question": f"What is {n} and 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"} for n in range(6)]
+    write(data, "openai/gsm8k/main/train", rows)
+    write(data, "openai/gsm8k/main/test", rows)
+    return data
+
+
+def test_an_answer_to_lm_eval_has_the_facts_of_any_other_answer(sums: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    theirs, _ = measured({"name": "lm_eval:gsm8k", "limit": 2, "fewshot": 0}, tiny_folder, sums, tmp_path / "theirs")
+    ours, _ = measured({"name": "gsm8k", "limit": 2, "shots": 0}, tiny_folder, sums, tmp_path / "ours")
+    assert len(theirs) == len(ours) == 2
+    facts = {name for sample in ours for name in sample.facts}
+    assert {"passes", "loop_bytes", "asked"} <= facts
+    assert {name for sample in theirs for name in sample.facts} == facts
+
+
+def test_each_repetition_of_lm_eval_is_a_sample_and_the_document_is_scored_once(
+    sums: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    task = {"name": "lm_eval:gsm8k_cot_self_consistency", "limit": 1, "fewshot": 0}
+    samples, scores = measured(task, tiny_folder, sums, tmp_path)
+    assert sorted(sample.index for sample in samples) == list(range(64))
+    assert len({sample.text for sample in samples}) > 1
+    assert {(score.document, score.index) for score in scores} == {("0", 0)}
+
+
 # --- data ---
 
 
