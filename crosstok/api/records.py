@@ -126,7 +126,9 @@ class ModelDifference:
     """Two-sided, Holm-adjusted over everything that one call compares; NaN where the two cannot be compared."""
     n: int
     """Common documents."""
+    detectable: float
+    """Minimum detectable effect: the smallest true difference that ``n`` documents show at p < 0.05 with power 0.8."""
     outcome: str
-    """``better``, ``worse``, not significantly different, or why there is no answer."""
+    """``better``, ``worse``, ``not significant``, or why the two cannot be compared."""
     remark: str
     """What else differs between the two measurements."""

@@ -136,6 +136,7 @@ def _difference(one: "Contrast") -> ModelDifference:
         high=found.high if found else math.nan,
         p=found.p if found else math.nan,
         n=found.n if found else 0,
+        detectable=found.detectable if found else math.nan,
         outcome=one.outcome,
         remark=one.remark,
     )
