@@ -5,19 +5,19 @@ itself uses, so no list can be out of date.
 """
 
 import ast
+import json
 import os
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+
+if TYPE_CHECKING:
+    from crosstok.distill.method_reference import OptionReference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,9 +56,17 @@ def pages() -> dict[str, str]:
         "examples.md": examples_page(),
         "reference/functions.md": functions_page(),
         "reference/contracts.md": contracts_page(),
-        "reference/losses.md": losses_page(),
-        "reference/initialisers.md": initialisers_page(),
-        "reference/recipes.md": recipes_page(),
+        "reference/losses.md": methods_page(
+            "loss", "Losses", "Training losses: `loss: [{name: alm, tau: 5}]` in a suite, or `--loss alm:tau=5`."
+        ),
+        "reference/initialisers.md": methods_page(
+            "initialiser",
+            "Initialisers",
+            "Initialisers of embedding rows: `init: hewitt` in a suite, or `--init hewitt`.",
+        ),
+        "reference/recipes.md": methods_page(
+            "recipe", "Recipes", "How students are made: keys of a recipe in a suite, or `--set KEY=VALUE`."
+        ),
         "reference/tasks.md": tasks_page(),
         "reference/suites.md": suites_page(),
         "reference/commands.md": commands_page(),
@@ -121,40 +129,16 @@ def contracts_page() -> str:
     return "\n".join(lines)
 
 
-def losses_page() -> str:
-    """Return every loss with its options."""
-    from crosstok.distill.registry import LOSSES  # noqa: PLC0415
+def methods_page(kind: str, title: str, about: str) -> str:
+    """Return every built-in method of a kind: what it is, its options, its definition and source."""
+    from crosstok.distill.method_reference import method_references  # noqa: PLC0415
 
-    about = (
-        "Training losses, as in `loss: [{name: alm, tau: 5}]` of a suite or `--loss alm`. "
-        "Run `crosstok methods ls` for those of this installation, plug-ins included."
-    )
-    return "\n".join(["# Losses", "", about, "", *(line for name in LOSSES.builtin for line in method(LOSSES, name))])
-
-
-def initialisers_page() -> str:
-    """Return every initialiser with its options."""
-    from crosstok.distill.registry import INITIALISERS  # noqa: PLC0415
-
-    about = "Initialisers of new embedding rows, as in `init: {name: omp, donor: ...}` of a suite or `--init fvt`."
-    found = (line for name in INITIALISERS.builtin for line in method(INITIALISERS, name))
-    return "\n".join(["# Initialisers", "", about, "", *found])
-
-
-def method(registry: Any, name: str) -> Iterator[str]:
-    """Yield one method: its docstring and its options."""
-    found = registry.find(name)
-    yield from (f"## {name}", "", paragraph(found.__doc__), "", *options(found), "")
-    yield from (*prose(sys.modules[found.__module__].__doc__), "")
-
-
-def recipes_page() -> str:
-    """Return every recipe with its options."""
-    from crosstok.distill.recipes.options import RECIPES  # noqa: PLC0415
-
-    lines = ["# Recipes", "", "How students are made: keys of a recipe in a suite, or `--set KEY=VALUE`.", ""]
-    for name, spec in RECIPES.items():
-        lines += [f"## {name}", "", paragraph(spec.__doc__), "", *options(spec), ""]
+    lines = [f"# {title}", "", f"{about} `crosstok methods ls` also lists those of installed plug-ins.", ""]
+    for one in method_references():
+        if one.kind == kind and one.built_in:
+            lines += [f"## {one.name}", "", one.about, ""]
+            lines += [line for need in one.needs for line in (f"- Needs {need}.",)]
+            lines += ["", *options_table(one.options), "", *prose(one.details), ""]
     return "\n".join(lines)
 
 
@@ -231,10 +215,14 @@ def helps() -> Iterator[tuple[str, str]]:
 
 def options(record: type[BaseModel]) -> list[str]:
     """Return the fields of a record as a table."""
-    rows = [
-        (f"`{field.alias or name}`", f"`{type_text(field.annotation)}`", default(field), field.description or "")
-        for name, field in record.model_fields.items()
-    ]
+    from crosstok.distill.method_reference import option_references  # noqa: PLC0415
+
+    return options_table(option_references(record))
+
+
+def options_table(found: "Sequence[OptionReference]") -> list[str]:
+    """Return options as a table."""
+    rows = [(f"`{one.name}`", f"`{one.type}`", default(one), one.description) for one in found]
     return table(["option", "type", "default", "description"], rows) if rows else ["No options."]
 
 
@@ -242,40 +230,16 @@ def table(header: list[str], rows: list[tuple[str, ...]]) -> list[str]:
     """Return a Markdown table; what has no code marks and needs none stays as it is."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for row in rows:
-        cells = [" ".join(cell.split()).replace("|", "\\|") for cell in row]
+        cells = [" ".join(cell.split()).replace(" | ", ", ").replace("|", "&#124;") for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def default(field: FieldInfo) -> str:
-    """Return the default of an option, or that it is required."""
-    if field.is_required():
+def default(option: "OptionReference") -> str:
+    """Return the default of an option as YAML writes it, or that it is required."""
+    if option.required:
         return "required"
-    value = field.get_default(call_default_factory=True, validated_data={})
-    if value is PydanticUndefined:
-        return ""
-    if isinstance(value, BaseModel):
-        return "see below"
-    shown = {None: "none", True: "true", False: "false"}.get(value) if value is None or value in (True, False) else None
-    return f"`{shown or (list(value) if isinstance(value, tuple) else value)}`"
-
-
-def type_text(kind: Any) -> str:
-    """Return an annotation as a reader would write it in a suite."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return type_text(inner[0])
-    if origin is Literal:
-        return ", ".join(str(value) for value in inner)
-    if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(type_text(one) for one in inner if one is not NoneType))
-    if origin in (tuple, list, frozenset):
-        return f"list of {type_text(inner[0])}" if inner else "list"
-    if origin is dict or kind is dict:
-        return "mapping"
-    return {str: "text", int: "integer", float: "number", bool: "true, false"}.get(
-        kind, getattr(kind, "__name__", str(kind))
-    )
+    return f"`{'none' if option.default is None else json.dumps(option.default, ensure_ascii=False)}`"
 
 
 def prose(text: str | None) -> Iterator[str]:
