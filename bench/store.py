@@ -20,9 +20,9 @@ import numpy as np
 import sqlalchemy as sa
 from process import run
 
-from crosstok.results.store.checksum import seal
+from crosstok.results.store.checksum import sample_checksum
 from crosstok.results.store.records import Cell, Model, Progress, Run, Sample, Task
-from crosstok.results.store.sql import SAMPLES, SCORES, SEALS, VERDICTS
+from crosstok.results.store.sql import CHECKSUMS, SAMPLES, SCORES, VERDICTS
 from crosstok.results.store.store import Store
 
 MODELS = 20
@@ -78,7 +78,10 @@ def _rows(cell: str, passed: Any) -> Iterator[tuple[sa.Table, list[dict[str, Any
         for place in places
     ]  # fmt: skip
     yield SAMPLES, [answer.model_dump(mode="json") for answer in answers]
-    yield SEALS, [{**place, "sha256": seal(answer)} for place, answer in zip(places, answers, strict=True)]
+    yield (
+        CHECKSUMS,
+        [{**place, "sha256": sample_checksum(answer)} for place, answer in zip(places, answers, strict=True)],
+    )
     verdict = {"integrity": "split", "tier": "namespaces", "error": "", "wall_s": 0.1, "cpu_s": 0.1}
     rest = {"peak_memory_bytes": 1, "stderr_tail": ""}
     yield (

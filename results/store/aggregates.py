@@ -1,4 +1,4 @@
-"""What the store sums up for tables, so that they never read a sample's text."""
+"""Sums over the rows of a cell, computed by the store so that tables never read sample texts."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,18 +12,18 @@ Names = npt.NDArray[np.object_]
 
 
 class DocumentScores(NamedTuple):
-    """One metric of a cell, summed over the samples of each document; four columns of equal length."""
+    """Scores of a cell on one metric, summed over the samples of each document; arrays of shape [n]."""
 
     document: Names
-    """Ids, each once, in the order of the key."""
+    """Document ids, unique and sorted."""
     value: Floats
     weight: Floats
     scores: Counts
-    """How many samples went into the sums."""
+    """Number of samples per document."""
 
 
 class SampleFacts(NamedTuple):
-    """Sums over the samples of a cell that ended for the same reason."""
+    """Sums over the samples of a cell with the same stop reason."""
 
     stop_reason: str
     samples: int
@@ -33,17 +33,17 @@ class SampleFacts(NamedTuple):
     prompt_tokens: int
     seconds: float
     new_tokens: float | None
-    """Generated tokens that the source's vocabulary did not have; None where nobody counted them."""
+    """Generated tokens that are not in the vocabulary of the model's source; None if they were not counted."""
     checked_tokens: int | None
-    """Tokens of the samples in which they were counted."""
+    """Tokens of the samples in which new tokens were counted."""
     facts: Mapping[str, float] = {}
     """Further sums by name; see ``crosstok.results.store.facts``."""
     new_ids: Sequence[int] = ()
-    """The distinct ids among the new tokens."""
+    """Distinct ids among the new tokens."""
 
 
 class VerdictFacts(NamedTuple):
-    """How many verdicts of a cell are alike."""
+    """Number of verdicts of a cell with the same status, integrity and tier."""
 
     status: str
     integrity: str
@@ -52,7 +52,7 @@ class VerdictFacts(NamedTuple):
 
 
 def sum_by_document(document: Names, value: Floats, weight: Floats) -> DocumentScores:
-    """Return the sums over the samples of each document; equal ids stand next to each other."""
+    """Return the sums over the samples of each document; equal ids must be adjacent."""
     fresh = np.append(True, document[1:] != document[:-1])
     if fresh.all():
         return DocumentScores(document, value, weight, np.ones(len(document), dtype=np.int64))

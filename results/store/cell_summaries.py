@@ -1,13 +1,13 @@
-"""Tallies: what tables need of a cell, in columns, written when the cell ends.
+"""Summaries of finished cells: what tables need, as arrays and sums instead of rows.
 
-A table of a million samples reads a million rows in a quarter of a minute and a few hundred columns in a tenth of a
-second. So whoever ends a cell leaves beside its rows the same numbers as arrays: for each metric the documents with
-their sums, and the sums over samples and verdicts. They are made in the transaction that ends the cell and vanish in
-the transaction that changes anything under it; a cell without a tally is read row by row and gives the same figures.
-Rows that were changed around crosstok are found by ``crosstok store check``, which counts again.
+Reading a million sample rows for a table takes about 15 s; reading a few hundred array columns takes 0.1 s. Ending a
+cell therefore also stores, per metric, the documents with their summed scores, and the sums over samples and verdicts.
+Summaries are written in the transaction that ends the cell and deleted in any transaction that changes its rows. A
+cell without a summary is read row by row and gives the same values. ``crosstok store check`` recomputes summaries to
+find rows that were changed by other programs.
 
-A transaction that writes into a cell holds the lock of its row. Without it a server could tally a cell while another
-writer's scores are on their way.
+A transaction that writes into a cell holds a lock on the row of the cell. Otherwise a server could summarize a cell
+while the scores of another writer are not yet committed.
 """
 
 import functools
@@ -23,54 +23,56 @@ import sqlalchemy as sa
 
 from crosstok.results.store.aggregates import DocumentScores, Names, SampleFacts, VerdictFacts, sum_by_document
 from crosstok.results.store.facts import sum_facts
-from crosstok.results.store.sql import CELLS, SAMPLES, SCORES, TALLIES, TALLY_FACTS, VERDICTS
+from crosstok.results.store.sql import CELLS, FACT_SUMMARIES, SAMPLES, SCORE_SUMMARIES, SCORES, VERDICTS
 
 _AT_ONCE = 1000
 
 
 def begin_change(connection: sa.Connection, cells: Iterable[str]) -> None:
-    """Take the locks of ``cells`` and drop their tallies, before anything under them is written."""
+    """Lock ``cells`` and delete their summaries, before any of their rows are written."""
     for cell in sorted(set(cells)):
-        if connection.dialect.name == "postgresql":  # a writer of SQLite is alone
+        if connection.dialect.name == "postgresql":  # SQLite has only one writer at a time
             connection.execute(sa.select(CELLS.c.fingerprint).where(CELLS.c.fingerprint == cell).with_for_update())
-        for table in (TALLIES, TALLY_FACTS):
+        for table in (SCORE_SUMMARIES, FACT_SUMMARIES):
             connection.execute(sa.delete(table).where(table.c.cell == cell))
 
 
-def tally(connection: sa.Connection, cell: str) -> None:
-    """Write the tally of a cell; the caller holds its lock."""
+def summarize(connection: sa.Connection, cell: str) -> None:
+    """Write the summary of a cell; the caller holds its lock."""
     begin_change(connection, [cell])
     for metric, found in count_scores(connection, cell).items():
         row = {
             "cell": cell, "metric": metric, "documents": _packed(found.document), "value": found.value.tobytes(),
             "weight": found.weight.tobytes(), "scores": found.scores.tobytes(),
         }  # fmt: skip
-        connection.execute(sa.insert(TALLIES), row)
+        connection.execute(sa.insert(SCORE_SUMMARIES), row)
     facts = {"samples": count_samples(connection, cell), "verdicts": count_verdicts(connection, cell)}
-    connection.execute(sa.insert(TALLY_FACTS), {"cell": cell, **facts})
+    connection.execute(sa.insert(FACT_SUMMARIES), {"cell": cell, **facts})
 
 
-def tallied_scores(connection: sa.Connection, cells: sa.Select[str]) -> Iterator[tuple[str, str, DocumentScores]]:
-    """Give cell, metric and scores of every tally of ``cells``."""
-    for cell, metric, documents, *columns in connection.execute(sa.select(TALLIES).where(TALLIES.c.cell.in_(cells))):
+def summary_scores(connection: sa.Connection, cells: sa.Select[str]) -> Iterator[tuple[str, str, DocumentScores]]:
+    """Yield cell, metric and scores of the summaries of ``cells``."""
+    for cell, metric, documents, *columns in connection.execute(
+        sa.select(SCORE_SUMMARIES).where(SCORE_SUMMARIES.c.cell.in_(cells))
+    ):
         value, weight = (np.frombuffer(column, dtype="<f8") for column in columns[:2])
         yield cell, metric, DocumentScores(_unpacked(documents), value, weight, np.frombuffer(columns[2], dtype="<i8"))
 
 
-def tallied_facts(
+def summary_facts(
     connection: sa.Connection, cells: sa.Select[str]
 ) -> dict[str, tuple[list[SampleFacts], list[VerdictFacts]]]:
-    """Return the sums over samples and verdicts of those of ``cells`` that have a tally."""
-    rows = connection.execute(sa.select(TALLY_FACTS).where(TALLY_FACTS.c.cell.in_(cells)))
+    """Return the sums over samples and verdicts of those ``cells`` that have a summary."""
+    rows = connection.execute(sa.select(FACT_SUMMARIES).where(FACT_SUMMARIES.c.cell.in_(cells)))
     return {
         cell: ([SampleFacts(*row) for row in samples], [VerdictFacts(*row) for row in verdicts])
         for cell, samples, verdicts in rows
     }
 
 
-# Counting row by row
+# Recomputing from rows
 
-# In the order of the primary key. Summing in the database would cost more than reading: mostly there is nothing to sum.
+# In the order of the primary key. Most documents have one sample, so summing in the database would only cost time.
 _SCORES_OF = (
     sa.select(SCORES.c.metric, SCORES.c.document, SCORES.c.value, SCORES.c.weight)
     .where(SCORES.c.cell == sa.bindparam("cell"))
@@ -79,7 +81,7 @@ _SCORES_OF = (
 
 
 def count_scores(connection: sa.Connection, cell: str) -> dict[str, DocumentScores]:
-    """Return the scores of a cell by metric, out of its rows."""
+    """Return the scores of a cell by metric, computed from its rows."""
     found = {}
     for metric, rows in groupby(connection.execute(_SCORES_OF, {"cell": cell}).all(), itemgetter(0)):
         _, document, value, weight = zip(*rows, strict=True)
@@ -88,7 +90,7 @@ def count_scores(connection: sa.Connection, cell: str) -> dict[str, DocumentScor
 
 
 def count_samples(connection: sa.Connection, cell: str) -> list[SampleFacts]:
-    """Return the sums over the samples of a cell, one per stop reason, out of its rows."""
+    """Return the sums over the samples of a cell per stop reason, computed from its rows."""
     columns = [SAMPLES.c[name] for name in ("bytes", "tokens", "prompt_bytes", "prompt_tokens", "seconds")]
     new = SAMPLES.c.facts["new_tokens"].as_float()
     checked = sa.case((new.is_not(None), SAMPLES.c.tokens))
@@ -103,7 +105,7 @@ def count_samples(connection: sa.Connection, cell: str) -> list[SampleFacts]:
 
 
 def _count_facts(connection: sa.Connection, cell: str, stop_reason: str) -> tuple[dict[str, float], list[int]]:
-    """Return the sums over the facts of samples; always in the order of the key, so that they are the same again."""
+    """Return the sums over the facts of samples, added in key order so that they are reproducible."""
     query = sa.select(SAMPLES.c.bytes, SAMPLES.c.facts)
     query = query.where(SAMPLES.c.cell == cell, SAMPLES.c.stop_reason == stop_reason)
     query = query.order_by(SAMPLES.c.document, SAMPLES.c["index"])
@@ -111,7 +113,7 @@ def _count_facts(connection: sa.Connection, cell: str, stop_reason: str) -> tupl
 
 
 def count_verdicts(connection: sa.Connection, cell: str) -> list[VerdictFacts]:
-    """Return the numbers of verdicts of a cell, out of its rows."""
+    """Return the numbers of verdicts of a cell, computed from its rows."""
     keys = (VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)
     query = sa.select(*keys, sa.func.count()).where(VERDICTS.c.cell == cell).group_by(*keys).order_by(*keys)
     return [VerdictFacts(*row) for row in connection.execute(query)]
@@ -123,7 +125,7 @@ def _packed(documents: Names) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _unpacked(packed: bytes) -> Names:
-    """Return the ids; the cells of a task share one array, which makes comparing them free."""
+    """Return the ids; cells of a task share one array, so comparing them is free."""
     found: Any = np.array(json.loads(zlib.decompress(packed)), dtype=object)
     found.setflags(write=False)
     return found  # type: ignore[no-any-return]  # numpy cannot type an array of objects

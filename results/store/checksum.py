@@ -1,7 +1,7 @@
-"""The seal of a sample: a hash of all its fields, by which a later alteration is noticed.
+"""Checksums of samples, which reveal later changes.
 
-It guards against accident and against edits of single rows. Who can rewrite the whole store can also seal anew; against
-that helps only a copy of the store elsewhere.
+They protect against accidents and edits of single rows. Whoever can rewrite the whole store can recompute them; only a
+copy of the store elsewhere protects against that.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 from crosstok.results.store.records import Sample
 
 
-def seal(sample: Sample) -> str:
+def sample_checksum(sample: Sample) -> str:
     """Return the SHA-256 of a sample's fields as hex."""
     canonical = json.dumps(sample.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -22,19 +22,19 @@ from crosstok.results.store.records import SCHEMA_VERSION
 from crosstok.results.store.sql import ADDED_IN, METADATA, STORE_SCHEMA
 
 BUSY_SECONDS = 60
-"""How long a writer waits for another one before it gives up."""
+"""Maximum time to wait for another writer, in seconds."""
 
-_LOCK = 0x63726F7373746F6B  # of PostgreSQL, while tables are made or changed
+_LOCK = 0x63726F7373746F6B  # advisory lock of PostgreSQL while tables are created or migrated
 
 
 class Database:
-    """An open store: hands out transactions and turns driver errors into one clear line."""
+    """Connection to a store: gives transactions and turns driver errors into ``UserError``."""
 
     def __init__(self, url_or_path: str | Path, *, read_only: bool = False) -> None:
         """Open or create the store; a plain path means a SQLite file there.
 
         Raises:
-            UserError: the place does not exist, is no store, is damaged, or holds a newer schema.
+            UserError: the location does not exist, is not a store, is damaged, or has a newer schema.
 
         """
         text = str(url_or_path)
@@ -46,14 +46,16 @@ class Database:
             self._open()
 
     def columns(self, table: sa.Table) -> list[sa.Column[Any]]:
-        """Return the columns that a table has in this store, which may be an older one that is only read."""
+        """Return the columns that a table has in this store; a store opened for reading may have an older schema."""
         return [one for one in table.columns if ADDED_IN.get((table.name, one.name), 1) <= self.version]
 
     def _open(self) -> None:
         with self.read() as connection:
             version = self._version(connection)
         if version is None and self.read_only:
-            raise UserError(f"{self.name} holds no results.", hint="Name the store that `crosstok run` has written.")
+            raise UserError(
+                f"{self.name} contains no results.", hint="Give the path of a store that `crosstok run` has written."
+            )
         if version is None:
             with self.write() as connection:
                 self._alone(connection)
@@ -77,23 +79,28 @@ class Database:
         self.version = version
 
     def _alone(self, connection: sa.Connection) -> None:
-        """Wait until no other process changes the tables; SQLite's write transactions are alone already."""
+        """Wait until no other process changes the tables; SQLite has only one writer at a time anyway."""
         if self.path is None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
     def _version(self, connection: sa.Connection) -> int | None:
-        """Return the schema version, None of an empty database; refuse a database of something else."""
+        """Return the schema version, or None for an empty database.
+
+        Raises:
+            UserError: the database belongs to another program.
+
+        """
         known = sa.inspect(connection).get_table_names()
         if known and STORE_SCHEMA.name not in known:
             raise UserError(
-                f"{self.name} is a database of something else (its tables: {', '.join(sorted(known)[:3])}).",
+                f"{self.name} is a database of another program (tables: {', '.join(sorted(known)[:3])}).",
                 hint="Choose another path for the store.",
             )
         return connection.scalar(sa.select(STORE_SCHEMA.c.version)) if known else None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Give a connection whose statements all see the same state of the store."""
+        """Yield a connection whose statements all see the same state of the store."""
         engine = self._engine
         if self.path is None:
             engine = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -102,17 +109,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Give a connection whose statements are committed together at the end, or not at all."""
+        """Yield a connection whose statements are committed together at the end, or not at all."""
         with self.plainly(), self._engine.execution_options(writes=True).begin() as connection:
             yield connection
 
     def close(self) -> None:
-        """Close all connections; SQLite then folds its write-ahead log into the file."""
+        """Close all connections; SQLite then merges its write-ahead log into the file."""
         self._engine.dispose()
 
     @contextmanager
     def plainly(self) -> Iterator[None]:
-        """Raise errors of the driver as :class:`UserError`."""
+        """Turn errors of the driver into :class:`UserError`."""
         try:
             yield
         except DBAPIError as error:
@@ -121,25 +128,34 @@ class Database:
                 if code.startswith(prefix):
                     raise UserError(message.format(store=self.name), hint=hint) from error
             detail = str(error.orig).strip().splitlines()[0]
-            raise UserError(f"The store {self.name} refused: {detail}.") from error
+            raise UserError(f"The store {self.name} reported an error: {detail}.") from error
         except (ArgumentError, NoSuchModuleError) as error:
-            hint = "Give a file path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME."
-            raise UserError(f"{self.name!r} is not the address of a store.", hint=hint) from error
+            hint = "Use a file path, sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME."
+            raise UserError(f"{self.name!r} is not a valid store URL.", hint=hint) from error
         except ImportError as error:
-            hint = "Install it into the environment of crosstok."
+            hint = "Install it in the environment of crosstok."
             raise UserError(f"The store {self.name} needs the Python package {error.name}.", hint=hint) from error
 
 
 _MEANINGS = {
-    "SQLITE_NOTADB": ("{store} is not a store: it is no SQLite file.", "Give the path of a store."),
-    "SQLITE_CORRUPT": ("The store {store} is damaged or truncated.", "Restore it from a copy."),
-    "SQLITE_FULL": ("No space left on the disk for the store {store}.", "Free some space and start again: it resumes."),
-    "SQLITE_READONLY": ("The store {store} cannot be written: it is read-only.", "Make it writable or choose another."),
+    "SQLITE_NOTADB": ("{store} is not a store: it is not an SQLite file.", "Give the path of a store."),
+    "SQLITE_CORRUPT": ("The store {store} is damaged or truncated.", "Restore it from a backup."),
+    "SQLITE_FULL": (
+        "No space left on the disk for the store {store}.",
+        "Free some space and run the command again; it resumes.",
+    ),
+    "SQLITE_READONLY": (
+        "The store {store} cannot be written: it is read-only.",
+        "Make it writable or choose another store.",
+    ),
     "SQLITE_CANTOPEN": ("The store {store} cannot be opened.", "Check the permissions of the file and its folder."),
-    "SQLITE_BUSY": (f"Another process has held the store {{store}} for {BUSY_SECONDS} s.", "End it, then start again."),
+    "SQLITE_BUSY": (
+        f"Another process has locked the store {{store}} for {BUSY_SECONDS} s.",
+        "Stop that process and try again.",
+    ),
     "SQLITE_IOERR": (
         "Reading or writing the store {store} failed.",
-        "Check the disk; a network drive will not do.",
+        "Check the disk. Network drives are not supported.",
     ),
     "SQLITE_TOOBIG": ("A value is too large for the store {store} (limit 1 GB).", "Lower max_bytes of the task."),
 }
@@ -149,13 +165,13 @@ def _sqlite_path(text: str) -> Path:
     if text.startswith("sqlite:"):
         text = sa.make_url(text).database or ""
     if not text or text == ":memory:":
-        raise UserError("A store needs a file: results that live in memory are lost.", hint="Give a path.")
+        raise UserError("A store needs a file; results in memory would be lost.", hint="Give a file path.")
     return Path(text).expanduser().absolute()
 
 
 def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
     if path.is_dir():
-        raise UserError(f"{path} is a folder.", hint="Give the path of the store file inside it.")
+        raise UserError(f"{path} is a folder.", hint="Give the path of the store file in it.")
     if read_only and not path.exists():
         raise UserError(f"There is no store at {path}.", hint="Run a suite first, or give the path with --store.")
     if not path.parent.is_dir():
@@ -165,7 +181,7 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
 
     def connect() -> sqlite3.Connection:
         mode = "ro" if read_only else "rwc"
-        # SQLite reads a WAL file only where it may put a lock file beside it, unless told that nobody writes.
+        # SQLite needs to create a lock file next to a WAL file, unless the file is declared immutable.
         writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
         alone = read_only and not writable and not _log_of(path).exists()
         address = f"{path.as_uri()}?mode={mode}" + ("&immutable=1" if alone else "")
@@ -177,7 +193,7 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
     def _configure(connection: sqlite3.Connection, _: object) -> None:
         if not read_only:
             _keep_a_log(connection)
-            # Safe against the death of the process; only a power cut can lose the last calls, never the file.
+            # Survives a killed process; a power failure may lose the last transactions but never corrupts the file.
             connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -65536")
 
@@ -190,7 +206,7 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
 
 
 def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Switch to WAL mode, which stays in the file; wait for others here, for SQLite refuses this one at once."""
+    """Switch to WAL mode, which is stored in the file; retry here, because SQLite does not wait for this statement."""
     give_up = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -206,12 +222,12 @@ def _keep_a_log(connection: sqlite3.Connection) -> None:
 def _server_engine(url: str) -> sa.Engine:
     engine = sa.create_engine(url, json_serializer=_json)
     if engine.dialect.name != "postgresql":
-        raise UserError(f"A store cannot live in {engine.dialect.name}.", hint="Use SQLite or PostgreSQL.")
+        raise UserError(f"{engine.dialect.name} is not supported as a store.", hint="Use SQLite or PostgreSQL.")
     return engine
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder of a new store, but not the folders above it: a long missing path is a misspelt one."""
+    """Create the folder of a new store but not its parents: several missing levels suggest a typing error."""
     try:
         folder.mkdir(exist_ok=True)
     except FileNotFoundError as error:
@@ -220,7 +236,7 @@ def _make_folder(folder: Path) -> None:
         ) from error
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another path."
+            f"The folder {folder} cannot be created: {error.strerror}.", hint="Choose another path."
         ) from error
 
 
@@ -233,7 +249,7 @@ def _log_of(path: Path) -> Path:
 
 
 def _check_length(path: Path) -> None:
-    """Refuse a file that ends before the length that its header states (SQLite would notice only on the lost pages)."""
+    """Refuse a file shorter than its header states; SQLite would notice only when reading the missing pages."""
     try:
         with path.open("rb") as stream:
             header = stream.read(100)

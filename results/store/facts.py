@@ -1,9 +1,8 @@
-"""What tokenizers did to the samples of a cell: sums over the facts that are stored with every sample.
+"""Tokenization facts of a cell: sums over the facts stored with each sample, and the table columns made from them.
 
-The facts themselves are written by ``crosstok.harness.generation.answer_facts``,
-``crosstok.harness.likelihood.rolling`` and ``crosstok.harness.likelihood.agreement``. Here they are added up, so that a
-table reads a few numbers per cell, and turned into the columns that tables show. A share is always of the samples in
-which its fact was looked for: whatever was not looked for is absent and never zero.
+The facts are recorded by ``crosstok.harness.generation.answer_facts``, ``crosstok.harness.likelihood.rolling`` and
+``crosstok.harness.likelihood.agreement``. A share is always relative to the samples for which its fact was recorded;
+facts that were not recorded are absent, never zero.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,15 +11,15 @@ from typing import Any
 from crosstok.results.store.aggregates import SampleFacts
 
 AGREEMENT = "agreement"
-"""The fact that holds the comparison with a named teacher; its sums are kept under ``agreement.NAME``."""
+"""Name of the fact that compares a sample with the teacher; its sums are named ``agreement.NAME``."""
 
 Sums = dict[str, float]
 
 
 def sum_facts(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Sums, list[int]]:
-    """Return the sums over samples, given as bytes and facts, and the distinct new ids that they wrote.
+    """Return the sums over samples, given as (bytes, facts), and the distinct new token ids in them.
 
-    A sum that nothing was added to is left out.
+    Facts that no sample has are left out.
     """
     sums: Sums = {}
     new_ids: set[int] = set()
@@ -41,7 +40,7 @@ def sum_facts(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Sums, list
         if "new_bytes" in facts:
             add("checked_bytes", size)
             add("new_bytes", facts["new_bytes"])
-        if "new_ids_known" in facts:  # of the model, and so the same in every answer
+        if "new_ids_known" in facts:  # a property of the model, equal in all answers
             sums["new_ids_known"] = max(sums.get("new_ids_known", 0), facts["new_ids_known"])
         new_ids.update(facts.get("new_ids", ()))
         for name, value in facts.get(AGREEMENT, {}).items():
@@ -51,7 +50,7 @@ def sum_facts(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Sums, list
 
 
 def _of_answer(size: int, facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield what one answer adds to the sums."""
+    """Yield the terms that one answer adds to the sums."""
     if "loop_bytes" in facts:
         yield "answers", 1
         yield "answer_bytes", size
@@ -80,15 +79,15 @@ FACT_COLUMNS = (
     "agreement_boundaries",
     "agreement_bytes",
 )
-"""The columns that :func:`fact_columns` gives, in the order of the frame."""
+"""Columns returned by :func:`fact_columns`, in the order of the frame."""
 
 
 def fact_columns(facts: Iterable[SampleFacts]) -> dict[str, float | None]:
-    """Return what the tokenizer did to the texts of a cell; None where it was not looked for.
+    """Return the tokenization statistics of a cell; None where they were not recorded.
 
-    Shares lie between 0 and 1. ``agreement_*`` compare the model with the teacher that the suite names at the byte
-    offsets at which both have a token end (see ``crosstok.harness.likelihood.agreement``): KL in nats and the rest as
-    shares per such boundary, ``agreement_bytes`` in bytes of text per boundary.
+    Shares are between 0 and 1. ``agreement_*`` compare the model with the teacher named in the suite at common token
+    boundaries (see ``crosstok.harness.likelihood.agreement``): KL in nats per boundary, ``agreement_bytes`` in bytes
+    per boundary, and the others as shares of boundaries.
     """
     asked = [fact for fact in facts if fact.stop_reason != "excluded"]
     samples = sum(fact.samples for fact in asked)

@@ -1,10 +1,8 @@
-"""What is wrong with a store, and what to do about it.
+"""Integrity check of a store: damaged pages, orphaned, missing, contradictory and altered rows, each with a remedy.
 
-A store can be complete by its own account and still be wrong: a disk that lost pages, a file edited by hand, a row that
-some script has written. Every record hangs on another one, every complete cell owes a sample (and where programs are
-judged, a verdict) to each document, and every score must be what its record says. A sample that was altered afterwards
-is found by its seal, the hash of its fields, which is written beside it in the transaction that stores it; scores and
-verdicts that were altered no longer agree with the tally of their cell.
+Every row must have its parent, every complete cell a sample (and, for programs, a verdict) per document, and every
+score must agree with its verdict. Altered samples no longer match their checksum, which is written in the same
+transaction; altered scores and verdicts no longer match the summary of their cell.
 """
 
 from collections.abc import Iterator
@@ -19,15 +17,17 @@ from crosstok.results.store.cell_summaries import (
     count_samples,
     count_scores,
     count_verdicts,
-    tallied_facts,
-    tallied_scores,
+    summary_facts,
+    summary_scores,
 )
-from crosstok.results.store.checksum import seal
+from crosstok.results.store.checksum import sample_checksum
 from crosstok.results.store.database import Database
 from crosstok.results.store.model_names import ModelName
 from crosstok.results.store.records import Progress, Sample
 from crosstok.results.store.sql import (
     CELLS,
+    CHECKSUMS,
+    FACT_SUMMARIES,
     MODELS,
     NAMES_SINCE,
     RUN_CELLS,
@@ -35,9 +35,7 @@ from crosstok.results.store.sql import (
     RUNS,
     SAMPLES,
     SCORES,
-    SEALS,
-    TALLIED_SINCE,
-    TALLY_FACTS,
+    SUMMARIES_SINCE,
     TASKS,
     VERDICTS,
 )
@@ -48,7 +46,7 @@ LISTED = 3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of damage in one place."""
+    """One kind of damage, with examples."""
 
     what: str
     count: int
@@ -60,15 +58,15 @@ class Finding:
         return f"{self.what}: {self.count} ({', '.join(self.examples)}{more}). {self.cure}"
 
 
-AGAIN = "Set the cell aside with `crosstok store forget CELL`, then `crosstok run` measures it again."
+AGAIN = "Remove the cell with `crosstok store forget CELL`; `crosstok run` then measures it again."
 RESUME = "`crosstok run` with the same suite continues it."
 
 
 def check(store: Store) -> list[Finding]:
-    """Return everything that is wrong with ``store``; an empty list means that all is well."""
+    """Return all problems found in ``store``; an empty list if there are none."""
     database = store.database
     found = list(_file(database))
-    for search in (_orphans, _misnamed, _duplicates, _missing, _contradictions, _tampered, _mistallied):
+    for search in (_orphans, _misnamed, _duplicates, _missing, _contradictions, _altered, _wrong_summaries):
         found += search(database)
     return found
 
@@ -79,22 +77,22 @@ def _file(database: Database) -> Iterator[Finding]:
     with database.read() as connection:
         said = [row[0] for row in connection.exec_driver_sql("PRAGMA integrity_check(10)")]
     if said != ["ok"]:
-        cure = "Restore the file from a backup, or save what is left with `sqlite3 FILE .recover`."
-        yield Finding("damaged pages of the file", len(said), tuple(str(line) for line in said[:LISTED]), cure)
+        cure = "Restore the file from a backup, or recover its contents with `sqlite3 FILE .recover`."
+        yield Finding("damaged pages", len(said), tuple(str(line) for line in said[:LISTED]), cure)
 
 
 def _orphans(database: Database) -> Iterator[Finding]:
-    """Find rows whose parent is not there."""
+    """Find rows without their parent."""
     same = ("cell", "document", "index")
     links: list[tuple[str, sa.Table, sa.Table, dict[str, str], str]] = [
-        ("cells of no known task", CELLS, TASKS, {"task": "fingerprint"}, RESUME),
-        ("samples of no cell", SAMPLES, CELLS, {"cell": "fingerprint"}, AGAIN),
-        ("verdicts of no sample", VERDICTS, SAMPLES, dict(zip(same, same, strict=True)), AGAIN),
-        ("scores of no sample", SCORES, SAMPLES, dict(zip(same, same, strict=True)), AGAIN),
-        ("seals of no sample", SEALS, SAMPLES, dict(zip(same, same, strict=True)), AGAIN),
-        ("cells of no run", CELLS, RUN_CELLS, {"fingerprint": "cell"}, RESUME),
-        ("entries of a run without a cell", RUN_CELLS, CELLS, {"cell": "fingerprint"}, RESUME),
-        ("entries of no run", RUN_CELLS, RUNS, {"run": "id"}, RESUME),
+        ("cells without a task", CELLS, TASKS, {"task": "fingerprint"}, RESUME),
+        ("samples without a cell", SAMPLES, CELLS, {"cell": "fingerprint"}, AGAIN),
+        ("verdicts without a sample", VERDICTS, SAMPLES, dict(zip(same, same, strict=True)), AGAIN),
+        ("scores without a sample", SCORES, SAMPLES, dict(zip(same, same, strict=True)), AGAIN),
+        ("checksums without a sample", CHECKSUMS, SAMPLES, dict(zip(same, same, strict=True)), AGAIN),
+        ("cells without a run", CELLS, RUN_CELLS, {"fingerprint": "cell"}, RESUME),
+        ("run entries without a cell", RUN_CELLS, CELLS, {"cell": "fingerprint"}, RESUME),
+        ("run entries without a run", RUN_CELLS, RUNS, {"run": "id"}, RESUME),
     ]
     for what, child, parent, keys, cure in links:
         match = sa.and_(*(child.c[mine] == parent.c[theirs] for mine, theirs in keys.items()))
@@ -109,7 +107,7 @@ def _orphans(database: Database) -> Iterator[Finding]:
 
 
 def _misnamed(database: Database) -> Iterator[Finding]:
-    """Find cells of a run whose model is shown under another name than its name in the suite and its seed give."""
+    """Find cells of a run whose shown name differs from the model's name in the suite and its seed."""
     if database.version < NAMES_SINCE:
         return
     columns = (RUN_CELLS.c.run, RUN_CELLS.c.name, RUN_CELLS.c.model, RUN_CELLS.c.seed)
@@ -117,7 +115,7 @@ def _misnamed(database: Database) -> Iterator[Finding]:
         rows = connection.execute(sa.select(*columns).distinct()).all()
     wrong = sorted(f"{run} {name}" for run, name, model, seed in rows if name != str(ModelName(model, seed)))
     if wrong:
-        yield Finding("models of a run shown under another name", len(wrong), tuple(wrong[:LISTED]), RESUME)
+        yield Finding("models with a name that contradicts suite and seed", len(wrong), tuple(wrong[:LISTED]), RESUME)
 
 
 def _missing(database: Database) -> Iterator[Finding]:
@@ -141,56 +139,56 @@ def _missing(database: Database) -> Iterator[Finding]:
     yield from _found(database, "samples without a verdict in complete cells", SAMPLES, unjudged, AGAIN)
     unscored = sa.and_(of_complete, SAMPLES.c.stop_reason != "refused", asked_of_model, lacks(SCORES))
     yield from _found(database, "samples without a score in complete cells", SAMPLES, unscored, AGAIN)
-    cure = f"They were written around crosstok. {AGAIN}"
-    yield from _found(database, "samples without a seal", SAMPLES, lacks(SEALS), cure)
+    cure = f"Another program wrote them. {AGAIN}"
+    yield from _found(database, "samples without a checksum", SAMPLES, lacks(CHECKSUMS), cure)
 
 
 def _duplicates(database: Database) -> Iterator[Finding]:
-    """Find models that a run has measured twice on one task; a table would show either."""
+    """Find models that a run has measured twice on a task."""
     keys = (RUN_CELLS.c.run, RUN_CELLS.c.name, TASKS.c.name.label("task"))
     query = sa.select(*keys).join(CELLS, CELLS.c.fingerprint == RUN_CELLS.c.cell)
     query = query.join(TASKS, TASKS.c.fingerprint == CELLS.c.task).group_by(*keys).having(sa.func.count() > 1)
     with database.read() as connection:
         rows = [" ".join(row) for row in connection.execute(query)]
     if rows:
-        cure = "Set the older cell aside with `crosstok store forget CELL`, or start the suite under another name."
-        yield Finding("models measured twice on a task of one run", len(rows), tuple(sorted(rows)[:LISTED]), cure)
+        cure = "Remove the older cell with `crosstok store forget CELL`, or run the suite under another name."
+        yield Finding("models measured twice on a task of a run", len(rows), tuple(sorted(rows)[:LISTED]), cure)
 
 
 def _contradictions(database: Database) -> Iterator[Finding]:
-    """Find passes that the verdict does not bear out."""
+    """Find pass scores that contradict their verdict."""
     verdict = sa.select(VERDICTS.c.cell).where(
         *(VERDICTS.c[name] == SCORES.c[name] for name in ("cell", "document", "index")),
         (VERDICTS.c.status == "passed") != (SCORES.c.value > 0),
     )
     wrong = sa.and_(SCORES.c.metric == "pass@1", verdict.exists())
-    yield from _found(database, "passes that contradict their verdict", SCORES, wrong, AGAIN)
+    yield from _found(database, "scores that contradict their verdict", SCORES, wrong, AGAIN)
 
 
-def _tampered(database: Database) -> Iterator[Finding]:
-    same = [SAMPLES.c[name] == SEALS.c[name] for name in ("cell", "document", "index")]
-    query = sa.select(SAMPLES, SEALS.c.sha256.label("sealed")).join(SEALS, sa.and_(*same))
+def _altered(database: Database) -> Iterator[Finding]:
+    same = [SAMPLES.c[name] == CHECKSUMS.c[name] for name in ("cell", "document", "index")]
+    query = sa.select(SAMPLES, CHECKSUMS.c.sha256.label("checksum")).join(CHECKSUMS, sa.and_(*same))
     wrong: list[str] = []
     with database.read() as connection:
         for row in connection.execution_options(yield_per=1000).execute(query).mappings():
             values = dict(row)
-            sealed = values.pop("sealed")
-            if seal(Sample.model_validate(values)) != sealed:
+            checksum = values.pop("checksum")
+            if sample_checksum(Sample.model_validate(values)) != checksum:
                 wrong.append(_name(values))
     if wrong:
         yield Finding("samples altered after they were stored", len(wrong), tuple(sorted(wrong)[:LISTED]), AGAIN)
 
 
-def _mistallied(database: Database) -> Iterator[Finding]:
-    """Find cells whose rows no longer add up to what was tallied when the cell ended."""
-    if database.version < TALLIED_SINCE:
+def _wrong_summaries(database: Database) -> Iterator[Finding]:
+    """Find cells whose rows no longer match the summary written when the cell ended."""
+    if database.version < SUMMARIES_SINCE:
         return
     wrong: list[str] = []
     with database.read() as connection:
-        for cell in connection.scalars(sa.select(TALLY_FACTS.c.cell)).all():
+        for cell in connection.scalars(sa.select(FACT_SUMMARIES.c.cell)).all():
             one = sa.select(sa.literal(cell))
-            samples, verdicts = tallied_facts(connection, one)[cell]
-            scores = {metric: found for _, metric, found in tallied_scores(connection, one)}
+            samples, verdicts = summary_facts(connection, one)[cell]
+            scores = {metric: found for _, metric, found in summary_scores(connection, one)}
             same = (
                 _same_scores(scores, count_scores(connection, cell))
                 and verdicts == count_verdicts(connection, cell)
@@ -199,7 +197,7 @@ def _mistallied(database: Database) -> Iterator[Finding]:
             if not same:
                 wrong.append(cell)
     if wrong:
-        yield Finding("cells that no longer add up to their tally", len(wrong), tuple(sorted(wrong)[:LISTED]), AGAIN)
+        yield Finding("cells that do not match their summary", len(wrong), tuple(sorted(wrong)[:LISTED]), AGAIN)
 
 
 def _same_scores(first: dict[str, DocumentScores], second: dict[str, DocumentScores]) -> bool:

@@ -1,7 +1,7 @@
-"""A whole store as Parquet files, one per table, and back: for notebooks, archives, and merging stores.
+"""Parquet export and import of a whole store, one file per table: for notebooks, archives and merging stores.
 
-Structures are kept as JSON text. Reading back is an upsert on the natural keys, so two stores merge without doubling
-what both have.
+Structured columns are JSON text. Import is an upsert on the natural keys, so merging two stores never duplicates rows
+that both have.
 """
 
 import json
@@ -11,26 +11,26 @@ from typing import Any
 import sqlalchemy as sa
 
 from crosstok.errors import UserError
-from crosstok.results.store.cell_summaries import tally
+from crosstok.results.store.cell_summaries import summarize
 from crosstok.results.store.records import SCHEMA_VERSION
-from crosstok.results.store.sql import CELLS, METADATA, STORE_SCHEMA, TALLIES, TALLY_FACTS
+from crosstok.results.store.sql import CELLS, FACT_SUMMARIES, METADATA, SCORE_SUMMARIES, STORE_SCHEMA
 from crosstok.results.store.store import Store, upsert_rows
 
 _AT_ONCE = 5000
 
 
 def export_parquet(store: Store, folder: Path) -> list[Path]:
-    """Write every table of ``store`` into ``folder``, which must be new or empty; return the files.
+    """Write every table of ``store`` to ``folder``, which must be new or empty, and return the files.
 
     Raises:
-        UserError: the folder holds something, or cannot be written.
+        UserError: the folder is not empty, or cannot be written.
 
     """
     import pyarrow as pa  # noqa: PLC0415  (only needed here)
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already.", hint="Name a new folder.")
+        raise UserError(f"{folder} already exists and is not empty.", hint="Choose a new folder.")
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def export_parquet(store: Store, folder: Path) -> list[Path]:
 
 
 def import_parquet(store: Store, folder: Path) -> int:
-    """Read the files of :func:`export_parquet` into ``store`` and return the number of rows.
+    """Import the files of :func:`export_parquet` into ``store`` and return the number of rows.
 
     Raises:
         UserError: a file is missing, damaged, or of another schema version.
@@ -69,7 +69,9 @@ def import_parquet(store: Store, folder: Path) -> int:
                 with pq.ParquetFile(path) as file:
                     version = (file.schema_arrow.metadata or {}).get(b"crosstok", b"").decode()
                     if version != str(SCHEMA_VERSION):
-                        raise UserError(f"{path} has schema version {version or 'none'}; {SCHEMA_VERSION} is expected.")
+                        raise UserError(
+                            f"{path} has schema version {version or 'none'}; version {SCHEMA_VERSION} is required."
+                        )
                     for batch in file.iter_batches(_AT_ONCE):
                         rows = [{c.name: _deep(c, row[c.name]) for c in table.columns} for row in batch.to_pylist()]
                         upsert_rows(connection, table, rows)
@@ -77,12 +79,12 @@ def import_parquet(store: Store, folder: Path) -> int:
             except (OSError, pa.ArrowException, KeyError) as error:
                 raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
         for cell in connection.scalars(sa.select(CELLS.c.fingerprint)).all():
-            tally(connection, cell)
+            summarize(connection, cell)
     return count
 
 
 def _tables() -> list[sa.Table]:
-    return [table for table in METADATA.sorted_tables if table not in (STORE_SCHEMA, TALLIES, TALLY_FACTS)]
+    return [table for table in METADATA.sorted_tables if table not in (STORE_SCHEMA, SCORE_SUMMARIES, FACT_SUMMARIES)]
 
 
 def _arrow_type(column: sa.Column[Any], pa: Any) -> Any:

@@ -15,7 +15,7 @@ from crosstok.results.store import records
 METADATA = sa.MetaData()
 STORE_SCHEMA = sa.Table("store_schema", METADATA, sa.Column("version", sa.Integer, primary_key=True))
 
-# Ordered by code points everywhere, as SQLite and Python do, so that a table is the same out of either database.
+# Sorted by code point, as in SQLite and Python, so that both databases give the same tables.
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _COLUMN_TYPES: dict[type, type[sa.types.TypeEngine[Any]]] = {
     bool: sa.Boolean,
@@ -27,7 +27,7 @@ _COLUMN_TYPES: dict[type, type[sa.types.TypeEngine[Any]]] = {
 
 
 def _column_type(annotation: Any) -> type[sa.types.TypeEngine[Any]] | sa.types.TypeEngine[Any]:
-    """Return the column type of a field; whatever is no number and no structure is kept as text (times as ISO 8601)."""
+    """Return the column type of a field; all but numbers and structures are text (times in ISO 8601)."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not types.NoneType)
     return _COLUMN_TYPES.get(get_origin(annotation) or annotation, _TEXT)
@@ -48,12 +48,12 @@ CELLS = _table("cells", records.Cell, "fingerprint")
 SAMPLES = _table("samples", records.Sample, "cell", "document", "index")
 VERDICTS = _table("verdicts", records.Verdict, "cell", "document", "index")
 SCORES = _table("scores", records.Score, "cell", "metric", "document", "index")
-SEALS = sa.Table(
+CHECKSUMS = sa.Table(
     "seals",
     METADATA,
     *(sa.Column(key, SAMPLES.c[key].type, primary_key=True) for key in ("cell", "document", "index")),
     sa.Column("sha256", sa.Text, nullable=False),
-    comment="The hash of each sample as it was stored.",
+    comment="Checksum of each sample as it was stored.",
 )
 RUN_MODELS = sa.Table(
     "run_models",
@@ -62,7 +62,7 @@ RUN_MODELS = sa.Table(
     sa.Column("name", _TEXT, primary_key=True),
     sa.Column("model", _TEXT, nullable=False),
     sa.Column("position", sa.Integer, nullable=False),
-    comment="The names that a run gives to models, in the order in which it came to them.",
+    comment="Models of a run by shown name, in the order in which they were added.",
 )
 RUN_CELLS = sa.Table(
     "run_cells",
@@ -76,15 +76,15 @@ RUN_CELLS = sa.Table(
     comment="The cells of a run. `model` is the name in the suite, `seed` is null where a model is made only once, and "
     "`name` is both as shown in tables (see crosstok.results.store.model_names).",
 )
-TALLIES = sa.Table(
+SCORE_SUMMARIES = sa.Table(
     "tallies",
     METADATA,
     sa.Column("cell", _TEXT, primary_key=True),
     sa.Column("metric", _TEXT, primary_key=True),
     *(sa.Column(name, sa.LargeBinary, nullable=False) for name in ("documents", "value", "weight", "scores")),
-    comment="The scores of a finished cell in columns, made of its rows; see crosstok.results.store.cell_summaries.",
+    comment="Scores of a finished cell as arrays; see crosstok.results.store.cell_summaries.",
 )
-TALLY_FACTS = sa.Table(
+FACT_SUMMARIES = sa.Table(
     "tally_facts",
     METADATA,
     sa.Column("cell", _TEXT, primary_key=True),
@@ -92,7 +92,7 @@ TALLY_FACTS = sa.Table(
     sa.Column("verdicts", sa.JSON, nullable=False),
     comment="Sums over the samples and verdicts of a finished cell.",
 )
-# Sums over the samples of a cell read this index alone and never the texts.
+# Covering index: sums over the samples of a cell do not read the texts.
 sa.Index(
     "samples_facts",
     *(
@@ -101,9 +101,9 @@ sa.Index(
     ),
 )
 ADDED_IN = {("models", "compute"): 3, ("cells", "spent"): 4, ("run_cells", "model"): 6, ("run_cells", "seed"): 6}
-"""The schema version that added a column, where it was not the first."""
+"""Schema version that added a column, by table and column; version 1 if not listed."""
 NAMES_SINCE = 6
-"""The schema version from which on the cells of a run state model and seed."""
-TALLIED_SINCE = 5
-"""The schema version from which on tallies have all that a table reads; those of an older store are not looked at."""
+"""First schema version in which the cells of a run have model and seed."""
+SUMMARIES_SINCE = 5
+"""First schema version whose summaries contain everything that tables need; older ones are ignored."""
 sa.Index("verdicts_facts", VERDICTS.c.cell, VERDICTS.c.status, VERDICTS.c.integrity, VERDICTS.c.tier)

@@ -1,12 +1,12 @@
-"""The store: everything that was measured, written as it arrives and read without torch.
+"""Store of results: writes measurements as they arrive, resumes interrupted cells, and reads without torch.
 
-Every writing method is one transaction, so a process that is killed loses the call in flight and nothing else. Every
-write is an upsert on the natural key, so repeating one changes nothing: a driver that starts again asks
-:meth:`Store.begin_cell` how far the cell is, :meth:`Store.done_samples` what need not be asked of the model again and
-:meth:`Store.samples_without_verdict` what is still to be judged.
+Every writing method is one transaction, so a killed process loses at most the current call. Every write is an upsert on
+the natural key, so repeating it changes nothing. To resume, call :meth:`Store.begin_cell` for the status of a cell,
+:meth:`Store.done_samples` for the samples that need no model call, and :meth:`Store.samples_without_verdict` for those
+that still have to be judged.
 
-What comes back are the records of ``crosstok.results.store.records``, or sums that the database has made, so that a
-table never reads a sample's text. ``crosstok.results.tables.frame`` makes pandas frames of them.
+Reading methods return the records of ``crosstok.results.store.records``, or sums computed by the database so that
+tables never read sample texts. ``crosstok.results.tables.frame`` turns them into pandas frames.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,27 +24,27 @@ from crosstok.results.store.cell_summaries import (
     count_samples,
     count_scores,
     count_verdicts,
-    tallied_facts,
-    tallied_scores,
-    tally,
+    summarize,
+    summary_facts,
+    summary_scores,
 )
-from crosstok.results.store.checksum import seal
+from crosstok.results.store.checksum import sample_checksum
 from crosstok.results.store.database import Database
 from crosstok.results.store.model_names import ModelName, name_from_old_store
 from crosstok.results.store.records import Cell, Model, Progress, Record, Run, Sample, Score, Task, Verdict, now
 from crosstok.results.store.sql import (
     CELLS,
+    CHECKSUMS,
+    FACT_SUMMARIES,
     MODELS,
     NAMES_SINCE,
     RUN_CELLS,
     RUN_MODELS,
     RUNS,
     SAMPLES,
+    SCORE_SUMMARIES,
     SCORES,
-    SEALS,
-    TALLIED_SINCE,
-    TALLIES,
-    TALLY_FACTS,
+    SUMMARIES_SINCE,
     TASKS,
     VERDICTS,
 )
@@ -53,32 +53,32 @@ R = TypeVar("R", bound=Record)
 
 
 class RunCell(NamedTuple):
-    """A cell as a run sees it."""
+    """A cell of a run."""
 
     model: str
     """Name of the model as shown in tables; :meth:`Store.model_names` has its parts."""
     task: str
-    """Name that the suite gives to the task."""
+    """Name of the task in the suite."""
     cell: Cell
 
 
 class Store:
-    """An open store; also a context manager that closes it.
+    """Connection to a store of results; also a context manager that closes it.
 
     Args:
         url_or_path: a file path (SQLite), ``sqlite:///PATH`` or ``postgresql+psycopg://...``.
-        read_only: never create or change anything; the store may then lie on a read-only disk.
+        read_only: never create or change anything; the store may be on a read-only disk.
 
     Raises:
-        UserError: the store cannot be opened, now or in any later call; the line says why.
+        UserError: the store cannot be opened, or a later call fails; the message says why.
 
     """
 
     def __init__(self, url_or_path: str | Path, *, read_only: bool = False) -> None:
         self.database = Database(url_or_path, read_only=read_only)
-        """The connection to it, for what goes through all tables: integrity and interchange."""
+        """Database connection, for code that works on whole tables (integrity check, Parquet)."""
         self.name = self.database.name
-        """Path or address, without password."""
+        """Path or URL, without the password."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,13 +89,13 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the store; it may not be used any more."""
+        """Close the store, which cannot be used afterwards."""
         self.database.close()
 
     # Writing
 
     def begin_run(self, run: Run) -> Run:
-        """Start ``run``, or continue it where its id is known: it is running again, under its first start time."""
+        """Start ``run``, or continue it if its id exists; its first start time is kept."""
         with self.database.write() as connection:
             stored = connection.scalar(sa.select(RUNS.c.started).where(RUNS.c.id == run.id))
             fresh = run.model_copy(update={"status": Progress.RUNNING, "finished": None})
@@ -105,7 +105,12 @@ class Store:
         return fresh
 
     def end_run(self, run: str, status: Progress) -> None:
-        """Set the final status of a run and its end time."""
+        """Set the status of a run and its end time.
+
+        Raises:
+            KeyError: there is no such run.
+
+        """
         change = {"status": status.value, "finished": now().isoformat()}
         with self.database.write() as connection:
             found = connection.execute(sa.update(RUNS).where(RUNS.c.id == run).values(change)).rowcount
@@ -113,21 +118,20 @@ class Store:
             raise KeyError(run)
 
     def put_model(self, model: Model) -> None:
-        """Store a model, in place of an earlier one of its fingerprint."""
+        """Store a model; one with the same fingerprint is replaced."""
         with self.database.write() as connection:
             _upsert(connection, MODELS, [model])
 
     def put_task(self, task: Task) -> None:
-        """Store a task, in place of an earlier one of its fingerprint."""
+        """Store a task; one with the same fingerprint is replaced."""
         with self.database.write() as connection:
             _upsert(connection, TASKS, [task])
 
     def begin_cell(self, cell: Cell, run: str, model: str, seed: int | None = None) -> Cell:
-        """Make ``cell`` part of ``run`` and return it as it is stored.
+        """Add ``cell`` to ``run`` and return it as stored.
 
-        ``model`` is the model's name in the suite. ``seed`` is given where the suite makes it once per seed.
-        A cell that is complete comes back so and stays so; any other is running from now on, with the seconds that
-        earlier sessions spent on it.
+        ``model`` is the name of the model in the suite; ``seed`` is given if the suite makes it once per seed.
+        A complete cell stays complete. Any other cell is running from now on and keeps the seconds of earlier sessions.
         """
         with self.database.write() as connection:
             query = sa.select(CELLS).where(CELLS.c.fingerprint == cell.fingerprint).with_for_update()
@@ -151,7 +155,12 @@ class Store:
         seconds: float = 0.0,
         spent: Mapping[str, float] | None = None,
     ) -> None:
-        """Set how far a cell has come, add this session's wall time in seconds and its parts, and tally it."""
+        """Set the status of a cell, add the wall time of this session and its parts in seconds, and summarize it.
+
+        Raises:
+            KeyError: there is no such cell.
+
+        """
         change: dict[str, Any] = {"status": status.value, "error": error, "seconds": CELLS.c.seconds + seconds}
         with self.database.write() as connection:
             if spent:
@@ -161,16 +170,16 @@ class Store:
             query = sa.update(CELLS).where(CELLS.c.fingerprint == fingerprint).values(change)
             found = connection.execute(query).rowcount
             if found:
-                tally(connection, fingerprint)
+                summarize(connection, fingerprint)
         if not found:
             raise KeyError(fingerprint)
 
     def add_samples(self, samples: Iterable[Sample], scores: Iterable[Score] = ()) -> None:
-        """Store answers, and scores that follow from them at once, in one transaction."""
+        """Store samples and their scores in one transaction."""
         self._add((SAMPLES, samples), (SCORES, scores))
 
     def add_verdicts(self, verdicts: Iterable[Verdict], scores: Iterable[Score] = ()) -> None:
-        """Store verdicts, and the scores that follow from them, in one transaction."""
+        """Store verdicts and their scores in one transaction."""
         self._add((VERDICTS, verdicts), (SCORES, scores))
 
     def add_scores(self, scores: Iterable[Score]) -> None:
@@ -185,22 +194,29 @@ class Store:
                 kept = [_storable(record, connection) for record in records]
                 _upsert(connection, table, kept)
                 if table is SAMPLES:
-                    upsert_rows(connection, SEALS, [_sealed(record) for record in kept if isinstance(record, Sample)])
+                    upsert_rows(
+                        connection, CHECKSUMS, [_checksum_row(record) for record in kept if isinstance(record, Sample)]
+                    )
 
     def forget(self, cell: str) -> int:
-        """Remove the samples, verdicts and scores of a cell, so that it is measured again; return how many rows."""
+        """Remove the samples, verdicts and scores of a cell, so that it is measured again; return the row count."""
         removed = 0
         with self.database.write() as connection:
-            for table in (TALLIES, TALLY_FACTS, SAMPLES, SEALS, VERDICTS, SCORES):
+            for table in (SCORE_SUMMARIES, FACT_SUMMARIES, SAMPLES, CHECKSUMS, VERDICTS, SCORES):
                 removed += connection.execute(sa.delete(table).where(table.c.cell == cell)).rowcount
-            change = {"status": Progress.PARTIAL.value, "error": "set aside by hand", "seconds": 0.0, "spent": {}}
+            change = {
+                "status": Progress.PARTIAL.value,
+                "error": "removed by `crosstok store forget`",
+                "seconds": 0.0,
+                "spent": {},
+            }
             removed += connection.execute(sa.update(CELLS).where(CELLS.c.fingerprint == cell).values(change)).rowcount
         return removed
 
-    # What is done already
+    # Progress
 
     def cell(self, fingerprint: str) -> Cell | None:
-        """Return a cell, or None where the store does not know it."""
+        """Return a cell, or None if it is not in the store."""
         found = self._records(Cell, sa.select(*self.database.columns(CELLS)).where(CELLS.c.fingerprint == fingerprint))
         return found[0] if found else None
 
@@ -215,7 +231,7 @@ class Store:
         return {document for document, _ in self.done_samples(cell)}
 
     def samples_without_verdict(self, cell: str) -> list[Sample]:
-        """Return the samples of a cell that are to be judged: no verdict yet, or only one that the sandbox broke on."""
+        """Return the samples of a cell that have no verdict, or only a ``sandbox_error``."""
         same = [SAMPLES.c[name] == VERDICTS.c[name] for name in ("cell", "document", "index")]
         judged = sa.select(VERDICTS.c.cell).where(*same, VERDICTS.c.status != "sandbox_error").exists()
         return self._records(Sample, _in_cell(SAMPLES, cell).where(~judged))
@@ -223,11 +239,11 @@ class Store:
     # Reading
 
     def runs(self) -> list[Run]:
-        """Return all runs, the one that was started last first."""
+        """Return all runs, latest start first."""
         return self._records(Run, sa.select(RUNS).order_by(RUNS.c.started.desc(), RUNS.c.id))
 
     def latest_run(self) -> Run:
-        """Return the run that was started last.
+        """Return the run with the latest start.
 
         Raises:
             UserError: the store is empty.
@@ -235,17 +251,17 @@ class Store:
         """
         runs = self.runs()
         if not runs:
-            raise UserError(f"The store {self.name} holds no run.", hint="Start one with `crosstok run SUITE`.")
+            raise UserError(f"The store {self.name} contains no runs.", hint="Start one with `crosstok run SUITE`.")
         return runs[0]
 
     def run(self, name: str | None = None) -> Run:
-        """Return the run of this id, else the last one of this suite, else the last one whose id starts so.
+        """Return the run with this id, else the latest of this suite, else the latest whose id starts with ``name``.
 
-        Without a name it is the last of all. The suite goes before the beginning of an id, because a run of the gate
-        has the name of its baseline's suite with ``-gate`` behind it.
+        Without a name, return the latest run. The suite takes precedence over the start of an id, because runs of the
+        gate are named after the suite of their baseline with the suffix ``-gate``.
 
         Raises:
-            UserError: no run has that name; the line says the closest one.
+            UserError: no run matches; the message suggests the closest one.
 
         """
         latest = self.latest_run()
@@ -258,7 +274,7 @@ class Store:
         raise unknown_name("run", name, (run.id for run in runs))
 
     def models(self, run: str) -> dict[str, Model]:
-        """Return the models of a run by the names that it gives them, in the order in which it came to them."""
+        """Return the models of a run by shown name, in the order in which they were added."""
         query = sa.select(RUN_MODELS.c.name, *self.database.columns(MODELS))
         query = query.join(MODELS, MODELS.c.fingerprint == RUN_MODELS.c.model)
         query = query.where(RUN_MODELS.c.run == run).order_by(RUN_MODELS.c.position)
@@ -267,7 +283,7 @@ class Store:
         return {row.pop("name"): Model.model_validate(row) for row in rows}
 
     def model_names(self, run: str) -> dict[str, ModelName]:
-        """Return the names of a run's models by the name shown in tables, in the order in which they were added."""
+        """Return the name in the suite and the seed of each model of a run, by shown name, in the order of addition."""
         with self.database.read() as connection:
             if self.database.version < NAMES_SINCE:
                 config = connection.scalar(sa.select(RUNS.c.config).where(RUNS.c.id == run)) or {}
@@ -278,11 +294,11 @@ class Store:
             return {name: ModelName(model, seed) for name, model, seed in connection.execute(query_)}
 
     def tasks(self, run: str) -> dict[str, Task]:
-        """Return the tasks of a run by name, in the order in which it came to them."""
+        """Return the tasks of a run by name, in the order in which they were added."""
         return {task.name: task for task in self._tasks(run).values()}
 
     def cells(self, run: str) -> list[RunCell]:
-        """Return the cells of a run, in the order in which it came to them."""
+        """Return the cells of a run, in the order in which they were added."""
         names = {fingerprint: task.name for fingerprint, task in self._tasks(run).items()}
         query = sa.select(RUN_CELLS.c.name, *self.database.columns(CELLS)).join(
             CELLS, CELLS.c.fingerprint == RUN_CELLS.c.cell
@@ -318,13 +334,15 @@ class Store:
         """Return the scores of a run by document, under (cell, metric), ordered by document."""
         found: dict[tuple[str, str], DocumentScores] = {}
         with self.database.read() as connection:
-            tallied: set[str] = set()
-            if self.database.version >= TALLIED_SINCE:
-                tallied.update(connection.scalars(sa.select(TALLY_FACTS.c.cell).where(_in_run(TALLY_FACTS, run))))
-                for cell, metric, scores in tallied_scores(connection, _cells_of(run)):
+            summarized: set[str] = set()
+            if self.database.version >= SUMMARIES_SINCE:
+                summarized.update(
+                    connection.scalars(sa.select(FACT_SUMMARIES.c.cell).where(_in_run(FACT_SUMMARIES, run)))
+                )
+                for cell, metric, scores in summary_scores(connection, _cells_of(run)):
                     found[cell, metric] = scores
             for cell in connection.scalars(_cells_of(run)).all():
-                if cell not in tallied:
+                if cell not in summarized:
                     counted = count_scores(connection, cell)
                     found |= {(cell, metric): scores for metric, scores in counted.items()}
         return found
@@ -339,7 +357,7 @@ class Store:
 
     def _facts(self, run: str) -> dict[str, tuple[list[SampleFacts], list[VerdictFacts]]]:
         with self.database.read() as connection:
-            found = tallied_facts(connection, _cells_of(run)) if self.database.version >= TALLIED_SINCE else {}
+            found = summary_facts(connection, _cells_of(run)) if self.database.version >= SUMMARIES_SINCE else {}
             for cell in connection.scalars(_cells_of(run)).all():
                 if cell not in found:
                     found[cell] = (count_samples(connection, cell), count_verdicts(connection, cell))
@@ -364,15 +382,15 @@ def _in_cell(table: sa.Table, cell: str, document: str | None = None) -> sa.Sele
 
 
 def _storable(record: R, connection: sa.Connection) -> R:
-    """Return a record that the database can hold: PostgreSQL has no NUL in text, which becomes its picture U+2400."""
+    """Return a record that the database can store: PostgreSQL text has no NUL, which becomes U+2400."""
     if connection.dialect.name != "postgresql":
         return record
     texts = {name: value for name, value in record if isinstance(value, str) and "\0" in value}
     return record.model_copy(update={name: value.replace("\0", "\u2400") for name, value in texts.items()})
 
 
-def _sealed(sample: Sample) -> dict[str, Any]:
-    return {"cell": sample.cell, "document": sample.document, "index": sample.index, "sha256": seal(sample)}
+def _checksum_row(sample: Sample) -> dict[str, Any]:
+    return {"cell": sample.cell, "document": sample.document, "index": sample.index, "sha256": sample_checksum(sample)}
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, records: Sequence[Record]) -> None:
@@ -390,7 +408,7 @@ def upsert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
 
 
 def _link(connection: sa.Connection, table: sa.Table, key: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Note that a run has this model or cell, at the end of its list unless it is there already."""
+    """Add a model or cell to a run, at the end unless it is there already."""
     here = sa.and_(*(table.c[name] == value for name, value in key.items()))
     position = connection.scalar(sa.select(table.c.position).where(here))
     if position is None:

@@ -177,7 +177,7 @@ def test_a_store_survives_parquet_and_merges_without_doubling(fill_store: Callab
         frame = comparison_frame(store, run)
         samples = store.samples("quickstart-base-humaneval")
         files = export_parquet(store, tmp_path / "out")
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match="already exists"):
             export_parquet(store, tmp_path / "out")
     assert len(pd.read_parquet(tmp_path / "out" / "samples.parquet")) == 5 * (41 + 24 + 20)
     with Store(tmp_path / "b.db") as store:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crosstok.results.store.aggregates import DocumentScores, sum_by_document
 from crosstok.results.store.records import Cell, Progress, Run, Sample, Score, Verdict
-from crosstok.results.store.sql import TALLIES, TALLY_FACTS
+from crosstok.results.store.sql import FACT_SUMMARIES, SCORE_SUMMARIES
 from crosstok.results.store.store import Store
 from crosstok.results.tables.frame import comparison_frame
 
@@ -20,12 +20,12 @@ CELL = Cell(fingerprint="c", model="m", task="t", seed=0, settings={}, status=Pr
 
 def tallied(store: Store) -> int:
     with store.database.read() as connection:
-        return connection.scalar(sa.select(sa.func.count()).select_from(TALLY_FACTS)) or 0
+        return connection.scalar(sa.select(sa.func.count()).select_from(FACT_SUMMARIES)) or 0
 
 
 def drop_tallies(store: Store) -> None:
     with store.database.write() as connection:
-        for table in (TALLIES, TALLY_FACTS):
+        for table in (SCORE_SUMMARIES, FACT_SUMMARIES):
             connection.execute(sa.delete(table))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crosstok.results.store.checksum import seal
+from crosstok.results.store.checksum import sample_checksum
 from crosstok.results.store.integrity import check
 from crosstok.results.store.records import Progress, Run, Sample
 from crosstok.results.store.store import Store
@@ -40,20 +40,20 @@ DAMAGE = [
     (f"UPDATE samples SET text = 'return 1' WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "altered after"),
     (f"UPDATE samples SET tokens = tokens + 1 WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "altered after"),
     (f"DELETE FROM samples WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "missing samples"),
-    (f"DELETE FROM samples WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "verdicts of no sample"),
+    (f"DELETE FROM samples WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "verdicts without a sample"),
     (f"DELETE FROM verdicts WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "without a verdict"),
     (f"DELETE FROM scores WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "without a score"),
-    (f"DELETE FROM cells WHERE fingerprint = '{CELL}'", "samples of no cell"),
-    (f"DELETE FROM run_cells WHERE cell = '{CELL}'", "cells of no run"),
-    ("DELETE FROM tasks WHERE name = 'humaneval'", "cells of no known task"),
+    (f"DELETE FROM cells WHERE fingerprint = '{CELL}'", "samples without a cell"),
+    (f"DELETE FROM run_cells WHERE cell = '{CELL}'", "cells without a run"),
+    ("DELETE FROM tasks WHERE name = 'humaneval'", "cells without a task"),
     ("DELETE FROM models WHERE fingerprint = 'model-alm'", "models without a record"),
     (f"UPDATE scores SET value = 1 - value WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "contradict"),
-    (f"UPDATE scores SET value = 9 WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "no longer add up"),
-    (f"UPDATE verdicts SET tier = 'better' WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "no longer add up"),
+    (f"UPDATE scores SET value = 9 WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "do not match their summary"),
+    (f"UPDATE verdicts SET tier = 'better' WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "do not match their summary"),
     (EXTRA, "more documents than their task"),
-    (EXTRA, "without a seal"),
+    (EXTRA, "without a checksum"),
     (TWIN, "measured twice"),
-    ("UPDATE run_cells SET seed = 1 WHERE name = 'alm'", "shown under another name"),
+    ("UPDATE run_cells SET seed = 1 WHERE name = 'alm'", "contradicts suite and seed"),
 ]
 
 
@@ -83,7 +83,7 @@ def test_a_cell_that_is_set_aside_is_clean_and_measured_again(path: Path) -> Non
         assert store.forget("nothing") == 0
 
 
-def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_written(path: Path) -> None:
+def test_a_store_of_the_first_schema_is_read_as_it_is_and_gets_checksums_when_it_is_written(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.executescript(
             "DROP TABLE seals; DROP TABLE tallies; DROP TABLE tally_facts;"
@@ -107,12 +107,12 @@ def test_a_store_of_the_first_schema_is_read_as_it_is_and_sealed_when_it_is_writ
         assert len(check(store)) == 1
 
 
-def test_a_seal_depends_on_every_field() -> None:
+def test_a_checksum_depends_on_every_field() -> None:
     sample = Sample(cell="c", document="d", bytes=1, tokens=1, seconds=0.5)
     changes = {
         "cell": "x", "document": "x", "index": 1, "prompt": "x", "text": "x", "stop_reason": "x", "prompt_bytes": 1,
         "prompt_tokens": 1, "bytes": 2, "tokens": 2, "nats": 0.0, "seconds": 0.25, "facts": {"a": 1},
     }  # fmt: skip
     assert set(changes) == set(Sample.model_fields)
-    seals = {seal(sample.model_copy(update={name: value})) for name, value in changes.items()}
-    assert len(seals | {seal(sample)}) == len(changes) + 1
+    seals = {sample_checksum(sample.model_copy(update={name: value})) for name, value in changes.items()}
+    assert len(seals | {sample_checksum(sample)}) == len(changes) + 1

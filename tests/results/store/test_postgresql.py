@@ -50,7 +50,7 @@ def test_damage_is_found_on_a_server_too(database_url: str, fill_store: Callable
     assert found == {
         "samples altered after they were stored": 5,
         "samples without a verdict in complete cells": 5,
-        "cells that no longer add up to their tally": 5,
+        "cells that do not match their summary": 5,
     }
 
 

@@ -196,7 +196,7 @@ def test_a_suite_is_found_before_a_later_one_whose_name_only_begins_so(store: St
 
 
 def test_a_run_is_found_by_id_by_its_beginning_and_by_default_the_latest(store: Store) -> None:
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no runs"):
         store.run()
     for name in ("alpha-1", "beta-2", "alpha-3"):
         store.begin_run(a_run(name))
@@ -333,9 +333,9 @@ def test_missing_places_are_named(tmp_path: Path) -> None:
     assert "There is no store" in message_of(tmp_path / "none.sqlite", read_only=True)
     assert not (tmp_path / "none.sqlite").exists()
     assert "does not exist" in message_of(tmp_path / "nowhere" / "deeper" / "s.sqlite")
-    assert "cannot be made" in message_of(empty_file(tmp_path) / "s.sqlite")
+    assert "cannot be created" in message_of(empty_file(tmp_path) / "s.sqlite")
     assert "is a folder" in message_of(tmp_path)
-    assert "holds no results" in message_of(empty_file(tmp_path), read_only=True)
+    assert "contains no results" in message_of(empty_file(tmp_path), read_only=True)
 
 
 def test_a_new_store_makes_its_own_folder(tmp_path: Path) -> None:
@@ -349,8 +349,8 @@ def empty_file(folder: Path) -> Path:
 
 
 def test_an_address_that_is_none_is_named() -> None:
-    assert "not the address of a store" in message_of("nonsense://host/name")
-    assert "cannot live in mysql" in message_of("mysql://host/name") or "needs the Python package" in message_of(
+    assert "not a valid store URL" in message_of("nonsense://host/name")
+    assert "mysql is not supported" in message_of("mysql://host/name") or "needs the Python package" in message_of(
         "mysql://host/name"
     )
     assert "lost" in message_of("sqlite://")

@@ -215,7 +215,7 @@ def test_one_document_and_equal_scores_give_a_table_without_warnings(tmp_path: P
 
 
 def test_a_store_without_a_run_and_an_unknown_format_are_one_clear_line(store: Store, frame: pd.DataFrame) -> None:
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no runs"):
         comparison_frame(store)
     with pytest.raises(UserError, match=r"Unknown format 'latx'\. Did you mean 'latex'\?"):
         render(frame, "latx")
