@@ -49,7 +49,10 @@ DAMAGE = [
     ("DELETE FROM models WHERE fingerprint = 'model-alm'", "models without a record"),
     (f"UPDATE scores SET value = 1 - value WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "contradict"),
     (f"UPDATE scores SET value = 9 WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "do not match their summary"),
-    (f"UPDATE verdicts SET tier = 'better' WHERE cell = '{CELL}' AND document = 'HumanEval/7'", "do not match their summary"),
+    (
+        f"UPDATE verdicts SET tier = 'better' WHERE cell = '{CELL}' AND document = 'HumanEval/7'",
+        "do not match their summary",
+    ),
     (EXTRA, "more documents than their task"),
     (EXTRA, "without a checksum"),
     (TWIN, "measured twice"),
