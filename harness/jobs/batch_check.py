@@ -1,9 +1,9 @@
-"""Whether a model's greedy answers depend on how many rows run side by side, and by how little where they do.
+"""Check that greedy answers do not depend on the batch size.
 
-In fp32 they should not. In bf16 they do for everybody: other batch sizes take other paths through the matrix products,
-rounding differs in the last bit, and where the two most probable tokens all but tie, the answer turns. Nothing can be
-done about it in bf16, so it is measured: how many answers are equal, where the others part, and how far apart the two
-tokens were there (a gap of whole logits would be a defect, not rounding).
+In float32 they should not. In bfloat16 they do in every engine: another batch size selects other kernels, rounding
+differs in the last bit, and a near tie between the two most probable tokens flips. The report gives the number of equal
+answers, the position of each difference, and the gap between the two tokens there; a gap of whole logits is a defect
+and not rounding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,31 +29,31 @@ from crosstok.tasks.task import Generate, Sampling
 if TYPE_CHECKING:
     from crosstok.distill.models.checkpoints import Checkpoint
 
-_SECONDS_PER_ANSWER = 1.0  # for the estimate of the time left; the bar corrects it
+_SECONDS_PER_ANSWER = 1.0  # initial estimate for progress
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One answer that came out differently."""
+    """One answer that differs."""
 
     index: int
-    """Position of the request."""
+    """Index of the request."""
     byte: int
-    """Offset in the answer of the first byte that differs."""
+    """Offset of the first differing byte."""
     token: int
-    """Position of the first id that differs."""
+    """Position of the first differing token id."""
     gap: float
-    """Logits between the two most probable tokens there, when the row runs alone."""
+    """Difference between the two largest logits there, at batch size 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """Greedy answers of one row at a time against ``rows`` at a time."""
+    """Comparison of greedy answers at batch size 1 and at batch size ``rows``."""
 
     rows: int
     dtype: str
     answers: int
-    """Requests whose prompts the tokenizer can write."""
+    """Number of requests whose prompts the tokenizer can encode."""
     equal: int
     differences: tuple[Difference, ...]
 
@@ -69,14 +69,19 @@ class BatchReport:
 def batch_reports(
     suite: Suite, rows: int, *, progress: ProgressCallback | None = None, data: Path | None = None
 ) -> Iterator[tuple[str, BatchReport]]:
-    """Check every model of ``suite`` on every task; yield what was checked and its report.
+    """Check every model of ``suite`` on every task; yield a title and a report for each.
 
-    The models are made where they do not exist yet; nothing is stored. Raises :class:`UserError`, before any model is
-    loaded, for fewer than two rows, for a model behind a server (its batches are its own) and for a task that asks for
-    no answers.
+    Students that do not exist are made; nothing is stored.
+
+    Raises:
+        UserError: before any model is loaded: ``rows`` is less than 2, a model is behind a server, which decides on its
+            own batches, or a task does not generate answers.
+
     """
     if rows < 2:
-        raise UserError(f"A batch of {rows} is no company.", hint="Compare with 2 rows or more.")
+        raise UserError(
+            f"The batch size to compare with is {rows}; it must be at least 2.", hint="Write --check-batch 8."
+        )
     plan = make_plan(suite, data=data)
     _require_checkable(plan)
     with Reporter(progress) as reporter:
@@ -95,14 +100,14 @@ def _require_checkable(plan: Plan) -> None:
     for model in plan.models.values():
         if model.served is not None:
             raise UserError(
-                f"The model {model.name!r} is behind a server, whose batches nobody outside decides.",
-                hint="Check it from its weights.",
+                f"The model {model.name!r} is behind a server, which decides on its own batches.",
+                hint="Load the model from its weights.",
             )
     for task in plan.tasks:
         if Generate not in task.request_types:
             raise UserError(
-                f"The task {task.name!r} asks for no answers whose batches could be compared.",
-                hint="Name a task that generates, like humaneval or gsm8k.",
+                f"The task {task.name!r} does not generate answers.",
+                hint="Name a task that does, such as humaneval or gsm8k.",
             )
 
 
@@ -114,7 +119,7 @@ def check_batch(
     max_tokens: int | None = None,
     advance: Advance = lambda _amount, _state: None,
 ) -> BatchReport:
-    """Answer ``requests`` greedily one at a time and ``rows`` at a time, and compare; see :class:`BatchReport`.
+    """Generate greedy answers to ``requests`` at batch size 1 and ``rows``, and compare them.
 
     Raises :class:`UserError` for what :class:`Generator` refuses.
     """
@@ -151,7 +156,7 @@ def _first_difference(left: Sequence[int], right: Sequence[int]) -> int:
 
 @torch.inference_mode()
 def _gap(checkpoint: "Checkpoint", ids: list[int]) -> float:
-    """Return the distance of the two largest logits behind ``ids``."""
+    """Return the difference between the two largest logits after ``ids``."""
     inputs = torch.tensor([ids], device=checkpoint.model.device)
     logits = checkpoint.model(input_ids=inputs, use_cache=False).logits[0, -1, : checkpoint.valid_rows].float()
     first, second = logits.topk(2).values.tolist()

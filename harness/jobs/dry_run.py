@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal
 
 from crosstok import sandbox
-from crosstok.harness.jobs.run import SECONDS_PER_REFERENCE, expected_s
+from crosstok.harness.jobs.estimates import PER_REFERENCE, seconds_to_make, seconds_to_measure
 from crosstok.harness.jobs.students import Students
 from crosstok.harness.plan.plan import make_plan
 from crosstok.harness.plan.planned import Plan, PlannedCell
@@ -31,8 +31,9 @@ class ModelForecast:
     name: str
     label: str
     """Its source, or how it is made."""
-    state: Literal["source", "served", "ready", "to make"]
-    """A source to load, a model behind a server, a student or an ensemble in the cache, or one to make."""
+    state: Literal["source", "served", "ready", "to make", "not needed"]
+    """A source to load, a model behind a server, a student or an ensemble in the cache, one to make, or one that is not
+    in the cache but whose cells are complete."""
     seconds: float
     """Estimate for making it, 0 where nothing is to be made."""
 
@@ -50,7 +51,7 @@ class CellForecast:
     seconds: float
     """Estimate for what is left."""
     timed: bool
-    """Whether the estimate comes from earlier cells of the same task in the store; otherwise it is a first guess."""
+    """Whether the estimate comes from earlier cells of the same task in the store; otherwise it is an initial guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,12 @@ def forecast(suite: Suite, store: Store | None = None, *, data: Path | None = No
     plan, unchecked = _with_known_references(make_plan(suite, data=data))
     students = Students(plan, Reporter(), data, "cpu")
     speeds = _speeds(store) if store else {}
-    models = tuple(_model(students, name) for name in plan.models)
     cells = tuple(_cell(cell, store, speeds.get(cell.task.fingerprint())) for cell in plan.cells)
+    left = [cell for cell, found in zip(plan.cells, cells, strict=True) if found.state != "complete"]
+    needed = students.to_make(left)
+    models = tuple(_model(students, name, needed) for name in plan.models)
     seconds = sum(model.seconds for model in models) + sum(cell.seconds for cell in cells)
-    seconds += SECONDS_PER_REFERENCE * sum(unchecked.values())
+    seconds += PER_REFERENCE * sum(unchecked.values())
     return Forecast("" if unchecked else plan.run_id, models, cells, unchecked, seconds)
 
 
@@ -98,14 +101,15 @@ def _with_known_references(plan: Plan) -> tuple[Plan, dict[str, int]]:
     return plan.with_references({name: known for name, known in found.items() if known is not None}), unchecked
 
 
-def _model(students: Students, name: str) -> ModelForecast:
+def _model(students: Students, name: str, needed: Sequence[str]) -> ModelForecast:
     model = students.plan.models[name]
     if model.served is not None:
         return ModelForecast(name, model.label, "served", 0.0)
     if model.spec.source is not None:
         return ModelForecast(name, model.label, "source", 0.0)
-    ready = students.ready(name)
-    return ModelForecast(name, model.label, "ready" if ready else "to make", students.expected_s(name))
+    if name in needed:
+        return ModelForecast(name, model.label, "to make", seconds_to_make(model))
+    return ModelForecast(name, model.label, "ready" if students.ready(name) else "not needed", 0.0)
 
 
 def _cell(cell: PlannedCell, store: Store | None, speed: float | None) -> CellForecast:
@@ -114,7 +118,7 @@ def _cell(cell: PlannedCell, store: Store | None, speed: float | None) -> CellFo
     if known is not None and known.status is Progress.COMPLETE:
         return CellForecast(cell.model.name, cell.task.name, size, size, "complete", 0.0, timed=True)
     stored = len(store.done_documents(cell.fingerprint)) if store and known else 0
-    whole = expected_s(cell) if speed is None else speed * size
+    whole = seconds_to_measure(cell) if speed is None else speed * size
     left = whole * (1 - min(stored / size, 1.0)) if size else 0.0
     state: Literal["partial", "to measure"] = "partial" if stored else "to measure"
     return CellForecast(cell.model.name, cell.task.name, size, stored, state, left, timed=speed is not None)
@@ -150,7 +154,7 @@ def _lines(found: Forecast) -> Iterator[str]:
         named = ", ".join(f"{task} ({count})" for task, count in found.references.items())
         yield f"Published solutions to run in the sandbox first, once on this machine: {named}."
     timed = all(cell.timed for cell in found.cells)
-    basis = "from earlier cells of the store" if timed else "a first guess that the run corrects"
+    basis = "from earlier cells of the store" if timed else "an initial guess"
     make = sum(model.state == "to make" for model in found.models)
     measure = sum(cell.state != "complete" for cell in found.cells)
     yield (

@@ -1,10 +1,9 @@
-"""Running a suite from plan to stored results; starting it again continues it.
+"""Runs of suites, from the plan to stored results. A run that is started again continues.
 
-Order of work: everything cheap is checked first (suite, data, store, sandbox), then the published solutions of
-programming benchmarks show what this host can judge, and then each model is made and measured on
-all tasks before the next one is loaded, so that one model is in memory at a time (two, where the suite names a teacher
-to compare with). A cell that is complete in the store
-is not measured again, and a student that is in the cache is not made again.
+Cheap checks come first (suite, data, store, sandbox), then the published solutions of code benchmarks, which show what
+this host can judge. Then each model is made and evaluated on all tasks before the next one is loaded: one model is in
+memory at a time, two if the suite names a model to compare with (``agreement_with``). Cells that are complete in the
+store and students in the cache are used as they are.
 """
 
 import os
@@ -18,6 +17,7 @@ import torch
 
 from crosstok.errors import CrosstokError, RunIncomplete, UserError
 from crosstok.harness.generation.answer_facts import AnswerFacts
+from crosstok.harness.jobs.estimates import PER_REFERENCE, seconds_to_make, seconds_to_measure
 from crosstok.harness.jobs.records import cell_record, model_record, run_record, served_record, task_record
 from crosstok.harness.jobs.students import Students
 from crosstok.harness.likelihood.agreement import Agreement
@@ -32,23 +32,17 @@ from crosstok.harness.plan.suite import Suite
 from crosstok.progress import ProgressCallback, Reporter
 from crosstok.results.store import records
 from crosstok.results.store.store import Store
-from crosstok.tasks.sampling import sampling_of
-from crosstok.tasks.task import CodeTask, Continuations, Generate, Rolling
+from crosstok.tasks.task import CodeTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crosstok.distill.models.checkpoints import Checkpoint
 
-SECONDS_PER_ANSWER = 2.0  # first guesses for the progress bar, on two cores
-SECONDS_PER_KILOBYTE = 0.9
-SECONDS_PER_CHOICE = 0.1
-SECONDS_PER_REFERENCE = 0.05
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind."""
+    """Outcome of a run; the results are in the store."""
 
     run_id: str
     status: records.Progress
@@ -63,12 +57,15 @@ def run_suite(
     data: Path | None = None,
     in_memory: "Mapping[str, Checkpoint] | None" = None,
 ) -> Outcome:
-    """Run ``suite`` and keep everything in ``store``.
+    """Run ``suite`` and keep all results in ``store``.
 
-    ``in_memory`` holds models that are loaded already, by the source that the suite gives them.
+    ``progress`` is called with the events of the run, ``data`` is the data folder, and ``in_memory`` has loaded models
+    by the source that the suite gives them.
 
-    Raises ``UserError`` before any model is loaded for what is wrong with suite, data, store or sandbox, and for a
-    benchmark whose published solutions all fail here.
+    Raises:
+        UserError: before any model is loaded, suite, data, store or sandbox are unusable, or all published solutions of
+            a benchmark fail on this host.
+
     """
     began = time.monotonic()
     draft = make_plan(suite, data=data)
@@ -97,9 +94,9 @@ def run_suite(
 
 
 def judged_here(draft: Plan, judge: Judge, reporter: Reporter) -> Plan:
-    """Return the plan with what this host can judge: every published solution is run, once per host."""
+    """Return the plan with findings on the published solutions, which are run once per host."""
     unknown = [task for task in draft.code_tasks if judge.known(task) is None]
-    reporter.expect(sum(SECONDS_PER_REFERENCE * len(task.documents()) for task in unknown))
+    reporter.expect(sum(PER_REFERENCE * len(task.documents()) for task in unknown))
     references = {}
     for task in draft.code_tasks:
         found = judge.known(task)
@@ -110,19 +107,21 @@ def judged_here(draft: Plan, judge: Judge, reporter: Reporter) -> Plan:
         if found.excluded:
             named = ", ".join(sorted(found.excluded)[:3]) + (", ..." if len(found.excluded) > 3 else "")
             reporter.say(
-                f"{task.name}: {len(found.excluded)} of {found.documents} documents are left out, "
-                f"as their published solutions fail here: {named} (`crosstok tasks check {task.kind}` says why)"
+                f"{task.name}: {len(found.excluded)} of {found.documents} documents are excluded: their published "
+                f"solutions fail on this host: {named} (reasons: `crosstok tasks check {task.kind}`)"
             )
     return draft.with_references(references)
 
 
 def _checked(task: CodeTask, judge: Judge, reporter: Reporter) -> References:
     size = len(task.documents())
-    with reporter.stage(f"published solutions of {task.name}", size, SECONDS_PER_REFERENCE * size) as advance:
+    with reporter.stage(f"published solutions of {task.name}", size, PER_REFERENCE * size) as advance:
         return judge.check(task, lambda done: advance(done, ""))
 
 
 class _Driver:
+    """One run: makes the models of a plan and measures its open cells."""
+
     def __init__(
         self,
         plan: Plan,
@@ -143,16 +142,15 @@ class _Driver:
         self.stored = {cell.fingerprint: self._begin(cell) for cell in plan.cells}
 
     def run(self) -> records.Progress:
-        self.reporter.expect(
-            sum(self.students.expected_s(name) for name in self.plan.models)
-            + sum(expected_s(cell) for cell in self.plan.cells if not self._complete(cell))
-        )
+        left = [cell for cell in self.plan.cells if not self._complete(cell)]
+        made = [self.plan.models[name] for name in self.students.to_make(left)]
+        self.reporter.expect(sum(map(seconds_to_make, made)) + sum(map(seconds_to_measure, left)))
         for name in self.plan.models:
             open_cells = [cell for cell in self.plan.cells_of(name) if not self._complete(cell)]
             if not open_cells:
                 continue
             engine = self._engine(name)
-            gone = ""
+            gone = ""  # why the model cannot be asked any more
             for cell in open_cells:
                 if gone:
                     self._end(cell, records.Progress.PARTIAL, gone)
@@ -163,7 +161,7 @@ class _Driver:
         return self._status()
 
     def _engine(self, name: str) -> Engine:
-        """Make ``name`` ready to be measured, and record what it is."""
+        """Load the model ``name`` and store its record."""
         model, suite = self.plan.models[name], self.plan.suite
         if model.served is not None:
             self.store.put_model(served_record(model, model.served))
@@ -176,12 +174,12 @@ class _Driver:
         )
 
     def _measure(self, cell: PlannedCell, engine: Engine) -> str:
-        """Measure what is left of ``cell``; return why its model can no longer be asked anything, mostly nothing."""
+        """Measure the rest of ``cell``; return why its model is no longer available, an empty string if it is."""
         began = time.monotonic()
         status, problem, spent = records.Progress.PARTIAL, "interrupted", None
         title = f"{cell.model.name} on {cell.task.name}"
         try:
-            with self.reporter.stage(title, len(cell.documents), expected_s(cell)) as advance:
+            with self.reporter.stage(title, len(cell.documents), seconds_to_measure(cell)) as advance:
                 agreement = self._agreement(cell, engine)
                 spent = measure(cell, engine, self.store, advance, judge=self.judge, agreement=agreement)
             if cell.task.needs_sandbox:
@@ -197,12 +195,12 @@ class _Driver:
         except CrosstokError as error:
             status, problem = records.Progress.FAILED, str(error)
             self.reporter.say(f"{title}: {error}")
-        except Exception as error:  # benchmarks are anybody's code; one that fails must not take the others along
+        except Exception as error:  # a defect in the code of one benchmark must not stop the others
             if os.environ.get("CROSSTOK_DEBUG") == "1":
                 raise
             status = records.Progress.FAILED
             problem = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            self.reporter.say(f"{title}: {problem} (`crosstok --debug` shows where)")
+            self.reporter.say(f"{title}: {problem} (`crosstok --debug` shows the traceback)")
         finally:
             self._end(cell, status, problem, time.monotonic() - began, spent)
         return ""
@@ -220,7 +218,7 @@ class _Driver:
         self.stored[cell.fingerprint] = status
 
     def _agreement(self, cell: PlannedCell, engine: Engine) -> Agreement | None:
-        """Return the comparison with the teacher that the cell asks for; the teacher stays loaded for the next one."""
+        """Return the comparison with the teacher of the cell; the teacher stays loaded for the next cell."""
         if cell.teacher is None or not isinstance(engine, LocalEngine):
             return None
         if self._teacher is None or self._teacher[0] != cell.teacher.fingerprint:
@@ -241,29 +239,15 @@ class _Driver:
 
 
 def require_complete(outcome: Outcome) -> None:
-    """Raise ``RunIncomplete`` unless every cell of the run was measured."""
+    """Raise ``RunIncomplete`` unless every cell of the run is complete."""
     if outcome.status is not records.Progress.COMPLETE:
         raise RunIncomplete(f"Run {outcome.run_id} is {outcome.status.value}.", hint="The same command continues it.")
 
 
 def pick_device(name: str) -> str:
-    """Return the torch device for ``name``; ``auto`` is the GPU where there is one."""
+    """Return the torch device for ``name``; ``auto`` selects the GPU if there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"The device {name!r} is not available.", hint="Use device: cpu, or see `crosstok doctor`.")
+        raise UserError(f"The device {name!r} is not available.", hint="Set device: cpu, or see `crosstok doctor`.")
     return name
-
-
-def expected_s(cell: PlannedCell) -> float:
-    """Return likely seconds for measuring ``cell``, to begin the progress bar with."""
-    documents, kinds = cell.documents, cell.task.request_types
-    seconds = 0.0
-    if Generate in kinds:
-        seconds += SECONDS_PER_ANSWER * len(documents) * sampling_of(cell.task).n
-    if Continuations in kinds:
-        seconds += SECONDS_PER_CHOICE * len(documents)
-    if Rolling in kinds:
-        seconds += SECONDS_PER_KILOBYTE * sum(len(document.fields.get("text", "")) for document in documents) / 1024
-    members = max(len(cell.model.parents), 1) if cell.model.spec.ensemble else 1
-    return seconds * members

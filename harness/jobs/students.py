@@ -1,7 +1,7 @@
 """Students of a plan: each is made once, in the cache folder, under its fingerprint."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from crosstok.distill.training.log import read_log
 from crosstok.distill.training.loop import LOG
 from crosstok.folders import cache_folder
 from crosstok.harness.generation.answer_facts import new_ids
-from crosstok.harness.plan.planned import Plan
+from crosstok.harness.jobs.estimates import seconds_to_make
+from crosstok.harness.plan.planned import Plan, PlannedCell
 from crosstok.progress import Reporter
 
-SECONDS_PER_STEP = 5.0  # initial estimate for progress, on two cores
 _BUILD_SECONDS = "build_seconds"
 
 
@@ -39,12 +39,22 @@ class Students:
         """Return whether the student or ensemble ``name`` is in the cache."""
         return (self.folder / self.plan.models[name].fingerprint / _BUILD_SECONDS).exists()
 
-    def expected_s(self, name: str) -> float:
-        """Return an estimate of the seconds to make ``name``; 0 if it exists or is a source."""
-        model = self.plan.models[name]
-        if model.spec.source or self.ready(name):
-            return 0.0
-        return 5.0 + SECONDS_PER_STEP * (model.recipe.steps if model.recipe else 0)
+    def to_make(self, cells: Iterable[PlannedCell]) -> list[str]:
+        """Return the students and ensembles that must be made to measure ``cells``, in the order of the plan."""
+        found: set[str] = set()
+
+        def visit(name: str) -> None:
+            model = self.plan.models[name]
+            if name not in found and model.spec.source is None and not self.ready(name):
+                found.add(name)
+                for parent in model.parents:
+                    visit(parent)
+
+        for cell in cells:
+            visit(cell.model.name)
+            if cell.teacher is not None:
+                visit(cell.teacher.name)
+        return [name for name in self.plan.models if name in found]
 
     def source(self, name: str) -> str:
         """Return the source to load for ``name``; makes it and the models it is made from if necessary."""
@@ -53,12 +63,11 @@ class Students:
             return model.spec.source
         folder = self.folder / model.fingerprint
         if not self.ready(name):
-            expected = self.expected_s(name)
             sources = [self.source(parent) for parent in model.parents]
             began = time.monotonic()
             if model.recipe:
                 recipe = at(model.recipe, dict(zip(model.options_of_parents, sources, strict=True)))
-                with self.reporter.stage(f"make {model.name}", max(recipe.steps, 1), expected) as advance:
+                with self.reporter.stage(f"make {model.name}", max(recipe.steps, 1), seconds_to_make(model)) as advance:
                     make_student(
                         recipe, folder, identity=model.identity, data=self.data, device=self.device, progress=advance,
                         replace=True,

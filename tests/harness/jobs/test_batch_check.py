@@ -92,8 +92,8 @@ def test_what_has_no_batches_to_compare_is_one_clear_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for words, said in (
-        (["-t", "humaneval:limit=1", "--check-batch", "1"], "2 rows or more"),
-        (["-t", f"text_bpb:source=jsonl:{texts_file}", "--check-batch", "4"], "asks for no answers"),
+        (["-t", "humaneval:limit=1", "--check-batch", "1"], "must be at least 2"),
+        (["-t", f"text_bpb:source=jsonl:{texts_file}", "--check-batch", "4"], "does not generate answers"),
     ):
         assert command(monkeypatch, tmp_path, str(tiny_folder), *words) == 2
         lines = capsys.readouterr().err.strip().splitlines()

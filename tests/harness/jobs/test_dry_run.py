@@ -1,5 +1,6 @@
 """Dry run: what a run would do, from plan, cache and store alone."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def test_before_a_run_all_is_still_to_do_and_the_dry_run_makes_nothing(
     assert ["base", "humaneval", "3", "0", "to", "measure", "6", "s"] in words
     assert "humaneval (3)" in result.output, "its published solutions are to be run first"
     assert "Run: 1 of 2 models to make, 4 of 4 cells to measure" in result.output
-    assert "a first guess" in result.output
+    assert "an initial guess" in result.output
     assert not store.exists()
     assert not (cache / "students").exists()
 
@@ -66,6 +67,24 @@ def test_after_a_run_everything_is_there_under_the_same_name(
     assert found.references == {}
     assert found.seconds == 0
     assert f"Run {outcome.run_id}: 0 of 2 models to make, 0 of 4 cells to measure" in str(found)
+
+
+def test_a_student_whose_cells_are_complete_is_not_needed_and_one_of_an_open_ensemble_is(
+    suite_content: Content, cache: Path, tmp_path: Path
+) -> None:
+    content = suite_content(tasks=suite_content()["tasks"][1:])
+    with Store(tmp_path / "s.db") as store:
+        run_suite(check_suite(content, "test"), store)
+        shutil.rmtree(cache / "students")
+        found = forecast(check_suite(content, "test"), store)
+        assert {model.name: (model.state, model.seconds) for model in found.models}["fvt"] == ("not needed", 0)
+        content["models"] = {
+            **content["models"],
+            "again": {"transfer": {"from": "base", "tokenizer": "bytes", "init": "mean", "steps": 0}},
+            "pair": {"ensemble": {"members": ["fvt", "again"]}},
+        }
+        states = {model.name: model.state for model in forecast(check_suite(content, "test"), store).models}
+    assert states == {"base": "source", "fvt": "to make", "again": "to make", "pair": "to make"}
 
 
 def test_what_is_left_is_estimated_from_what_the_store_has(suite_content: Content, tmp_path: Path) -> None:
