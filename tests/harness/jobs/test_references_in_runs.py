@@ -94,7 +94,7 @@ def test_a_document_whose_solution_fails_here_is_named_and_neither_asked_nor_sco
     assert [verdict.document for verdict in store.verdicts(cell.fingerprint)] == ["split"]
     frame = comparison_frame(store, run_id)
     assert frame["n"].tolist() == [1]
-    assert any("own: 1 of 2 documents were not asked" in note and "broken" in note for note in frame.attrs["notes"])
+    assert any("own: 1 of 2 documents are excluded" in note and "broken" in note for note in frame.attrs["notes"])
     assert check(store) == []
 
 
@@ -121,7 +121,7 @@ def test_a_program_is_judged_in_the_mode_and_limits_of_its_solution(
         "guarded": "guarded",
     }
     (note,) = comparison_frame(store, run_id)["note"]
-    assert "1 verdicts of programs that shared a process with their tests" in note
+    assert "1 verdicts on programs that shared a process with their tests" in note
 
 
 def test_a_suite_may_give_every_program_the_same_seconds(suite_content: Content, programs: Callable[..., str]) -> None:
