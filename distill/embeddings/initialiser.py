@@ -1,8 +1,8 @@
-"""The protocol of an embedding initialiser, and the part that all of them share.
+"""Base class of embedding initialisers.
 
-An initialiser is given the rows of the source's matrices and says what the rows of the target's vocabulary are. Most
-of them differ only in how they approximate a token that the source does not have: special tokens are matched first,
-then exact byte strings, and both are copied bit for bit. Where each row came from is recorded.
+An initialiser gets the rows of the source's embedding matrices and returns the rows of the target vocabulary, with the
+origin of each row. Most initialisers copy the rows of special tokens and of tokens with equal bytes bit for bit, and
+differ only in how they approximate the others (see ``approximation``).
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +20,7 @@ from crosstok.distill.tokenizers.matching import Origin
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Kind = Literal["input", "output"]
+"""Which embedding matrix."""
 
 
 @dataclass(frozen=True)
@@ -27,62 +28,62 @@ class Rows:
     """New matrices and the origin of each of their rows."""
 
     matrices: Mapping[Kind, Tensor]
-    """``[target.size, d]`` each, in the dtype of the source's."""
+    """``[target.size, d]`` each, in the dtype of the source's matrix."""
     origins: tuple[Origin, ...]
-    """Per target id: copied from a special or an exact row, mean of the source's pieces, made of byte pieces, made in
-    another way of the initialiser's, fallback."""
+    """Origin of the row of each target id: ``special`` and ``exact`` rows are copied, ``mean`` averages the source's
+    pieces, ``bytes`` averages byte tokens, ``approximated`` is any other rule, ``fallback`` is the mean row."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the initialiser has to report of itself."""
+    """Further figures for the provenance."""
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows have each origin; the counts add up to the vocabulary."""
+        """Return the number of rows of each origin; the numbers add up to ``target.size``."""
         return dict(sorted(Counter(self.origins).items()))
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """What an initialiser may use beyond the rows, if it asks for text: the source itself, still unchanged."""
+    """The unchanged source model and a text, for initialisers that read text."""
 
     model: PreTrainedModel
     bos_id: int | None
-    """The id in front of every text, where the source was trained with one."""
+    """BOS id, only if the source was trained with one in front of every text."""
     texts: Texts
 
 
 class Initialiser(Method, ABC):
-    """One way of making rows for a new vocabulary. Its options are its fields.
+    """Base class of initialisers; options are pydantic fields.
 
-    Most need the source's rows alone. One that reads text names it in ``text_source``; its rows are then handed to
-    :meth:`refine` together with the source's model. One that looks into another model names it in ``model_source``.
-    Both belong to what decides a student.
+    Most initialisers need only the source's rows. One that reads text names it in :attr:`text_source`; its rows are
+    then passed to :meth:`refine` together with the source model. One that reads another model names it in
+    :attr:`model_source`. Text and model are part of the student's identity.
     """
 
     @property
     def text_source(self) -> str | None:
-        """The corpus that it reads; None for nearly all."""
+        """Text source to read; None for most initialisers."""
         return None
 
     @property
     def model_source(self) -> str | None:
-        """The model, besides the source, that it reads; None for nearly all."""
+        """Model source to read besides the source model; None for most initialisers."""
         return None
 
     def refine(
         self,
         rows: "Rows",
-        source_model: SourceModel,  # noqa: ARG002  (for those that read text)
+        source_model: SourceModel,  # noqa: ARG002  (used by initialisers that read text)
         source: TokenBytes,  # noqa: ARG002
         target: TokenBytes,  # noqa: ARG002
     ) -> "Rows":
-        """Return ``rows`` made better with the help of model and text; called only where ``text_source`` is given."""
+        """Return improved ``rows``; called only if :attr:`text_source` is set."""
         return rows
 
     @abstractmethod
     def rows(
         self, matrices: Mapping[Kind, Tensor], source: TokenBytes, target: TokenBytes, specials: Mapping[int, int]
     ) -> Rows:
-        """Return the rows of ``target``.
+        """Return the rows of the vocabulary ``target``.
 
-        ``matrices`` holds the source's ``[>= source.size, d]``: ``input`` always, ``output`` only where it is untied.
-        ``specials`` maps target ids to the source ids that play the same role.
+        ``matrices`` holds the source's matrices, ``[at least source.size, d]``: ``input`` always, ``output`` only if it
+        is not tied to the input. ``specials`` maps target ids to the source ids with the same role.
         """

@@ -1,9 +1,8 @@
-"""The protocol of a training loss.
+"""Base class of training losses.
 
-A loss never divides. It returns a sum and the count that the sum is to be divided by, both of which are added over
-micro-batches and processes first; otherwise a step would depend on how its batch was cut up. The count is also asked
-for on its own, before the student runs, because the gradient of several losses can only be accumulated when the
-divisor of each is known.
+A loss never divides. It returns a sum and the count to divide it by. Sums and counts are added over micro-batches and
+processes first, so a step does not depend on how its batch is split. The count is also requested separately before the
+student runs, because the gradients of several losses can be accumulated only if the divisor of each is known.
 """
 
 from abc import ABC, abstractmethod
@@ -20,55 +19,57 @@ from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 
 Ratio = tuple[float, float]
-"""A figure to report, as numerator and denominator, so that it too can be added up before it is divided."""
+"""A reported figure as numerator and denominator, which are added up before the division."""
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """The loss of one micro-batch."""
+    """Loss of one micro-batch."""
 
     sum: Tensor
-    """Scalar with gradient, in the unit that the loss documents."""
+    """Scalar with a gradient, in the unit that the loss documents."""
     count: float
-    """What the sum is an average over; 0 if nothing could be scored, and then the sum is exactly 0."""
+    """Divisor of the sum; 0 if nothing was scored, in which case the sum is exactly 0."""
     metrics: Mapping[str, Ratio] = field(default_factory=dict)
+    """Further figures for the training log."""
 
 
 class Loss(Method, ABC):
-    """One training objective. Its options are its fields."""
+    """Base class of training losses; options are pydantic fields."""
 
     packs: ClassVar[bool] = True
-    """Whether the loss of a window stays the same where several windows share a row."""
+    """Whether the loss of a window is unchanged if several windows share a row."""
 
     weight: float = Field(default=1.0, gt=0)
-    """Factor of this loss where several are added up."""
+    """Factor of this loss in a sum of several losses."""
 
     @property
     def of_student(self) -> frozenset[Reading]:
-        """The readings of the student that the loss uses."""
+        """Readings of the student that the loss uses."""
         return frozenset({"gold"})
 
     @property
     def of_teacher(self) -> frozenset[Reading]:
-        """The readings of the teacher that the loss uses; if no loss uses any, the teacher never runs."""
+        """Readings of the teacher that the loss uses; the teacher runs only if some loss uses one."""
         return frozenset()
 
     @property
     def teacher_top(self) -> int:
-        """How many of the teacher's likeliest tokens the readings ``top`` and ``rest`` have to tell apart."""
+        """Number of the teacher's most likely tokens in the readings ``top`` and ``rest``."""
         return 0
 
     def prepare(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        """Get ready for these two models: called once, before the first step.
+        """Prepare for two models, for example by building maps between their vocabularies.
 
-        Vocabularies are compared and maps between them made here. Raises UserError for a pair that the loss is not for.
+        Called once before the first step. Raises UserError for a pair of models that the loss does not support.
         """
 
     @property
     def learned(self) -> nn.Module | None:
-        """What the loss itself has to learn (projections between hidden states), after :meth:`prepare`.
+        """Module that the loss trains itself, such as a projection between hidden states; made in :meth:`prepare`.
 
-        The loop trains it at the rate ``learned_lr``, saves it with its states, and drops it at the end.
+        The training loop trains it at the rate :attr:`learned_lr` and saves it with the training state. It is not part
+        of the student.
         """
         return None
 
@@ -79,8 +80,8 @@ class Loss(Method, ABC):
 
     @abstractmethod
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
-        """Return what the loss of ``batch`` is an average over."""
+        """Return the divisor of the summed loss of ``batch``."""
 
     @abstractmethod
     def __call__(self, batch: AlignedBatch, student: Outputs, teacher: Outputs) -> LossTerm:
-        """Return the summed loss of ``batch``, with a gradient path into ``student`` even where nothing is scored."""
+        """Return the summed loss of ``batch``, with a gradient path into ``student`` even if nothing is scored."""

@@ -16,35 +16,37 @@ from crosstok.distill.training.loop import Model, train
 from crosstok.distill.training.windows import Encoder, Windows
 from crosstok.progress import Advance
 
-_READ, _READ_BYTES = 16, 512  # of held-out text, to see how new tokens are taken up
+_READ, _READ_BYTES = 16, 512  # held-out documents, and bytes of each, for the usage of new tokens
 
 
 @dataclass(frozen=True)
 class BuiltStudent:
-    """A student in memory, and the fields of its ``Provenance`` that its recipe decides."""
+    """A student in memory, and the provenance fields that its recipe sets."""
 
     checkpoint: Checkpoint
     record: dict[str, Any]
     files: tuple[str, ...] = ()
-    """Names of further files for the student, which the recipe has put into the working folder."""
+    """Names of further files in the working folder that belong to the student."""
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """Where a student is made: its working folder, the text that it reads, the device."""
+    """Working folder, training text and device of one build."""
 
     folder: Path
-    """Keeps the training log and the state from which an interrupted call continues."""
+    """Working folder, with the training log and the state from which an interrupted call resumes."""
     texts: Texts | None
-    """The training text; None where nothing is trained."""
+    """Training text; None if nothing is trained."""
     data: Path | None
+    """Data folder."""
     device: str
     progress: Advance | None
+    """Called after each training step."""
     parent: TokenBytes
-    """The tokens of the model that the student is made from: rows of all others are new."""
+    """Vocabulary of the source; all other tokens of the student are new."""
 
     def held_out(self, corpus: str) -> list[str]:
-        """Return the beginnings of a few documents that training does not see; none where nothing was trained."""
+        """Return the first bytes of a few held-out documents; an empty list if nothing is trained."""
         if self.texts is None:
             return []
         documents = load_texts(corpus, "heldout", self.data).documents[:_READ]
@@ -53,9 +55,10 @@ class BuildContext:
     def train(
         self, student: Checkpoint, teacher: Checkpoint, losses: Sequence[Loss], spec: StudentSpec, **options: Any
     ) -> dict[str, dict[str, float]]:
-        """Train the model of ``student`` in place, if there is text to train on; ``options`` are those of ``train``.
+        """Train the model of ``student`` in place; do nothing if there is no training text.
 
-        Returns its figures on held-out text ``before`` and ``after``.
+        ``options`` are passed on to :func:`crosstok.distill.training.loop.train`. Returns figures on held-out text
+        ``before`` and ``after`` training.
         """
         if self.texts is None:
             return {}
@@ -65,7 +68,7 @@ class BuildContext:
             Model(side.model, Reader.of(side.tokenbytes, side.valid_rows), side.fingerprint)
             for side in (student, teacher)
         ]
-        teaches = any(loss.of_teacher for loss in losses)  # where it does not, its model may have become the student
+        teaches = any(loss.of_teacher for loss in losses)  # otherwise the student may share the teacher's model
         held_out = HeldOut.of(spec.corpus, self.data, encoders, sides[1] if teaches else None)
         before = held_out.figures(sides[0])
         train(

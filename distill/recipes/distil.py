@@ -1,12 +1,12 @@
-"""``distil`` lets another model teach: the student keeps its tokenizer, the teacher reads the same bytes with its own.
+"""``distil`` trains a model on the outputs of another one, the teacher; each keeps its own tokenizer.
 
-This is the case of a larger model that knows what the student lacks (in arXiv 2503.20083, section 5, a mathematical
-model of 8B teaches one of 2B). No vocabulary changes, so there is nothing to initialise; all that the two have in
-common is the text. Losses across tokenizers (``alm``, ``uld``, ``mined``, ``dskd``, ``gold``, ``bpm``, ``strict``) take
-any pair, ``kd`` only models with one vocabulary. The teacher may be an ensemble.
+The usual case is a larger teacher that has knowledge the student lacks (arXiv 2503.20083, section 5: a mathematical
+model of 8B parameters teaches one of 2B). The vocabulary does not change, so nothing is initialised. Losses across
+tokenizers (``alm``, ``uld``, ``mined``, ``dskd``, ``gold``, ``bpm``, ``strict``) accept any pair of models, ``kd`` only
+models with the same vocabulary. The teacher may be an ensemble.
 
-Tokenizers that cannot read the same bytes (one of them normalises Unicode, say) are refused before the first step, with
-counts and an example.
+Tokenizers that do not read the same bytes (for example, because one of them normalises Unicode) are refused before the
+first step, with counts and an example.
 """
 
 from typing import Any

@@ -1,17 +1,17 @@
-"""``expand`` gives a model more tokens and teaches them by what it knows already.
+"""``expand`` adds tokens to a model's vocabulary and trains their rows by self-distillation.
 
-After Rehman Linder (arXiv 2508.15807), whose idea and claims are public and whose details are not: choice of tokens,
-form of the divergence, schedule and all else here are our reconstruction.
+After Rehman Linder (arXiv 2508.15807). The idea and the claims are public, the details are not: the choice of tokens,
+the form of the divergence, the schedule and everything else are our reconstruction.
 
-A model with the old vocabulary is the teacher of itself with the new one. **Stage 1** (``train: new_rows``, the
-default) trains the rows of the new tokens and nothing else, so every old number of the model is afterwards what it was,
-bit for bit. **Stage 2** lets the model adapt to its new tokens; it is ``distil`` with the stage-1 student as ``from``,
-the original as ``teacher``, ``loss: [kl]`` or ``[sft]`` and ``train: full`` or ``lora``, so that each stage is a model
-of its own, measured and kept. ``train: full``, ``lora`` or ``embeddings`` here skips the first stage.
+The model with the old vocabulary is the teacher of the model with the new one. **Stage 1** (``train: new_rows``, the
+default) trains the rows of the new tokens only; all other weights stay bit-identical. **Stage 2** adapts the model to
+its new tokens. It is a ``distil`` with the stage-1 student as ``from``, the original as ``teacher``, ``loss: [kl]`` or
+``[sft]`` and ``train: full`` or ``lora``, so each stage is a model of its own that can be measured. ``train: full``,
+``lora`` or ``embeddings`` in ``expand`` skips stage 1.
 
-Where text holds no new token, the stage-1 student reads the old ids and computes the old logits of them. The one thing
-that differs is that the new tokens have logits too. Scored over the old ids alone the text gets the source's numbers
-bit for bit; over all ids each token costs ``-ln(1 - mass of the new ids)`` more, which is what training keeps small.
+On text without new tokens, the stage-1 student reads the old ids and computes the old logits for them; the new tokens
+have logits in addition. Over the old ids alone, the scores equal the source's bit for bit. Over all ids, each token
+costs ``-ln(1 - probability of the new ids)`` more, which training keeps small.
 """
 
 import dataclasses

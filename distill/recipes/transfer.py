@@ -1,7 +1,7 @@
 """``transfer`` moves a model to another tokenizer.
 
-The vocabulary is replaced, its rows are initialised, and the student is trained against the model that it came from
-(self-distillation, arXiv 2503.20083), which needs no labels and no second model.
+The vocabulary is replaced and its rows are initialised. The student is then trained against the model that it was made
+from (self-distillation, arXiv 2503.20083), which requires neither labels nor a second model.
 """
 
 import dataclasses

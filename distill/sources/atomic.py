@@ -1,9 +1,9 @@
-"""Folders that appear whole or not at all.
+"""Atomic creation of folders: a folder appears completely or not at all.
 
-Models are hundreds of megabytes and are built by commands that users interrupt, on disks that fill up, often by two
-processes at once. A folder is therefore built under a temporary name beside its target and renamed at the end, which a
-file system does in one step; whoever sees the target sees all of it. Builders of the same target wait for each other
-on a lock that the kernel drops when its holder dies, so a killed build never blocks the next one.
+Models are hundreds of megabytes. They are built by commands that users interrupt, on disks that fill up, often by
+several processes at once. A folder is therefore built under a temporary name next to its target and renamed at the end,
+which is one step for the file system. Builders of the same target wait for each other on a lock that the kernel
+releases when its holder dies, so a killed build never blocks the next one.
 """
 
 import errno
@@ -24,10 +24,10 @@ _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 @contextmanager
 def new_folder(target: Path, *, needs_bytes: int = 0) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``target`` if the block ends well and vanishes if it does not.
+    """Yield an empty folder that becomes ``target`` if the block succeeds and is removed otherwise.
 
-    An existing ``target`` is replaced. Raises ``UserError`` where the disk is full, has less than ``needs_bytes`` left,
-    or may not be written.
+    An existing ``target`` is replaced. Raises UserError if the disk is full, has less than ``needs_bytes`` left, or is
+    not writable.
     """
     with _disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,16 +38,16 @@ def new_folder(target: Path, *, needs_bytes: int = 0) -> Iterator[Path]:
     try:
         with _disk_errors(target):
             yield building
-            building.chmod(0o755)  # mkdtemp made it private; a model is shared like any other file of its owner
+            building.chmod(0o755)  # mkdtemp makes it private; models have the usual permissions
             _swap(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def build_once(target: Path, build: Callable[[Path], None], *, needs_bytes: int = 0) -> Path:
-    """Return ``target``, calling ``build(folder)`` to fill it first unless it is there already.
+    """Return ``target``; call ``build(folder)`` to fill it if it does not exist.
 
-    Processes that ask for the same target at the same time build it once; the others wait.
+    If several processes ask for the same target at once, one builds it and the others wait.
     """
     if not target.is_dir():
         with _lock(target):
@@ -69,14 +69,14 @@ def _lock(target: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Delete what builders left that were killed; the caller holds the lock, so none of them is at work."""
+    """Delete what killed builders left; the caller holds the lock, so no builder is running."""
     for folder in target.parent.glob(f".{target.name}.*"):
         if folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _swap(building: Path, target: Path) -> None:
-    """Put ``building`` in the place of ``target``; a folder that stood there is moved aside first and then deleted."""
+    """Rename ``building`` to ``target``; an existing folder is moved aside first and then deleted."""
     if not target.exists():
         building.rename(target)
         return

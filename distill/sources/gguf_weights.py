@@ -1,17 +1,17 @@
-"""Turning a GGUF file into a plain Hugging Face folder, with the traps of that road closed.
+"""Conversion of GGUF files to Hugging Face folders.
 
-The weights are dequantised by the ``gguf`` package and renamed by a table per architecture; they are kept in float32,
-the only common type that holds every product of a half-precision scale and a small integer exactly. Three things that
-are easy to get wrong are done here, each with its test:
+Weights are dequantised by the ``gguf`` package and renamed by a table per architecture. They are stored in float32, the
+only common type that represents every product of a half-precision scale and a small integer exactly. Three details that
+are easy to get wrong, each covered by a test:
 
-* llama.cpp stores the query and key rows of Llama models in another order (pairs instead of halves of the rotary
-  dimensions), so the rows are put back;
-* a Gemma norm multiplies by ``1 + w``, and its GGUF holds ``1 + w``, so one is subtracted;
-* the pre-tokenizer is named in the metadata and must be built from that name: SmolLM splits off every digit before the
-  GPT-2 pattern, and a tokenizer without that rule gives other ids for indented numbers.
+* llama.cpp permutes the query and key rows of Llama models (pairs instead of halves of the rotary dimensions). The
+  original order is restored.
+* A Gemma norm multiplies by ``1 + w``, and GGUF stores ``1 + w``, so 1 is subtracted.
+* The metadata contain only the name of the pre-tokenizer, which must be rebuilt from it. SmolLM splits off every digit
+  before it applies the GPT-2 pattern; without this rule, indented numbers get other ids.
 
-Whatever is not known (an architecture, a tensor, a pre-tokenizer, a scaled rotary embedding) is refused, never guessed.
-A SentencePiece vocabulary inside a GGUF has lost the order of its merges; it needs the model's ``tokenizer.json``.
+Unknown architectures, tensors, pre-tokenizers and scaled rotary embeddings are refused. A SentencePiece vocabulary in a
+GGUF lacks the order of its merges, so the model's ``tokenizer.json`` is required.
 """
 
 import shutil
@@ -32,7 +32,7 @@ from crosstok.distill.tokenizers.tokenizer_building import fast_tokenizer
 from crosstok.errors import UserError
 
 CONVERTER_VERSION = 1
-"""Raised whenever the same GGUF would give another folder; part of the fingerprint of converted models."""
+"""Raised when the same GGUF would give another folder; part of the fingerprint of converted models."""
 
 _CONTROL, _USER_DEFINED = 3, 4  # token types of the GGUF format
 _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
@@ -40,7 +40,7 @@ _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 @dataclass(frozen=True, slots=True)
 class _Architecture:
-    """How one ``general.architecture`` maps to a class of transformers."""
+    """Mapping of one ``general.architecture`` to a transformers class."""
 
     model_class: str
     layer_tensors: Mapping[str, str]
@@ -93,19 +93,19 @@ _PRE_TOKENIZERS = {
 def convert(gguf: Path, folder: Path, *, tokenizer: Path | None = None) -> None:
     """Write the model in ``gguf`` to ``folder`` as safetensors, config, generation config and tokenizer.
 
-    The tokenizer is copied from the folder ``tokenizer`` where one is given, else from a ``tokenizer.json`` beside the
-    file, else built from the file's metadata. Raises ``UserError`` where the file cannot be converted faithfully.
+    The tokenizer is copied from the folder ``tokenizer`` if one is given, otherwise from a ``tokenizer.json`` next to
+    the file, otherwise built from the metadata. Raises UserError if the file cannot be converted exactly.
     """
     try:
         reader = GGUFReader(gguf)
-    except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:  # what a broken file makes of it
+    except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:  # raised for broken files
         raise UserError(f"{gguf} cannot be read as GGUF: {error}.", hint="Check the path and the file.") from error
     metadata = _Metadata(reader, gguf)
     architecture = _ARCHITECTURES.get(metadata.architecture)
     if architecture is None:
         raise UserError(
-            f"{gguf} holds a {metadata.architecture!r} model, which cannot be converted.",
-            hint=f"Convertible: {', '.join(sorted(_ARCHITECTURES))}. Give the model's Hugging Face folder instead.",
+            f"{gguf} holds a model of the unsupported architecture {metadata.architecture!r}.",
+            hint=f"Supported: {', '.join(sorted(_ARCHITECTURES))}. Use the model's Hugging Face folder instead.",
         )
     tensors = _tensors(reader, metadata, architecture)
     config = _config(metadata, rows=tensors["model.embed_tokens.weight"].shape[0], tied="lm_head.weight" not in tensors)
@@ -125,7 +125,7 @@ def convert(gguf: Path, folder: Path, *, tokenizer: Path | None = None) -> None:
 
 
 class _Metadata:
-    """The key-value part of a GGUF file."""
+    """Key-value metadata of a GGUF file."""
 
     def __init__(self, reader: GGUFReader, path: Path) -> None:
         self._fields = reader.fields
@@ -150,7 +150,7 @@ class _Metadata:
         return None if value is None else int(value)
 
     def has(self, prefix: str) -> bool:
-        """Tell whether any key starts with ``prefix``."""
+        """Return whether any key starts with ``prefix``."""
         return any(key.startswith(prefix) for key in self._fields)
 
 
@@ -167,7 +167,7 @@ def _config(metadata: _Metadata, *, rows: int, tied: bool) -> PreTrainedConfig:
         "num_key_value_heads": metadata.model("attention.head_count_kv", heads),
         "head_dim": metadata.model("attention.key_length", metadata.model("embedding_length") // heads),
         "max_position_embeddings": metadata.model("context_length"),
-        # GGUF holds a float32; the decimal number that it was made of reads better and rounds to the same float32.
+        # GGUF stores a float32; the original decimal number is more readable and rounds to the same float32.
         "rms_norm_eps": float(f"{metadata.model('attention.layer_norm_rms_epsilon'):.6g}"),
         "tie_word_embeddings": tied,
         "dtype": "float32",
@@ -180,7 +180,7 @@ def _config(metadata: _Metadata, *, rows: int, tied: bool) -> PreTrainedConfig:
         sliding_window=metadata.model("attention.sliding_window"),
         query_pre_attn_scalar=shared["head_dim"],
         rope_parameters={
-            # The base of the sliding layers is a constant of Gemma 3 that GGUF does not hold.
+            # The base of the sliding layers is a constant of Gemma 3 that GGUF does not contain.
             "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
             "full_attention": {"rope_type": "default", "rope_theta": theta},
         },
@@ -210,13 +210,13 @@ def _target(name: str, architecture: _Architecture, path: Path) -> tuple[str, st
     match name.split("."):
         case ["blk", layer, part, "weight"] if part in architecture.layer_tensors:
             return part, f"model.layers.{layer}.{architecture.layer_tensors[part]}.weight"
-    raise UserError(f"{path} holds the tensor {name!r}, which has no place in {architecture.model_class}.")
+    raise UserError(f"{path} holds the tensor {name!r}, which {architecture.model_class} does not have.")
 
 
 def rows_of_halves(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Return ``[heads * d, hidden]`` rows with each head's rotary dimensions in halves, given them in pairs.
 
-    llama.cpp turns neighbouring rows (2i, 2i + 1) into a rotary pair, transformers the rows (i, i + d/2).
+    A rotary pair is the rows (2i, 2i + 1) in llama.cpp and the rows (i, i + d/2) in transformers.
     """
     pairs = weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:])
     return pairs.swapaxes(1, 2).reshape(weights.shape)

