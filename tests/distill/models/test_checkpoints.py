@@ -174,7 +174,7 @@ def test_a_config_that_calls_one_matrix_untied_is_refused(tmp_path: Path, save_t
     [
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
@@ -202,8 +202,8 @@ def test_a_damaged_folder_is_one_clear_line(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("/does/not/exist", r"does not exist\. Sources: a folder"),
-        ("hup:owner/name", "Unknown kind of model source 'hup'. Did you mean 'hub'"),
+        ("/does/not/exist", r"does not exist\. Model sources: a folder"),
+        ("hup:owner/name", "Unknown kind of model source 'hup' in 'hup:owner/name'. Did you mean 'hub:'"),
         ("hub:no-owner", "hub:no-owner names no model"),
         ("hub:owner/name@main", "hub:owner/name@main could not be fetched"),
         ("gguf:/does/not/exist.gguf", "The GGUF file /does/not/exist.gguf does not exist"),

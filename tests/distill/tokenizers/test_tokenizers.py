@@ -302,7 +302,7 @@ def test_a_tokenizer_that_fits_passes(name: str) -> None:
 
 
 def test_ids_past_the_matrix_are_named() -> None:
-    with pytest.raises(UserError, match=r"past the model's 398 embedding rows: 398 .*, 399 "):
+    with pytest.raises(UserError, match=r"beyond the 398 embedding rows of the model: 398 .*, 399 "):
         check_tokenizer(toy_tokenizer("bpe"), 398)
     with pytest.raises(UserError, match="and 95 more"):
         check_tokenizer(toy_tokenizer("bpe"), 300)
