@@ -138,8 +138,9 @@ def _missing(database: Database) -> Iterator[Finding]:
     unjudged = sa.and_(of_complete, judged, asked_of_model, lacks(VERDICTS))
     yield from _found(database, "samples without a verdict in complete cells", SAMPLES, unjudged, AGAIN)
     # A task scores each answer by itself, or a document once: then only the sample with index 0 has scores.
-    each = sa.select(SCORES.c.cell).where(SCORES.c.cell == SAMPLES.c.cell, SCORES.c["index"] > 0).exists()
-    scored = sa.and_(asked_of_model, SAMPLES.c.stop_reason != "refused", sa.or_(SAMPLES.c["index"] == 0, each))
+    each = sa.select(SCORES.c.cell).where(SCORES.c["index"] > 0).distinct()
+    has_scores = sa.or_(SAMPLES.c["index"] == 0, SAMPLES.c.cell.in_(each))
+    scored = sa.and_(asked_of_model, SAMPLES.c.stop_reason != "refused", has_scores)
     unscored = sa.and_(of_complete, scored, lacks(SCORES))
     yield from _found(database, "samples without a score in complete cells", SAMPLES, unscored, AGAIN)
     cure = f"Another program wrote them. {AGAIN}"
