@@ -1,10 +1,10 @@
-"""The regression gate: rules over contrasts, and a verdict that is green only where everything was measured.
+"""Regression gate: rules over contrasts, with a verdict that passes only if everything was measured.
 
 A rule is ``TASK[.METRIC] (<|>) AMOUNT [& p<P]`` and describes a failure: ``humaneval.pass@1 < -1.0pp & p<0.05`` fails
-where the model passes more than one percentage point less than the baseline and the difference is significant.
+if the pass rate of the model is more than one percentage point below the baseline and the difference is significant.
 ``AMOUNT`` is in percentage points (``pp``, fractions only), in percent of the baseline (``%``), or in the unit of the
-metric. ``TASK`` may hold ``*``. Without rules, any significant loss fails, and bits per byte must also have risen by
-one percent, since on much text a difference that matters to nobody is significant.
+metric. ``TASK`` may contain ``*``. Without rules, any significant loss fails; metrics other than fractions must also
+change by at least one percent, because tiny differences become significant on long texts.
 """
 
 import fnmatch
@@ -37,45 +37,50 @@ _RULE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What must not happen."""
+    """A failure condition."""
 
     text: str
     task: str
-    """Task, or ``TASK.METRIC``; may hold ``*``."""
+    """``TASK`` or ``TASK.METRIC``; may contain ``*``."""
     below: bool
-    """Whether a change under ``amount`` fails, rather than one above it."""
+    """Whether changes below ``amount`` fail, rather than those above it."""
     amount: float
     unit: Literal["pp", "%", ""]
     p: float | None
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
-        """Read a rule.
+        """Parse a rule.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not a valid rule.
 
         """
         found = _RULE.fullmatch(text)
         if not found:
             raise UserError(
-                f"{text!r} is not a rule of the gate.", hint="Write for example 'humaneval.pass@1 < -1.0pp & p<0.05'."
+                f"{text!r} is not a rule of the gate.", hint="Example: 'humaneval.pass@1 < -1.0pp & p<0.05'."
             )
         p = float(found["p"]) if found["p"] else None
         return cls(text.strip(), found["task"], found["sign"] == "<", float(found["amount"]), _unit(found["unit"]), p)
 
     def broken_by(self, one: Contrast) -> bool:
-        """Return whether the change is the failure that this rule describes."""
+        """Return whether a contrast meets the failure condition.
+
+        Raises:
+            UserError: the rule counts percentage points and the metric is not a fraction.
+
+        """
         found = one.difference
         if found is None or one.before is None or math.isnan(found.value):
             return False
         if self.unit == "pp" and not one.headline.is_fraction:
             raise UserError(
-                f"The rule {self.text!r} counts percentage points, but {one.task} is in {one.headline.unit}.",
+                f"The rule {self.text!r} is in percentage points, but {one.task} is in {one.headline.unit}.",
                 hint="Use % or a plain number.",
             )
         if self.unit == "%":
-            scale = abs(one.before.value) or math.ulp(0.0)  # any change from zero is beyond all percentages
+            scale = abs(one.before.value) or math.ulp(0.0)  # any change from zero exceeds every percentage
             change = 100 * found.value / scale
         else:
             change = 100 * found.value if self.unit == "pp" else found.value
@@ -84,10 +89,10 @@ class Rule:
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """Read a YAML file with rules under ``fail_if``.
+    """Read the rules of a YAML file with the key ``fail_if``.
 
     Raises:
-        UserError: the file cannot be read, or holds something else.
+        UserError: the file cannot be read or has other content.
 
     """
     import yaml  # noqa: PLC0415  (most gates have no such file)
@@ -99,19 +104,19 @@ def read_rules(path: Path) -> list[Rule]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML.", hint="Write `fail_if:` and a list of rules.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no rules.", hint="Write `fail_if:` and a list of rules.")
+        raise UserError(f"{path} contains no rules.", hint="Write `fail_if:` and a list of rules.")
     for key in content:
         if key != "fail_if":
             raise unknown_name(f"key in {path}", str(key), ["fail_if"])
     listed = content.get("fail_if")
     if not isinstance(listed, list) or not listed or not all(isinstance(rule, str) for rule in listed):
-        raise UserError(f"{path}: fail_if is not a list of rules.", hint="Put each rule into quotes after a dash.")
+        raise UserError(f"{path}: fail_if is not a list of rules.", hint="Write each rule in quotes after a dash.")
     return [Rule.parse(rule) for rule in listed]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One rule on one task."""
+    """Result of a rule on a task."""
 
     rule: str
     task: str
@@ -122,7 +127,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class GateReport:
-    """All outcomes of a gate, with the forms in which other programs want them."""
+    """Outcomes of a gate, with renderings for terminals, GitHub and test reporters."""
 
     candidate: str
     baseline: str
@@ -130,13 +135,13 @@ class GateReport:
 
     @property
     def exit_code(self) -> int:
-        """0 ok, 1 regression, 3 incomplete; a regression that was found counts more than what is missing."""
+        """Exit code: 0 ok, 1 regression, 3 incomplete; a regression takes precedence."""
         states = {outcome.state for outcome in self.outcomes}
         return 1 if "regression" in states else 3 if "incomplete" in states or not states else 0
 
     @property
     def headline(self) -> str:
-        """The result in one line."""
+        """Result in one line."""
         word = {0: "ok", 1: "REGRESSION", 3: "INCOMPLETE"}[self.exit_code]
         counts = {state: sum(outcome.state == state for outcome in self.outcomes) for state in _STATES}
         shown = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -165,7 +170,7 @@ class GateReport:
         return json.dumps(content, indent=2)
 
     def junit(self) -> str:
-        """Return the report as JUnit XML: a regression is a failure, what could not be judged is an error."""
+        """Return the report as JUnit XML: regressions are failures, incomplete results are errors."""
         count = {state: str(sum(outcome.state == state for outcome in self.outcomes)) for state in _STATES}
         totals = {"tests": str(len(self.outcomes)), "failures": count["regression"], "errors": count["incomplete"]}
         root = ET.Element("testsuites", dict(totals))
@@ -190,13 +195,13 @@ _STATES: tuple[State, ...] = ("ok", "incomplete", "regression")
 
 
 def gate(candidates: dict[str, Side], baselines: dict[str, Side], rules: Sequence[Rule] = ()) -> GateReport:
-    """Judge models against baselines, paired by name; a single model on each side needs no common name.
+    """Compare models with baselines, paired by name; if each side has a single model, the names may differ.
 
-    Whatever a rule applies to and cannot be judged (not measured, incomplete, sandbox errors, not comparable) is
-    ``incomplete``, and so is a model of the baseline that the candidates lack.
+    Results that a rule applies to but that cannot be judged (not measured, incomplete, sandbox errors, not comparable)
+    are ``incomplete``, as are baseline models that the candidates lack.
 
     Raises:
-        UserError: a rule names no task that was measured.
+        UserError: a rule matches no measured task.
 
     """
     single = len(candidates) == len(baselines) == 1
@@ -230,7 +235,7 @@ def _by_rules(pairs: list[tuple[Side, Side]], headlines: list[Contrast], rules: 
 
 
 def _applies_to(rule: Rule, tasks: list[str], headlines: list[Contrast]) -> dict[str, str | None]:
-    """Return the tasks that a rule names, with the metric if it names one (task names may hold dots)."""
+    """Return the tasks that a rule matches, with the metric if it names one (task names may contain dots)."""
     named: dict[str, str | None] = {}
     for task in tasks:
         if fnmatch.fnmatchcase(task, rule.task):
@@ -273,5 +278,5 @@ def _unit(text: str) -> Literal["pp", "%", ""]:
 
 
 def _xml(text: str) -> str:
-    """Return ``text`` without the characters that XML cannot hold."""
+    """Return ``text`` with characters that XML does not allow replaced."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -14,7 +14,7 @@ from crosstok.results.store.records import FRACTION, Task
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The metric that a task is known by."""
+    """Headline metric of a task."""
 
     name: str
     unit: str
@@ -27,7 +27,7 @@ class Headline:
 
     @classmethod
     def of(cls, task: Task, name: str | None = None) -> "Headline":
-        """Return the first metric of ``task``, or the one called ``name``.
+        """Return the first metric of ``task``, or the one with this name.
 
         Raises:
             UserError: the task has no such metric.
@@ -42,15 +42,15 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One model's scores on one task, by document; all arrays have shape [n] and are ordered by document."""
+    """Scores of a model on a task by document; all arrays have shape [n] and are ordered by document."""
 
     documents: npt.NDArray[np.object_]
     value: Floats
     weight: Floats
     single: bool
-    """Whether each document has one sample that passed or did not."""
+    """Whether every document has one sample that passed or failed."""
     totals: Floats | None = None
-    """The two sums under resampling [RESAMPLES, 2], where all models of the task share them."""
+    """Bootstrap sums of value and weight, shape [RESAMPLES, 2], if all models of the task share the draws."""
 
     def estimate(self, headline: Headline) -> Estimate:
         """Return the metric with its interval."""
@@ -61,12 +61,12 @@ class Answers:
         found = statistics.ratio(self.value, self.weight, totals=self.totals)
         if found.low < found.high:
             return found
-        # All documents score alike, and resampling them says nothing: be as careful as with one sample of each.
+        # All documents have equal scores, so the bootstrap has no width; fall back to the interval for one sample each.
         low, high = statistics.wilson(found.value * found.n, found.n)
         return replace(found, low=float(low), high=float(high), method="Wilson")
 
     def effect(self, other: "Answers") -> Effect:
-        """Return the difference from self as a quotient, on the documents that both have."""
+        """Return the effect size of ``other`` relative to self, on the documents that both have."""
         _, mine, theirs = np.intersect1d(self.documents, other.documents, assume_unique=True, return_indices=True)
         if self.single and other.single:
             return statistics.matched_odds(self.value[mine], other.value[theirs])
@@ -75,7 +75,7 @@ class Answers:
         )
 
     def difference(self, other: "Answers") -> Difference:
-        """Return other minus self on the documents that both have."""
+        """Return ``other`` minus self on the documents that both have."""
         totals = None
         if self.documents is other.documents or np.array_equal(self.documents, other.documents):
             mine = theirs = np.arange(len(self.documents))
@@ -90,7 +90,7 @@ class Answers:
 
 
 def answers_of(scores: DocumentScores) -> Answers:
-    """Return stored scores as arrays."""
+    """Return the answers of a cell from its stored scores."""
     value, weight = scores.value, scores.weight
     passed = ((value == 0) | (value == 1)) & (weight == 1) & (scores.scores == 1)
     return Answers(scores.document, value, weight, bool(passed.all()))

@@ -1,9 +1,9 @@
-"""Whether two cells measured the same thing, and what to say where they did not.
+"""Comparability of two cells: whether they measured the same thing, and the reasons if not.
 
-Two cells are comparable where everything but the model is alike: the task with its version, options and documents, the
-settings of the measurement, and how far the verdicts can be trusted. Whatever differs is a reason: such rows stand in
-tables under a mark, and are neither tested against each other nor averaged. Prompt style and sampling seed belong to
-the model, and a document that was not asked is missing on both sides once pairs are made; these are only remarked.
+Cells are comparable if everything but the model is equal: the task with its version, options and documents, the
+settings of the measurement, and the trust level of the verdicts. Any other difference is a reason: tables mark such
+rows, which are neither tested nor averaged. Prompt style and sampling seed belong to the model, and excluded documents
+drop out of both sides once pairs are formed; these are only remarks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _NUMBERS_DEPEND_ON = ("torch", "transformers", "tokenizers")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What decides whether a cell may be compared."""
+    """What determines whether a cell is comparable."""
 
     task: Task
     cell: Cell
@@ -27,18 +27,18 @@ class Measurement:
 
     @property
     def trust(self) -> frozenset[str]:
-        """How its verdicts were come by: integrity and sandbox tier."""
+        """Trust level of its verdicts: integrity and sandbox tier."""
         return frozenset(f"{fact.integrity} {fact.tier}" for fact in self.verdicts)
 
 
 def mismatch(first: Measurement, second: Measurement) -> tuple[str, str]:
-    """Return what makes two cells incomparable, and what differs without doing so; both empty where nothing does."""
+    """Return the reasons why two cells are not comparable, and harmless differences; both empty if there are none."""
     reasons = _of_the_task(first, second)
     remarks: list[str] = []
     before, after = first.cell.settings, second.cell.settings
     for key in _differing(before, after):
         if key == "excluded":
-            remarks.append(f"documents not asked: {_size(before.get(key))} and {_size(after.get(key))}")
+            remarks.append(f"excluded documents: {_size(before.get(key))} and {_size(after.get(key))}")
         elif key == "guarded":
             reasons.append(f"guarded documents: {_size(before.get(key))} and {_size(after.get(key))}")
         else:
@@ -50,7 +50,7 @@ def mismatch(first: Measurement, second: Measurement) -> tuple[str, str]:
 
 
 def mixed_versions(first: Run, second: Run) -> str:
-    """Return the versions and devices that differ between two runs and may move a score in its last digits."""
+    """Return the versions and devices that differ between two runs and may change the last digits of scores."""
     if first.id == second.id:
         return ""
     before, after = (_versions(run) for run in (first, second))
@@ -63,7 +63,7 @@ def _trusted_unlike(first: Measurement, second: Measurement) -> bool:
     mine, theirs = first.trust, second.trust
     if not mine or not theirs or mine == theirs:
         return False
-    # Where the same documents are to be judged under guard, a cell that is unfinished may not have come to them yet.
+    # An unfinished cell may not have reached its guarded documents yet.
     planned = first.cell.settings.get("guarded")
     alike = bool(planned) and planned == second.cell.settings.get("guarded")
     return not (alike and (mine <= theirs or theirs <= mine))

@@ -1,9 +1,9 @@
-"""The models of a run side by side: headline metrics with intervals, and which differences are real.
+"""Comparison of the models of a run: headline metrics with intervals, and paired tests of their differences.
 
-Two models are compared on the documents that both have answered and on no others. All p values of a run are corrected
-together (Holm), because a reader looks through the whole table for something that stands out. A model that was
-measured otherwise than the first one is shown with the reason and compared with none. Up to eight models are
-compared each with each; more are compared with the first model, the baseline, and with the best of each task.
+Two models are compared on the documents that both answered. The p values of a run are Holm-adjusted together, because
+readers look for anything remarkable in the whole table. Models that were measured differently from the first one are
+shown with the reason and not tested. Up to eight models are compared pairwise; with more, each model is compared with
+the first one (the baseline) and with the best of each task.
 """
 
 import functools
@@ -28,25 +28,25 @@ ALL_PAIRS = 8
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """All models of a run on one task."""
+    """All models of a run on a task."""
 
     task: Task
     headline: Headline
     cells: dict[str, Cell]
-    """By name of the model, in the order of the suite; a model without a cell was not measured."""
+    """Cells by name of the model, in the order of the suite; models without a cell were not measured."""
     estimates: dict[str, Estimate]
     mismatches: dict[str, str] = field(default_factory=dict)
-    """Why a model cannot be compared with the first one that was measured; it is then tested against none."""
+    """Reasons why models are not comparable with the first measured one; they are not tested."""
     remarks: dict[str, str] = field(default_factory=dict)
-    """What is unlike that first one and does not matter to the comparison."""
+    """Differences from that first one that do not affect the comparison."""
     differences: dict[tuple[str, str], Difference] = field(default_factory=dict)
-    """Second minus first; p is corrected for all comparisons of the run."""
+    """Second minus first, by pair of names; p is Holm-adjusted for all comparisons of the run."""
     oracles: dict[str, Oracle] = field(default_factory=dict)
-    """By name of an ensemble: its members, each document by the best of them."""
+    """Oracle over the members of each ensemble, by name of the ensemble."""
 
     @functools.cached_property
     def rivals(self) -> dict[str, Estimate]:
-        """The models that can be compared with each other and have a score."""
+        """Estimates of the models that are comparable and have a score."""
         return {
             name: found
             for name, found in self.estimates.items()
@@ -55,19 +55,19 @@ class TaskComparison:
 
     @functools.cached_property
     def best(self) -> str | None:
-        """The name of the best model among comparable ones, None where nothing was measured."""
+        """Name of the best comparable model, None where nothing was measured."""
         sign = 1 if self.headline.higher_is_better else -1
         return max(self.rivals, key=lambda name: sign * self.estimates[name].value, default=None)
 
     def between(self, first: str, second: str) -> Difference | None:
-        """Return second minus first, None where they were not compared."""
+        """Return second minus first, or None if they were not compared."""
         if (second, first) in self.differences:
             found = self.differences[second, first]
             return replace(found, value=-found.value, low=-found.high, high=-found.low)
         return self.differences.get((first, second))
 
     def standing(self, model: str) -> str:
-        """Return ``best``, ``tied``, or nothing; nobody is best where all are equal."""
+        """Return ``best``, ``tied`` (not significantly different from the best) or empty, as where all are equal."""
         best = self.best
         rivals = self.rivals
         if best is None or model not in rivals or len({found.value for found in rivals.values()}) == 1:
@@ -80,7 +80,7 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run, ready to be shown."""
+    """Comparison of all models of a run on all of its tasks."""
 
     run: Run
     models: tuple[str, ...]
@@ -89,18 +89,18 @@ class Comparison:
     """Name in the suite and seed of each of ``models``."""
     tasks: tuple[TaskComparison, ...]
     comparisons: int
-    """How many p values were corrected together."""
+    """Number of p values that were adjusted together."""
     verdicts: dict[str, list[VerdictFacts]]
-    """By fingerprint of the cell."""
+    """Verdict counts by fingerprint of the cell."""
 
     @property
     def baseline(self) -> str:
-        """The first model of the suite, which the others are compared with."""
+        """First model of the suite, which the others are compared with."""
         return self.models[0]
 
 
 def compare(store: Store, run: Run) -> Comparison:
-    """Return every model of ``run`` on every task of it, with all differences tested."""
+    """Return the comparison of all models of ``run`` on all of its tasks."""
     names = _in_suite_order(run, store.model_names(run.id))
     models = list(names)
     cells: dict[str, dict[str, Cell]] = {}
@@ -136,7 +136,7 @@ def compare(store: Store, run: Run) -> Comparison:
 def _unlike_the_first(
     task: Task, cells: Mapping[str, Cell], verdicts: Mapping[str, list[VerdictFacts]]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return, by model, why it cannot be compared with the first one of ``cells``, and what else is unlike."""
+    """Return, by model, why it is not comparable with the first of ``cells``, and harmless differences from it."""
     every = {name: Measurement(task, cell, verdicts.get(cell.fingerprint, ())) for name, cell in cells.items()}
     first = next(iter(every.values()), None)
     found = {name: mismatch(first, one) for name, one in every.items()} if first else {}
@@ -154,7 +154,7 @@ def _pairs(models: list[str], best: str | None) -> list[tuple[str, str]]:
 
 
 def _corrected(comparison: Comparison) -> Comparison:
-    """Return the comparison with its p values corrected together."""
+    """Return the comparison with all of its p values adjusted together."""
     every = [difference.p for task in comparison.tasks for difference in task.differences.values()]
     corrected = iter(statistics.holm(every).tolist())
     tasks = [
@@ -165,7 +165,7 @@ def _corrected(comparison: Comparison) -> Comparison:
 
 
 def _resampled_together(known: dict[str, Answers]) -> dict[str, Answers]:
-    """Resample all models at once where all answered the same documents: one pass over the draws instead of many."""
+    """Resample all models at once if they answered the same documents, which needs one pass over the draws."""
     every = list(known.values())
     if not every or all(found.single for found in every):
         return known
@@ -193,13 +193,13 @@ def planned_tasks(run: Run) -> list[str]:
 
 
 def unmeasured_models(run: Run, measured: Iterable[ModelName]) -> list[str]:
-    """Return the models of the suite that are not among ``measured``, whatever the seed."""
+    """Return the models of the suite that are not among ``measured`` under any seed."""
     known = {name.model for name in measured}
     return [name for name in planned_models(run) if name not in known]
 
 
 def _in_suite_order(run: Run, names: Mapping[str, ModelName]) -> dict[str, ModelName]:
-    """Return the names in the order of the suite, and behind them those of models without a cell."""
+    """Return the names in the order of the suite, followed by those of models without a cell."""
     places = {name: place for place, name in enumerate(planned_models(run))}
     found = sorted(names, key=lambda shown: places.get(names[shown].model, len(places)))
     missing = [ModelName(model) for model in unmeasured_models(run, names.values())]
@@ -212,5 +212,5 @@ def _task_order(run: Run, tasks: list[TaskComparison]) -> list[TaskComparison]:
 
 
 def is_complete(cell: Cell | None) -> bool:
-    """Return whether a cell exists and every document of it is measured and judged."""
+    """Return whether a cell exists and all of its documents are measured and judged."""
     return cell is not None and cell.status is Progress.COMPLETE

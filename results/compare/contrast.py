@@ -1,7 +1,7 @@
-"""Models against a baseline, across runs: what changed, by how much, and what cannot be compared.
+"""Contrasts: models against a baseline, within a run or across runs, with paired tests.
 
-A model is named by its name in a run, or as ``RUN/MODEL``. Where two cells are not comparable (see
-``crosstok.results.compare.comparability``) the reason is stated and no difference is computed.
+A model is referenced by its name in a run, or as ``RUN/MODEL``. Cells that are not comparable (see
+``crosstok.results.compare.comparability``) have a reason instead of a difference.
 """
 
 from collections.abc import Sequence
@@ -20,34 +20,34 @@ from crosstok.results.store.store import Store
 
 @dataclass(frozen=True)
 class Side:
-    """One model of one run with all that it was measured on."""
+    """A model of a run with its cells, scores and verdicts on all tasks."""
 
     name: str
     """As shown in tables."""
     model: str
     """Name in the suite."""
     seed: int | None
-    """Seed that it was made with; None where the suite makes it only once."""
+    """Seed that it was made with; None if the suite makes it only once."""
     run: Run
     cells: dict[str, Cell]
-    """By name of the task."""
+    """Cells by name of the task."""
     tasks: dict[str, Task]
     scores: dict[tuple[str, str], DocumentScores]
     verdicts: dict[str, list[VerdictFacts]]
 
     def answers(self, task: str, metric: str) -> Answers | None:
-        """Return the scores on a task, None where there are none."""
+        """Return the scores on a task, or None if there are none."""
         cell = self.cells.get(task)
         found = self.scores.get((cell.fingerprint, metric)) if cell else None
         return answers_of(found) if found else None
 
     def measurement(self, task: str) -> Measurement:
-        """Return what decides whether its cell of a task may be compared."""
+        """Return what determines whether its cell of a task is comparable."""
         cell = self.cells[task]
         return Measurement(self.tasks[task], cell, self.verdicts.get(cell.fingerprint, ()))
 
     def problem(self, task: str) -> str:
-        """Return why the task is not completely measured, or nothing."""
+        """Return why the task is not completely measured, or an empty string."""
         cell = self.cells.get(task)
         if cell is None:
             return f"{self.name}: not measured"
@@ -59,7 +59,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model against the baseline on one task."""
+    """A model against the baseline on a task."""
 
     task: str
     headline: Headline
@@ -68,19 +68,19 @@ class Contrast:
     before: Estimate | None
     after: Estimate | None
     difference: Difference | None
-    """Model minus baseline on common documents; p is corrected for all contrasts. None where not comparable."""
+    """Model minus baseline on common documents; p is Holm-adjusted for all contrasts. None if not comparable."""
     effect: Effect | None
-    """The same as a quotient: odds of gaining to losing a document for passes, change in percent otherwise."""
+    """Effect size: odds ratio of gained to lost documents for pass/fail metrics, relative change otherwise."""
     mismatch: str
-    """Why the two cannot be compared, or nothing."""
+    """Why the two are not comparable, or empty."""
     incomplete: str
-    """What is missing on either side, or nothing."""
+    """What is missing on either side, or empty."""
     remark: str = ""
-    """What differs and belongs to the models."""
+    """Harmless differences in how the two were measured."""
 
     @property
     def outcome(self) -> str:
-        """Return ``better``, ``worse``, ``not significant`` or why there is no answer."""
+        """``better``, ``worse``, ``not significant``, or the reason why there is no difference."""
         if self.difference is None:
             return f"not comparable: {self.mismatch}" if self.mismatch else self.incomplete
         if self.difference.p >= SIGNIFICANT:
@@ -89,7 +89,7 @@ class Contrast:
 
 
 def side(store: Store, reference: str, run: Run) -> Side:
-    """Return the model that ``reference`` names: ``MODEL`` of ``run``, or ``RUN/MODEL``.
+    """Return the model with this reference: ``MODEL`` of ``run``, or ``RUN/MODEL``.
 
     Raises:
         UserError: there is no such run or model.
@@ -110,7 +110,7 @@ def sides(store: Store, run: Run) -> dict[str, Side]:
     """Return all models of a run by name."""
     tasks, scores, verdicts = store.tasks(run.id), store.document_scores(run.id), store.verdict_facts(run.id)
     cells: dict[str, dict[str, Cell]] = {}
-    for entry in store.cells(run.id):  # also of models that were planned and never made
+    for entry in store.cells(run.id):  # includes models that were planned and never made
         cells.setdefault(entry.model, {})[entry.task] = entry.cell
     names = store.model_names(run.id)
     return {
@@ -120,10 +120,10 @@ def sides(store: Store, run: Run) -> dict[str, Side]:
 
 
 def best_of(known: Sequence[Side]) -> Side:
-    """Return a side that stands on each task for the best of ``known`` that is completely measured there.
+    """Return a side that has, on each task, the cell of the best of ``known`` that is complete there.
 
-    Which one is best is decided by the headline metric alone, so the bar is as high as the luckiest of them; a task
-    that none of them finished keeps the cell of the first one that has it, and with it what is wrong with that.
+    The best is chosen by the headline metric alone, which makes the baseline optimistic. A task that none of them
+    completed keeps the cell of the first one that has it, with its problem.
     """
     chosen: dict[str, Side] = {}
     for task in dict.fromkeys(task for one in known for task in one.cells):
@@ -150,9 +150,9 @@ def best_of(known: Sequence[Side]) -> Side:
 
 
 def contrast(pairs: Sequence[tuple[Side, Side]], metrics: dict[str, str] | None = None) -> list[Contrast]:
-    """Return every (baseline, model) pair on every task that either was measured on, p values corrected together.
+    """Return the contrast of every (baseline, model) pair on every task of either, p values Holm-adjusted together.
 
-    ``metrics`` names another metric than the headline, by task.
+    ``metrics`` selects a metric other than the headline metric, by task.
     """
     found = [
         _on_task(baseline, model, task, (metrics or {}).get(task))

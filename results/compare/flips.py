@@ -1,6 +1,6 @@
-"""Flips: the documents on which two models differ in whether they pass, with both answers and verdicts.
+"""Flips: documents on which exactly one of two models passes, with both answers and verdicts.
 
-A difference of two points is a handful of documents; reading them tells more than any interval.
+A difference of two points is a handful of documents, and reading them explains more than the interval.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from crosstok.results.store.records import Sample, Verdict
 from crosstok.results.store.store import Store
 
 CHARACTERS = 1200
-"""Of a prompt or answer, in the listing for people."""
+"""Maximum length of a prompt or answer in :func:`flips_text`."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A document on which a model passes and the baseline does not, or the other way round."""
+    """A document that either the model or the baseline passes, but not both."""
 
     document: str
     gained: bool
@@ -27,7 +27,7 @@ class Flip:
 
 
 def flips(store: Store, one: Contrast) -> list[Flip]:
-    """Return the documents on which the pass of the first sample changed, with both answers and verdicts."""
+    """Return the documents that changed between passed and failed, with the first sample and verdict of both models."""
     first, second = one.baseline.answers(one.task, one.headline.name), one.model.answers(one.task, one.headline.name)
     if not one.headline.is_fraction or not first or not second:
         return []
@@ -48,7 +48,7 @@ def flips(store: Store, one: Contrast) -> list[Flip]:
 
 
 def flips_text(one: Contrast, found: Sequence[Flip]) -> str:
-    """Return the flips of one contrast for a terminal; control characters are shown and not obeyed."""
+    """Return the flips of a contrast as text for a terminal, with control characters replaced."""
     gained = sum(flip.gained for flip in found)
     lines = [f"{one.task}: {one.model.name} gains {gained} and loses {len(found) - gained} documents."]
     for flip in found:

@@ -1,9 +1,9 @@
-"""What the members of an ensemble could reach together: each document by the member that did best on it (oracle-any).
+"""Oracle scores of ensembles: each document answered by the member that does best on it.
 
-Where a document has one answer that passes or does not, this is the share of documents that at least one member has
-right. Nobody can choose so without knowing the result; it says how differently the members fail. An
-ensemble lives on members that are right where others are wrong, and one no better than its best member has made nothing
-of it. It can still beat this oracle, because a mixture can say what no member says.
+For pass/fail tasks this is the share of documents that at least one member solves. The oracle cannot be achieved by any
+selection rule without the results; it measures how different the failures of the members are. An ensemble helps if
+members are right where others are wrong, and one that does not beat its best member gains nothing. It can beat the
+oracle, because a mixture can produce answers that no member gives.
 """
 
 import functools
@@ -20,7 +20,7 @@ from crosstok.results.store.records import Run
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """The members of one ensemble on one task, the best of them chosen for every document."""
+    """Members of an ensemble, and the score of the best member chosen for each document of a task."""
 
     members: tuple[str, ...]
     estimate: Estimate
@@ -33,10 +33,10 @@ def oracles(
     unlike: Mapping[str, str],
     names: Mapping[str, ModelName],
 ) -> dict[str, Oracle]:
-    """Return the oracle of each ensemble all of whose members were measured alike, by the ensemble's name.
+    """Return the oracle of each ensemble whose members are all comparable, by name of the ensemble.
 
-    ``known`` are the models' answers to one task and ``unlike`` those that cannot be compared; only documents that all
-    members answered count.
+    ``known`` are the answers of the models on a task, ``unlike`` the models that are not comparable, and ``names`` the
+    models of the run. Only documents that all members answered count.
     """
     found = {}
     for name in known:
@@ -51,9 +51,9 @@ def oracles(
 
 
 def members_of(run: Run, name: ModelName, names: Mapping[str, ModelName]) -> tuple[str, ...]:
-    """Return the names of an ensemble's members as shown in tables, none for a model that is no ensemble.
+    """Return the shown names of the members of an ensemble; empty for other models.
 
-    ``names`` are the models of the run. A member that was made once per seed is the one of the ensemble's own seed.
+    ``names`` are the models of the run. Of a member made once per seed, the one with the ensemble's seed is returned.
     """
     models = run.config.get("models")
     entry = models.get(name.model) if isinstance(models, Mapping) else None

@@ -1,10 +1,10 @@
-"""Methods under several seeds: one row per method, with an interval over seeds and documents.
+"""Methods over several seeds: one row per method, with an interval over seeds and documents.
 
-A suite with several seeds trains every student once per seed and calls them ``name@seed``. All of them answer the same
-documents, so seeds and documents are crossed: a number changes with either. The rows of one method are a table of
-seeds by documents, and the variance of its mean has a part from each level. Each part is found by resampling that
-level alone; what both contain (the interaction) is taken off once, as in a two-way analysis of variance; the interval
-is Student's t with the degrees of freedom of Welch and Satterthwaite, since three seeds say little about their spread.
+A suite with several seeds trains every student once per seed. All of them answer the same documents, so seeds and
+documents are crossed random factors. The scores of a method form a table of seeds by documents, and the variance of its
+mean has a component from each factor. Each component is estimated by resampling that factor alone; their interaction,
+contained in both, is subtracted once, as in a two-way analysis of variance. The interval is Student's t with the
+degrees of freedom of Welch and Satterthwaite, because three seeds say little about their spread.
 """
 
 import math
@@ -27,7 +27,7 @@ METHOD = "bootstrap over seeds and documents"
 
 @dataclass(frozen=True)
 class Repeats:
-    """The answers of one method on one task: columns are documents, rows are seeds."""
+    """Scores of a method on a task: rows are seeds, columns are documents."""
 
     value: Floats
     """Shape [S, n]."""
@@ -36,28 +36,28 @@ class Repeats:
 
     @property
     def rate(self) -> float:
-        """The metric over all seeds."""
+        """Metric over all seeds."""
         return float(self.value.sum() / self.weight.sum())
 
     @property
     def by_seed(self) -> Floats:
-        """The metric of each seed, shape [S]."""
+        """Metric of each seed, shape [S]."""
         found: Floats = self.value.sum(axis=1) / self.weight.sum(axis=1)
         return found
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom that the documents leave."""
+        """Degrees of freedom of the documents."""
         return statistics.freedom(self.weight.sum(axis=0))
 
     def seed_variance(self) -> float:
-        """Return the variance of the metric that comes from the choice of seeds."""
+        """Return the variance of the metric due to the choice of seeds."""
         seeds = len(self.value)
         sums = statistics.resampled_sums(np.column_stack([self.value.sum(axis=1), self.weight.sum(axis=1)]))
         return float(np.var(sums[:, 0] / sums[:, 1])) * seeds / (seeds - 1)
 
     def interaction(self) -> float:
-        """Return the part of the variance that both levels contain."""
+        """Return the interaction variance, which both components contain."""
         seeds, documents = self.value.shape
         influence = (self.value - self.rate * self.weight) * self.value.size / self.weight.sum()
         rest = influence - influence.mean(axis=0) - influence.mean(axis=1, keepdims=True) + influence.mean()
@@ -69,7 +69,7 @@ class Repeats:
 
 
 def estimate(repeats: Repeats, level: float = LEVEL) -> Estimate:
-    """Return the metric of a method with an interval over its seeds and documents; one seed: over documents alone."""
+    """Return the metric of a method with an interval over seeds and documents; with one seed, over documents only."""
     seeds, documents = repeats.value.shape
     if seeds < 2 or documents < 2:
         return statistics.ratio(repeats.value.sum(axis=0), repeats.weight.sum(axis=0), level)
@@ -83,7 +83,7 @@ def estimate(repeats: Repeats, level: float = LEVEL) -> Estimate:
 
 
 def difference(first: Repeats, second: Repeats, level: float = LEVEL) -> Difference:
-    """Return second minus first over the same documents; their seeds are independent of each other."""
+    """Return second minus first on the same documents; the seeds of the two are independent."""
     documents = first.value.shape[1]
     value = second.rate - first.rate
     if min(len(first.value), len(second.value)) < 2 or documents < 2:
@@ -104,7 +104,7 @@ def difference(first: Repeats, second: Repeats, level: float = LEVEL) -> Differe
 
 
 def _combined(parts: Sequence[tuple[float, float]], by_document: float, twice: float) -> tuple[float, float]:
-    """Return standard error and degrees of freedom of a sum of variances, each with its own degrees of freedom."""
+    """Return standard error and degrees of freedom of a sum of variances (Welch and Satterthwaite)."""
     by_seed = sum(variance for variance, _ in parts[1:])
     total = max(by_document + by_seed - twice, by_document, by_seed)
     if total <= 0:
@@ -114,7 +114,7 @@ def _combined(parts: Sequence[tuple[float, float]], by_document: float, twice: f
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method on one task."""
+    """Result of a method on a task."""
 
     method: str
     task: str
@@ -123,17 +123,17 @@ class MethodRow:
     by_seed: tuple[float, ...]
     estimate: Estimate
     difference: Difference | None
-    """From the first method of the task; p is corrected for all rows (Holm)."""
+    """Difference from the first method of the task; p is Holm-adjusted for all rows."""
     problems: str
-    """What is not completely measured, or not comparable."""
+    """What is incomplete or not comparable."""
     standing: str = ""
-    """``best``, ``tied`` or nothing."""
+    """``best``, ``tied`` (not significantly different from the best) or empty."""
 
 
 def method_rows(store: Store, run: Run) -> list[MethodRow]:
-    """Return every method of ``run`` on every task, seeds taken together; documents are those that all seeds have.
+    """Return every method of ``run`` on every task, aggregated over seeds on the documents that all seeds have.
 
-    A seed that was measured otherwise than the first row of its task is left out of the mean and named.
+    A seed that was measured differently from the first row of its task is left out and named in ``problems``.
     """
     by_method: dict[str, list[Side]] = {}
     for side in sides(store, run).values():
@@ -180,7 +180,7 @@ def method_rows(store: Store, run: Run) -> list[MethodRow]:
 
 
 def _standings(known: Mapping[str, tuple[list[str], Repeats]], headline: Headline) -> dict[str, str]:
-    """Return which methods are the best, and which are not told from it (Holm over the task)."""
+    """Return which methods are best and which are tied with it (Holm-adjusted over the task)."""
     sign = 1 if headline.higher_is_better else -1
     values = {name: sign * repeats.rate for name, (_, repeats) in known.items()}
     if len(set(values.values())) < 2:

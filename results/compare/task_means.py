@@ -1,11 +1,12 @@
-"""Means over tasks: of one metric in one unit and direction, over models that have all of it.
+"""Means over tasks that share a metric, unit and direction, for models that have results on all of them.
 
-A mean over unlike metrics ranks models by the metric with the widest scale, and a mean over the tasks that a model
-happens to have compares models by what they skipped. So tasks are grouped by metric, unit and direction, and a model
-that lacks a task of the group, has it incomplete, or has it measured otherwise, has no mean. Every task counts alike.
+A mean over different metrics would be dominated by the metric with the widest scale, and a mean over the tasks that a
+model happens to have would compare models by what they skipped. Tasks are therefore grouped by metric, unit and
+direction, and a model has no mean if a task of the group is missing, incomplete or not comparable. Tasks have equal
+weight.
 
-Tasks have no documents in common, so what their intervals miss adds up in squares, each side for itself (Zou and
-Donner, Statistics in Medicine 27, 2008).
+Tasks share no documents, so the errors of their intervals are combined by squares, separately for the two sides (Zou
+and Donner, Statistics in Medicine 27, 2008).
 """
 
 import math
@@ -16,23 +17,23 @@ from crosstok.results.compare.answers import Headline
 from crosstok.results.compare.comparison import Comparison, TaskComparison, is_complete
 from crosstok.results.compare.statistics import Difference, Estimate
 
-METHOD = "squares of the tasks' intervals"
+METHOD = "combined from the intervals of the tasks"
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of one metric over tasks."""
+    """Mean of a metric over tasks."""
 
     headline: Headline
     tasks: tuple[str, ...]
     of_model: Mapping[str, Estimate]
-    """By model, in the order of the table; ``n`` is the number of tasks."""
+    """Means by model, in the order of the table; ``n`` is the number of tasks."""
     standings: Mapping[str, str]
-    """``best`` or ``tied``."""
+    """``best`` or ``tied`` (not significantly different from the best), by model."""
 
 
 def groups(tasks: Mapping[str, Headline]) -> dict[Headline, tuple[str, ...]]:
-    """Return the tasks that have metric, unit and direction in common, where at least two do."""
+    """Return the groups of at least two tasks with the same metric, unit and direction."""
     found: dict[Headline, list[str]] = {}
     for task, headline in tasks.items():
         found.setdefault(headline, []).append(task)
@@ -40,7 +41,7 @@ def groups(tasks: Mapping[str, Headline]) -> dict[Headline, tuple[str, ...]]:
 
 
 def mean_of(parts: Sequence[Estimate] | Sequence[Difference]) -> Estimate:
-    """Return the mean of estimates, or of differences, of different tasks; every task counts alike."""
+    """Return the mean of estimates or differences of different tasks, with equal weights."""
     size = len(parts)
     value = sum(part.value for part in parts) / size
     below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / size
@@ -49,7 +50,7 @@ def mean_of(parts: Sequence[Estimate] | Sequence[Difference]) -> Estimate:
 
 
 def means(comparison: Comparison) -> list[Mean]:
-    """Return the means of a run, one per metric that at least two of its tasks have."""
+    """Return the means of a run, one per metric that at least two of its tasks share."""
     by_name = {task.task.name: task for task in comparison.tasks}
     found = []
     for headline, names in groups({name: task.headline for name, task in by_name.items()}).items():
@@ -73,13 +74,13 @@ def _standings(headline: Headline, tasks: Sequence[TaskComparison], values: Mapp
     for model, found in values.items():
         if found.value == values[best].value:
             standings[model] = "best"
-        elif not _told_apart(tasks, best, model, values):
+        elif not _differ(tasks, best, model, values):
             standings[model] = "tied"
     return standings
 
 
-def _told_apart(tasks: Sequence[TaskComparison], best: str, model: str, values: Mapping[str, Estimate]) -> bool:
-    """Return whether the mean of the paired differences lies off zero; of pairs that were not made, the intervals."""
+def _differ(tasks: Sequence[TaskComparison], best: str, model: str, values: Mapping[str, Estimate]) -> bool:
+    """Return whether the interval of the mean difference excludes 0, or, if pairs are missing, the intervals differ."""
     pairs = [task.between(best, model) for task in tasks]
     known = [pair for pair in pairs if pair is not None and not math.isnan(pair.low)]
     if len(known) == len(tasks):

@@ -70,7 +70,7 @@ def test_a_budget_or_few_shot_option_is_named_alone(option: str, value: int) -> 
 def test_style_seed_and_documents_that_were_not_asked_are_only_remarked() -> None:
     first = measurement({"style": "raw", "seed": 0, "excluded": []})
     found = mismatch(first, measurement({"style": "chat", "seed": 1, "excluded": ["a"]}))
-    assert found == ("", "documents not asked: 0 and 1; seed: 0 and 1; style: raw and chat")
+    assert found == ("", "excluded documents: 0 and 1; seed: 0 and 1; style: raw and chat")
     assert mismatch(first, first) == ("", "")
 
 
