@@ -112,7 +112,8 @@ def check_options(kind: str, options: Mapping[str, Any]) -> TaskOptions:
     try:
         return wanted.model_validate(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
+        problems = error.errors()  # a misspelt option is also missing under its right name; report it as unknown
+        first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
         where = ".".join(str(part) for part in first["loc"]) or "options"
         known = wanted.model_fields
         if first["type"] == "extra_forbidden":

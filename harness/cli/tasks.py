@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosstok.errors import UserError, unknown_name
-from crosstok.harness.cli.options import MACHINE, DataOption, examples
+from crosstok.harness.cli.options import MACHINE, DataOption, examples, task_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from crosstok.harness.plan.references import References
+    from crosstok.tasks.task import Request
 
 SHOWN_REASONS = 30  # excluded documents listed per set, unless --all
 
@@ -22,7 +25,11 @@ def register(app: typer.Typer) -> None:
     )(check_tasks)
     commands.command(
         "show",
-        epilog=examples("crosstok tasks show humaneval", "crosstok tasks show humaneval HumanEval/3 --prompt chat"),
+        epilog=examples(
+            "crosstok tasks show humaneval",
+            "crosstok tasks show humaneval HumanEval/3 --prompt chat",
+            "crosstok tasks show text_bpb:source=docstrings",
+        ),
     )(show_task)
     app.add_typer(commands, name="tasks", rich_help_panel=MACHINE)
 
@@ -89,35 +96,47 @@ def check_tasks(
 
 
 def show_task(
-    name: Annotated[str, typer.Argument(help="Benchmark; see `tasks ls`.")],
+    name: Annotated[str, typer.Argument(help="NAME or NAME:option=value,option=value; see `tasks ls`.")],
     document_id: Annotated[
         str | None, typer.Argument(metavar="DOCUMENT", help="Document id. Default: the first document.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="Prompt style: raw or chat.")] = "raw",
     data_dir: DataOption = None,
 ) -> None:
-    """Show the prompt that a benchmark sends to a model, and the source of its documents."""
+    """Show what a benchmark asks of a model for one document, and the source of its documents."""
     from crosstok.folders import data_folder
     from crosstok.tasks.registry import build_task
-    from crosstok.tasks.task import Generate, Rolling
 
     if prompt not in ("raw", "chat"):
         raise unknown_name("prompt style", prompt, ("raw", "chat"))
-    task = build_task(name, {}, data=data_folder(data_dir))
+    entry = task_option(name)
+    label = entry.pop("name")
+    task = build_task(entry.pop("task", label), entry, name=label, data=data_folder(data_dir))
     documents = {document.id: document for document in task.documents()}
     if document_id is not None and document_id not in documents:
-        raise unknown_name(f"document of {name}", document_id, documents)
+        raise unknown_name(f"document of {label}", document_id, documents)
     document = documents[document_id] if document_id else next(iter(documents.values()))
     source = task.source()
-    typer.echo(f"{name}: {task.available()} documents from {source.kind} {source.location} {source.revision}".rstrip())
+    typer.echo(f"{label}: {task.available()} documents from {source.kind} {source.location} {source.revision}".rstrip())
     typer.echo(f"fingerprint {task.fingerprint()}, sha256 {source.sha256[:16]}, document {document.id}\n")
-    request = task.request(document, "raw" if prompt == "raw" else "chat")
+    for request in task.requests(document, "raw" if prompt == "raw" else "chat"):
+        typer.echo("\n".join(_shown(request)))
+
+
+def _shown(request: "Request") -> "Iterator[str]":
+    """Yield the lines that show what a request asks of a model."""
+    from crosstok.tasks.task import Generate, Rolling
+
     if isinstance(request, Generate):
         for turn in request.messages or ({"role": "prompt", "content": request.prompt},):
-            typer.echo(f"--- {turn['role']}\n{turn['content']}")
-        typer.echo(f"--- stops {list(request.stops)}, at most {request.max_bytes} bytes")
+            yield f"--- {turn['role']}\n{turn['content']}"
+        yield f"--- stops {list(request.stops)}, at most {request.max_bytes} bytes"
     elif isinstance(request, Rolling):
-        typer.echo(f"--- text\n{request.text}")
+        yield f"--- text\n{request.text}"
+    else:
+        yield f"--- context\n{request.context}"
+        for continuation in request.continuations:
+            yield f"--- continuation {continuation!r}"
 
 
 def _line(found: "References") -> str:

@@ -13,6 +13,27 @@ from crosstok.harness.cli import data, tasks
 
 ROW = {"id": "sample_0", "code": "def f(x):\n    return x + 1", "input": "1", "output": "2"}
 
+CHOICE = """
+from crosstok.tasks.task import ChoiceTask, Continuations, DataSource, Document, Metric, Score
+
+
+class Colours(ChoiceTask):
+    version = "1"
+    metrics = (Metric("acc", "fraction", higher_is_better=True),)
+
+    def documents(self):
+        return [Document("sky", {})]
+
+    def source(self):
+        return DataSource("files", "own", "1", "0" * 64)
+
+    def request(self, document, style):
+        return Continuations("The sky is", (" blue", " green"))
+
+    def score(self, document, answer):
+        return [Score("acc", 1.0)]
+"""
+
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
@@ -64,6 +85,24 @@ def test_show_prints_prompt_stops_and_source(app: typer.Typer, folder: Path) -> 
     assert "2 documents from data-folder hub/cruxeval-org/cruxeval/default/test" in out
     assert "--- assistant\nassert f(1) ==" in out
     assert "at most 256 bytes" in out
+
+
+def test_show_takes_options_and_prints_the_text_of_a_likelihood_task(app: typer.Typer) -> None:
+    out = _run(app, "tasks", "show", "text_bpb:source=docstrings,limit=2")
+    assert out.startswith("text_bpb: ")
+    assert "--- text\n" in out
+    with pytest.raises(UserError, match="Did you mean 'source'"):
+        _run(app, "tasks", "show", "text_bpb:sorce=docstrings")
+
+
+def test_show_prints_every_continuation_of_a_multiple_choice_task(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_choice.py").write_text(CHOICE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    out = _run(app, "tasks", "show", "own_choice:Colours")
+    assert "--- context\nThe sky is" in out
+    assert "--- continuation ' blue'\n--- continuation ' green'" in out
 
 
 def test_show_knows_the_closest_document(app: typer.Typer, folder: Path) -> None:
