@@ -1,4 +1,4 @@
-"""Collections: names that stand for several benchmarks in a suite."""
+"""Collections: names for groups of benchmarks in a suite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,19 +7,19 @@ from crosstok.errors import UserError
 
 COLLECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "code2k": (
-        "1996 Python problems: the published list of seven sets",
+        "1996 Python problems from seven benchmarks, a published list",
         ("humaneval", "mbpp", "odex", "classeval", "exercism", "bigcodebench_hard", "quixbugs"),
     ),
     "code-core": ("HumanEval and MBPP", ("humaneval", "mbpp")),
-    "math": ("four sets of word and competition problems", ("gsm8k", "svamp", "math", "math500")),
+    "math": ("word problems and competition problems, four benchmarks", ("gsm8k", "svamp", "math", "math500")),
 }
 
 
 def expand(tasks: Sequence[Any]) -> list[Any]:
-    """Return the ``tasks`` of a suite with every collection replaced by its sets.
+    """Return the ``tasks`` of a suite with every collection replaced by its benchmarks.
 
-    Entries are names or mappings with ``name`` and options. Options of a collection go to each of its sets; a set that
-    is also named by itself is measured once, with the options that it was named with.
+    Entries are names or mappings with ``name`` and options. Options of a collection apply to each of its
+    benchmarks. A benchmark that is also listed by itself is measured once, with its own options.
     """
     named = {_name(task) for task in tasks} - set(COLLECTIONS)
     expanded: list[Any] = []
@@ -30,7 +30,7 @@ def expand(tasks: Sequence[Any]) -> list[Any]:
             continue
         options = {key: value for key, value in task.items() if key != "name"} if isinstance(task, Mapping) else {}
         if "task" in options:
-            raise UserError(f"The collection {name!r} cannot be given another name.", hint="Leave out `task`.")
+            raise UserError(f"The collection {name!r} cannot be renamed.", hint="Leave out `task`.")
         sets = [one for one in COLLECTIONS[name][1] if one not in named]
         expanded += [{"name": one, **options} if options else one for one in sets]
         named |= set(sets)
@@ -38,7 +38,7 @@ def expand(tasks: Sequence[Any]) -> list[Any]:
 
 
 def members(name: str) -> tuple[str, ...]:
-    """Return the benchmarks that ``name`` stands for: those of a collection, or the one itself."""
+    """Return the benchmarks of the collection ``name``; if it is no collection, ``name`` itself."""
     return COLLECTIONS[name][1] if name in COLLECTIONS else (name,)
 
 

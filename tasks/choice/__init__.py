@@ -1,8 +1,8 @@
-"""Judging multiple choice: one answer under four normalisations.
+"""Scores of multiple-choice answers under four length normalisations.
 
-The likelihood of a continuation falls with its length, so the longest choice rarely wins on the bare sum. What to
-divide by decides rankings, and dividing by *tokens* would favour tokenizers with long ones. Four measures that
-no tokenizer enters are reported side by side:
+The likelihood of a continuation decreases with its length, so long choices rarely win without normalisation. The choice
+of normalisation affects rankings, and normalising by *tokens* would favour tokenizers with long tokens. crosstok
+reports four scores that do not depend on the tokenizer:
 
 | metric | the choice with the highest | |
 |---|---|---|
@@ -24,10 +24,13 @@ CHOICE_METRICS = tuple(
 
 
 def choice_scores(choices: Sequence[str], gold: Collection[int], answer: Likelihoods) -> list[Score]:
-    """Return the four scores, or three where nothing was asked behind an unconditional context.
+    """Return the four scores, or three if the request had no unconditional context.
 
-    ``choices`` are the texts whose length counts (without the blank that joins them to the context), ``gold`` the
-    indices of the right ones.
+    Args:
+        choices: Texts whose length normalises (without the space that joins them to the context).
+        gold: Indices of the correct choices.
+        answer: Likelihoods of the choices, in the same order.
+
     """
     nats = answer.nats
     measures: dict[str, Callable[[int], float]] = {
@@ -41,5 +44,5 @@ def choice_scores(choices: Sequence[str], gold: Collection[int], answer: Likelih
 
 
 def best(count: int, measure: Callable[[int], float]) -> int:
-    """Return the index with the highest measure; of equals the first, as everyone else does."""
+    """Return the index with the highest measure; the first one in a tie, as lm-eval does."""
     return max(range(count), key=measure)

@@ -1,4 +1,4 @@
-"""Where the documents of benchmarks come from."""
+"""Data sets of the benchmarks: catalogue, and loading of their rows."""
 
 from crosstok.tasks.data.catalogue import CATALOGUE, DataSet
 from crosstok.tasks.data.rows import Rows, load_rows, locate

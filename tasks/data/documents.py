@@ -1,4 +1,4 @@
-"""Benchmarks whose documents are rows of data sets."""
+"""Base class of benchmarks whose documents are rows of data sets."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from crosstok.tasks.task import DataSource, Document, Task, evenly_spaced
 
 
 class FromData(Task):
-    """Mixed into a kind of task: documents are the rows at ``paths``, one after the other."""
+    """Mixin for a task base class: the documents are the rows of the data sets at ``paths``, concatenated."""
 
     @abstractmethod
     def paths(self) -> Sequence[str]:
-        """Return the data sets that are read, such as ``hub/openai/gsm8k/main/test``."""
+        """Return the paths of the data sets, such as ``hub/openai/gsm8k/main/test``."""
 
     @abstractmethod
     def document(self, row: Row, number: int) -> Document | None:
-        """Return the document made of row ``number`` (from 0, over all paths); None for a row that is not measured."""
+        """Return the document of row ``number`` (from 0, over all paths); None to leave the row out."""
 
     def documents(self) -> Sequence[Document]:
         """Return the documents, or ``limit`` of them evenly spaced."""
@@ -30,7 +30,7 @@ class FromData(Task):
         return len(self._all)
 
     def source(self) -> DataSource:
-        """Return where the rows come from; several splits of one set are one source."""
+        """Return the origin of the rows; several splits of one data set are one source."""
         sources = [part.source for part in self._parts]
         if len(sources) == 1:
             return sources[0]

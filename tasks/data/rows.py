@@ -1,11 +1,11 @@
-"""Reading rows: one rule for where they come from.
+"""Loading of data set rows from the first source that has them.
 
 1. The data folder (``--data-dir``, ``CROSSTOK_DATA``): ``<path>.jsonl``, ``.jsonl.gz`` or ``.parquet``.
-2. A file that an installed package ships (:mod:`crosstok.tasks.data.packages`).
-3. The hub through ``datasets``, at a pinned revision, and only where the network is allowed (``CROSSTOK_NETWORK=1``).
+2. A file shipped with an installed package (:mod:`crosstok.tasks.data.packages`).
+3. The hub, through ``datasets``, at a pinned revision and only with the network allowed (``CROSSTOK_NETWORK=1``).
 
-The first that has the rows is taken. What was read is identified by a hash over the rows themselves, so that a copy in
-the data folder and one from the hub are the same source when their rows are equal.
+A hash over the rows identifies them, so a copy in the data folder and one from the hub with equal rows are the same
+source.
 """
 
 import gzip
@@ -31,14 +31,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one split, in their order, and where they came from."""
+    """Rows of one split, in order, with their origin."""
 
     rows: Sequence[Row]
     source: DataSource
 
 
 def network_allowed(allowed: bool | None = None) -> bool:
-    """Return whether the hub may be asked: the argument, else ``CROSSTOK_NETWORK``."""
+    """Return ``allowed`` if given, else whether ``CROSSTOK_NETWORK`` allows access to the hub."""
     if allowed is not None:
         return allowed
     value = os.environ.get("CROSSTOK_NETWORK", "0")
@@ -48,7 +48,7 @@ def network_allowed(allowed: bool | None = None) -> bool:
 
 
 def locate(path: str, data: Path | None = None) -> Path | None:
-    """Return the file that holds ``path`` in the data folder, or None."""
+    """Return the file of the data set at ``path`` in the data folder; None if there is none."""
     folder = data_folder(data)
     if folder is None:
         return None
@@ -59,8 +59,11 @@ def locate(path: str, data: Path | None = None) -> Path | None:
 def load_rows(path: str, data: Path | None = None, *, network: bool | None = None, revision: str = "") -> Rows:
     """Return the rows of the data set at ``path``, such as ``hub/openai/gsm8k/main/test``.
 
-    ``revision`` pins the hub commit of a set for which the catalogue pins none.
-    Raises ``UserError`` in one line where no source has them, and for a file that cannot be read.
+    ``revision`` pins the hub commit of a data set for which the catalogue pins none.
+
+    Raises:
+        UserError: No source has the rows, or a file cannot be read.
+
     """
     known = CATALOGUE.get(path)
     if revision and not (known and known.revision):
@@ -81,7 +84,7 @@ def load_rows(path: str, data: Path | None = None, *, network: bool | None = Non
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Read a JSON Lines or Parquet file."""
+    """Return the rows of a JSON Lines or Parquet file. Raises ``UserError`` for a file that is neither."""
     try:
         if file.suffix == ".parquet":
             return _parquet(file)
@@ -103,7 +106,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:
-    """Return a SHA-256 over the content of ``rows``, whatever file format they were kept in."""
+    """Return the SHA-256 of the content of ``rows``, which does not depend on the file format."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
@@ -111,7 +114,7 @@ def rows_sha256(rows: Sequence[Row]) -> str:
 
 
 def _parquet(file: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa  # noqa: PLC0415  (heavy; JSON Lines need it not)
+    import pyarrow as pa  # noqa: PLC0415  (slow import, for Parquet only)
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
@@ -122,7 +125,7 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
 
 
 def _from_hub(known: DataSet) -> list[dict[str, Any]]:
-    import datasets  # noqa: PLC0415  (heavy, and only this source needs it)
+    import datasets  # noqa: PLC0415  (slow import, for the hub only)
 
     name, config, split = known.hub or ("", "", "")
     try:

@@ -1,8 +1,8 @@
-"""The published lists: which documents a collection has, what they were, and how each is judged.
+"""Published lists of the documents of a collection, with content hashes and isolation modes.
 
-One row per document: set, id, hash of what it asks and how it is judged, and the mode (``split`` or ``guarded``) in
-which its published solution passes. The list is part of the repository, so that "code2k" means the same documents
-everywhere and for good.
+A list has one row per document: benchmark, id, hash of the document's fields, and the isolation mode (``split`` or
+``guarded``) in which its reference solution passes. The lists are part of the repository, so "code2k" always means the
+same documents.
 """
 
 import csv
@@ -30,7 +30,7 @@ class Listed:
 
 @cache
 def published(name: str = "code2k") -> tuple[Listed, ...]:
-    """Return the documents of a published list, in its order."""
+    """Return the documents of a published list, in order."""
     if name not in LISTS:
         raise unknown_name("list", name, LISTS)
     text = (files(__package__) / f"{name}.tsv").read_text(encoding="utf-8")
@@ -38,9 +38,9 @@ def published(name: str = "code2k") -> tuple[Listed, ...]:
 
 
 def differing(set_name: str, documents: Iterable[Document]) -> list[str]:
-    """Return the ids of documents that the published list has otherwise, or not at all, and of those it has besides.
+    """Return the ids of documents that differ from the published list: changed, additional or missing ones.
 
-    Nothing differs in a set that is on no list.
+    Nothing differs for a benchmark that is on no list.
     """
     listed = {row.id: row.hash for row in published() if row.set == set_name}
     if not listed:
@@ -51,5 +51,5 @@ def differing(set_name: str, documents: Iterable[Document]) -> list[str]:
 
 @cache
 def listed_modes(set_name: str) -> dict[str, str]:
-    """Return the mode of each document of a set that is judged otherwise than split."""
+    """Return the isolation mode of each document of a benchmark whose mode is not ``split``."""
     return {row.id: row.mode for row in published() if row.set == set_name and row.mode != "split"}

@@ -1,1 +1,1 @@
-"""Benchmarks of plain text, judged by likelihood."""
+"""Benchmarks of the likelihood of plain text."""

@@ -1,8 +1,8 @@
-"""Bits per byte of plain text: how many bits a model needs for each UTF-8 byte, whatever its tokenizer.
+"""Bits per byte of plain text: negative log-likelihood in bits, divided by the length in UTF-8 bytes.
 
-Perplexity per token cannot be compared across tokenizers; bits per byte can, since every model is charged for the same
-bytes. Each document is one passage that fits into a single window, so that every model reads exactly the same context,
-and the interval is taken over passages.
+Perplexity per token is not comparable across tokenizers. Bits per byte is, because every model is scored on the same
+bytes. Each document is one passage that fits into a single window, so that every model reads the same context;
+intervals are over passages.
 """
 
 import math
@@ -37,10 +37,10 @@ class BitsPerByteOptions(TaskOptions):
     passage_bytes: int | None = Field(
         default=2048,
         ge=64,
-        description="Take one passage of at most this size from each document; null: whole documents.",
+        description="Use one passage of at most this many bytes per document; null: whole documents.",
     )
-    window_bytes: int = Field(default=2048, ge=64, description="Size of the sliding window for longer documents.")
-    stride_bytes: int = Field(default=1024, ge=32, description="New bytes scored per window after the first.")
+    window_bytes: int = Field(default=2048, ge=64, description="Sliding window for longer documents, in bytes.")
+    stride_bytes: int = Field(default=1024, ge=32, description="Bytes scored per window after the first.")
 
 
 class BitsPerByte(TextTask):
@@ -52,7 +52,7 @@ class BitsPerByte(TextTask):
     options: BitsPerByteOptions
 
     def documents(self) -> Sequence[Document]:
-        """Return one passage (or the whole text) of each held-out document."""
+        """Return one passage, or the whole text, of each held-out document."""
         return self._documents
 
     def available(self) -> int:
@@ -60,17 +60,17 @@ class BitsPerByte(TextTask):
         return len(self._texts.documents)
 
     def source(self) -> DataSource:
-        """Return where the texts come from."""
+        """Return the origin of the texts."""
         facts = self._texts.source
         digest = bytes_sha256("\0".join(document.fields["text"] for document in self._documents).encode())
         return DataSource(str(facts["kind"]), self.options.source, str(facts.get("revision", "")), digest)
 
-    def request(self, document: Document, style: PromptStyle) -> Rolling:  # noqa: ARG002  (likelihood has no styles)
-        """Ask for the likelihood of the whole passage."""
+    def request(self, document: Document, style: PromptStyle) -> Rolling:  # noqa: ARG002  (no prompt)
+        """Request the likelihood of the whole passage."""
         return Rolling(document.fields["text"], self.options.window_bytes, self.options.stride_bytes)
 
     def score(self, document: Document, answer: Scored, style: PromptStyle) -> list[Score]:  # noqa: ARG002
-        """Return bits over bytes."""
+        """Return bits per byte."""
         return [Score("bits_per_byte", answer.nats / math.log(2), float(answer.bytes))]
 
     @cached_property
@@ -91,10 +91,10 @@ class BitsPerByte(TextTask):
 
 
 def passage(text: Text, size: int) -> str:
-    """Return whole lines of ``text``, at most ``size`` UTF-8 bytes, from a place that the text's id decides.
+    """Return whole lines of ``text``, at most ``size`` UTF-8 bytes in total, from a position decided by the text's id.
 
-    A hash picks the place because files begin alike (licence headers, imports). A single line that is longer than
-    ``size`` is cut at a character.
+    A hash of the id decides the position, because many files start alike (licence headers, imports). A single line
+    longer than ``size`` is truncated at a character boundary.
     """
     lines = text.text.splitlines(keepends=True)
     lengths = [len(line.encode()) for line in lines]

@@ -1,7 +1,7 @@
-"""WikiText-2 as articles: bits per byte of the test split (Merity et al., arXiv 1609.07843).
+"""WikiText-2: bits per byte of the articles of the test split (Merity et al., arXiv 1609.07843).
 
-The hub's rows are lines; an article begins at a line ``= Title =``. The word-level version, which is the one that is
-mirrored most, holds ``<unk>`` and ``@-@``: every model is charged for the same bytes all the same, as plain text.
+The rows on the hub are lines; an article starts at a line ``= Title =``. The word-level version, which most mirrors
+have, contains ``<unk>`` and ``@-@``; they are scored as plain text, the same bytes for every model.
 """
 
 import re
@@ -20,12 +20,14 @@ _TITLE = re.compile(r"\s*= [^=].*[^=] =\s*")
 class WikiTextOptions(BitsPerByteOptions):
     """Options of ``wikitext``."""
 
-    source: str = Field(default="wikitext-2-v1", description="wikitext-2-v1 (words) or wikitext-2-raw-v1.")
-    passage_bytes: int | None = Field(default=None, ge=64, description="Null: whole articles.")
+    source: str = Field(default="wikitext-2-v1", description="wikitext-2-v1 (word level) or wikitext-2-raw-v1.")
+    passage_bytes: int | None = Field(
+        default=None, ge=64, description="Use one passage of at most this many bytes per article; null: whole articles."
+    )
 
 
 class WikiText(BitsPerByte):
-    """Bits per byte on whole articles."""
+    """Bits per byte of whole articles."""
 
     options_type = WikiTextOptions
     options: WikiTextOptions
@@ -35,7 +37,7 @@ class WikiText(BitsPerByte):
         return len(self._articles)
 
     def source(self) -> DataSource:
-        """Return where the lines come from."""
+        """Return the origin of the lines."""
         source: DataSource = self._rows.source
         return source
 
