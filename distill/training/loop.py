@@ -15,7 +15,6 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,10 +26,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from crosstok.distill.expansion.new_rows import restore, train_new_rows, trained_rows
 from crosstok.distill.losses import AlignedBatch, Loss, LossTerm, ModelInfo, Outputs, Reader, Reading
-from crosstok.distill.models.lora import adapter_weights, attach, embedding_matrices, merge
+from crosstok.distill.training import parameters
 from crosstok.distill.training.balance import balance, gradients, last_layer
+from crosstok.distill.training.checkpoints import TrainingCheckpoints
 from crosstok.distill.training.log import append_log, cut_log
 from crosstok.distill.training.options import TrainingSpec, learning_rate
 from crosstok.distill.training.teacher_cache import SCORES, TOP, WindowTeacher, cache_name
@@ -109,7 +108,7 @@ def train(
         if progress:
             progress(1, _describe(line, run.seconds_left(step)))
         if (step + 1) % spec.save_every == 0 and step + 1 < spec.steps:
-            run.save(step + 1)
+            run.checkpoints.save(step + 1)
     run.accelerator.wait_for_everyone()
     run.finish()
 
@@ -137,33 +136,27 @@ class _Run:
         self.accelerator = Accelerator(mixed_precision="no", cpu=device == "cpu")
         self.device = self.accelerator.device
         self.student = student.network.to(self.device).train()
-        if spec.train == "lora":
-            attach(self.student, spec.lora_rank, spec.lora_alpha or spec.lora_rank)
-        if spec.train == "new_rows":
-            if new_from is None:
-                raise ValueError("train: new_rows needs new_from, the first id of the new rows")
-            train_new_rows(self.student, new_from)
-        if spec.gradient_checkpointing:
-            _checkpoint_activations(self.student, on=True)
+        parameters.prepare(self.student, spec, new_from)
         self._prepare(student, teacher)
-        groups = [*_groups(self.student, spec), *self._learned_groups()]
+        groups = [*parameters.groups(self.student, spec), *self._learned_groups()]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=spec.weight_decay)
         self.balance = balance(spec.balance, [loss.weight for loss in losses])
         self.accelerator.register_for_checkpointing(self.balance)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.network, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.checkpoints = TrainingCheckpoints(self.accelerator, folder)
         self.by_window: WindowTeacher | None = None
         if self.of_teacher:
             teacher.network.to(self.device).eval()
             trained = {id(parameter) for parameter in self.trained}
             for parameter in teacher.network.parameters():
                 parameter.requires_grad = parameter.requires_grad and id(parameter) in trained
-            self._meet_teacher()
+            self._prepare_teacher()
         self.seconds_before = 0.0
         self.began = time.monotonic()
         self.first_step = 0
 
-    def _meet_teacher(self) -> None:
+    def _prepare_teacher(self) -> None:
         """Choose how the teacher is read: window by window if every required reading is defined per token."""
         reader = self.teacher.reader.telling_apart(max(loss.teacher_top for loss in self.losses))
         self.teacher = dataclasses.replace(self.teacher, reader=reader)
@@ -299,15 +292,15 @@ class _Run:
         """Return the weights of the losses; strategies that need gradients get those of the whole step."""
         if not self.balance.measures:
             return self.balance.weights([], [])
-        parameters = last_layer(self.student)
-        size = sum(parameter.numel() for parameter in parameters)
+        layer = last_layer(self.student)
+        size = sum(parameter.numel() for parameter in layer)
         vectors = [torch.zeros(size, device=self.device) for _ in self.losses]
         values = [0.0] * len(self.losses)
         with torch.random.fork_rng():  # so that the training pass draws the same dropout
             for batch, out in zip(batches, taught, strict=True):
                 terms = self._terms(self.student, batch, out)
                 means = [term.sum / max(count, 1.0) for term, count in zip(terms, counts, strict=True)]
-                for place, vector in enumerate(gradients(means, parameters)):
+                for place, vector in enumerate(gradients(means, layer)):
                     vectors[place] += vector
                     values[place] += float(means[place].detach())
         if self.accelerator.num_processes > 1:
@@ -359,7 +352,7 @@ class _Run:
             hint="Decrease lr, increase warmup, or use precision: float32.",
         )
 
-    # Log and checkpoints
+    # Log and resumption
 
     @property
     def seconds(self) -> float:
@@ -376,31 +369,10 @@ class _Run:
         if self.accelerator.is_main_process:
             append_log(self.folder / LOG, line)
 
-    def save(self, step: int) -> None:
-        """Save a checkpoint; older checkpoints are deleted once this one is complete."""
-        pending = self.folder / "state.partial"
-        try:
-            self.accelerator.save_state(str(pending), safe_serialization=False)  # safetensors would untie tied tensors
-        except OSError as error:
-            raise UserError(
-                f"The checkpoint of step {step} cannot be saved to {self.folder}: {error}.",
-                hint="Free disk space and start again; training resumes from the previous checkpoint.",
-            ) from error
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            older = _states(self.folder)
-            pending.rename(self.folder / f"state-{step}")
-            for state in older.values():
-                shutil.rmtree(state)
-        self.accelerator.wait_for_everyone()
-
     def restore(self) -> int:
         """Load the last checkpoint, if there is one, and return its number of steps."""
-        shutil.rmtree(self.folder / "state.partial", ignore_errors=True)
-        states = _states(self.folder)
-        if states:
-            self.first_step = max(states)
-            self.accelerator.load_state(str(states[self.first_step]))
+        self.first_step = self.checkpoints.load()
+        if self.first_step:
             log.info("training resumes at step %d", self.first_step)
         if self.accelerator.is_main_process:
             kept = cut_log(self.folder / LOG, self.first_step)
@@ -414,51 +386,11 @@ class _Run:
         self.accelerator.free_memory()
         if self.by_window is not None:
             self.by_window.close()
-        if self.spec.gradient_checkpointing:
-            _checkpoint_activations(self.student, on=False)
-        if self.spec.train == "lora":
-            merge(self.student)
-        if self.spec.train == "new_rows":
-            restore(self.student)
-
-
-def _states(folder: Path) -> dict[int, Path]:
-    return {int(path.name.removeprefix("state-")): path for path in folder.glob("state-*")}
+        parameters.finish(self.student, self.spec)
 
 
 def _union(needs: Iterator[frozenset[Reading]] | Any) -> frozenset[Reading]:
     return frozenset().union(*needs)
-
-
-def _groups(student: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
-    """Return the optimizer's parameter groups: the embedding matrices and, if trained, all other parameters."""
-    if spec.train == "new_rows":
-        return [{"params": trained_rows(student), "peak": spec.embedding_lr or spec.lr}]
-    embeddings = embedding_matrices(student)
-    known = {id(matrix) for matrix in embeddings}
-    others = [parameter for parameter in student.parameters() if id(parameter) not in known]
-    if spec.train != "full":
-        for parameter in others:
-            parameter.requires_grad = False
-        others = adapter_weights(student)
-    for parameter in (*embeddings, *others):
-        parameter.requires_grad = True
-    groups: list[dict[str, Any]] = [{"params": embeddings, "peak": spec.embedding_lr or spec.lr}]
-    return [*groups, {"params": others, "peak": spec.lr}] if others else groups
-
-
-def _checkpoint_activations(student: Any, *, on: bool) -> None:
-    if not getattr(student, "supports_gradient_checkpointing", False):
-        raise UserError(
-            f"{type(student).__name__} does not support gradient checkpointing.",
-            hint="Set gradient_checkpointing: false.",
-        )
-    # transformers renamed these methods.
-    prefix = "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"
-    if on:
-        getattr(student, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
-    else:
-        getattr(student, f"{prefix}_checkpointing_disable")()
 
 
 def _describe(line: dict[str, Any], left: float) -> str:
