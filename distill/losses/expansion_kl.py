@@ -33,13 +33,13 @@ from crosstok.distill.losses.loss import LossTerm
 from crosstok.distill.models.output_head import Head, head_of
 from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.blocks import by_blocks
-from crosstok.distill.readings.cover_target import BLOCK, CoverTarget, Taught
+from crosstok.distill.readings.cover_target import BLOCK, CoverTarget, TeacherStates
 from crosstok.distill.readings.divergences import ForwardKL, ReverseKL
 from crosstok.distill.readings.model_info import ModelInfo
 from crosstok.distill.readings.outputs import Outputs, Reading
 from crosstok.distill.readings.positions import Places, starts, token_counts, touch
 from crosstok.distill.tokenizers.spellings import spellings
-from crosstok.distill.tokenizers.token_cover import Cover
+from crosstok.distill.tokenizers.token_cover import TokenCover
 from crosstok.distill.tokenizers.tokenbytes import first_differences
 from crosstok.errors import UserError
 
@@ -58,7 +58,7 @@ class ExpansionKL(DistributionLoss):
 
     _first: int = PrivateAttr(default=0)
     _classes: Tensor = PrivateAttr()
-    _cover: Cover = PrivateAttr()
+    _cover: TokenCover = PrivateAttr()
     _heads: tuple[Head, Head] = PrivateAttr()
 
     @model_validator(mode="after")
@@ -102,7 +102,7 @@ class ExpansionKL(DistributionLoss):
             )
         self._first, self._heads = first, (heads[0], heads[1])
         self._classes = torch.tensor([spelling[0] for spelling in spelt], dtype=torch.int64)
-        self._cover = Cover(spelt, first)
+        self._cover = TokenCover(spelt, first)
 
     def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
         """Return the number of positions compared."""
@@ -116,9 +116,9 @@ class ExpansionKL(DistributionLoss):
         taught = teacher.hidden[places.rows, places.teacher - 1].detach()
         new = batch.student.ids[places.rows, places.student] - self._first
         new = new.where(token_counts(batch.student, batch.count)[places.rows, places.chunks] == 1, -1)
-        told = Taught(teacher.hidden.detach(), theirs, self._first)
-        spelt = _spelling(batch, places, new, told)
-        refined = CoverTarget.of(self._cover, batch, places, told) if self.target == "cover" else None
+        teacher_states = TeacherStates(teacher.hidden.detach(), theirs, self._first)
+        spelt = _spelling(batch, places, new, teacher_states)
+        refined = CoverTarget.of(self._cover, batch, places, teacher_states) if self.target == "cover" else None
         sums = {"classes": 0.0, "p_new": 0.0}
 
         def block(states: Tensor, part: slice) -> Tensor:
@@ -172,12 +172,12 @@ def merged(old: Tensor, new: Tensor, classes: Tensor) -> Tensor:
     return old.index_copy(1, affected, highest + total.log())
 
 
-def _spelling(batch: AlignedBatch, places: Places, new: Tensor, taught: Taught) -> Tensor:
+def _spelling(batch: AlignedBatch, places: Places, new: Tensor, teacher: TeacherStates) -> Tensor:
     """Return the teacher's log-probability ``[p]`` of the old spelling at new tokens, 0 elsewhere."""
     side = batch.teacher
     wanted = torch.zeros(len(side.ids), batch.count + 1, dtype=torch.bool, device=side.ids.device)
     wanted[places.rows, places.chunks] = new >= 0
     rows, tokens = (wanted.gather(1, side.chunks.clamp(min=0)) & (side.chunks >= 0)).nonzero(as_tuple=True)
-    gold = taught.states.new_zeros(side.ids.shape)
-    gold[rows, tokens] = taught.log_probabilities(rows, tokens - 1, side.ids[rows, tokens])
+    gold = teacher.states.new_zeros(side.ids.shape)
+    gold[rows, tokens] = teacher.log_probabilities(rows, tokens - 1, side.ids[rows, tokens])
     return side.sum_by_chunk(gold, batch.count)[places.rows, places.chunks]

@@ -1,4 +1,4 @@
-"""Cover target of the loss ``kl``: the teacher's distribution over a larger vocabulary, from one pass.
+"""TokenCover target of the loss ``kl``: the teacher's distribution over a larger vocabulary, from one pass.
 
 ``q(w) = prod_i p_T(t_i)`` for a new token w, and an old token keeps the remaining mass: ``q(a) = p_T(a) - sum q(w)``
 over the longest w that begin with a, because the student's tokenizer does not encode w as ``a`` and the rest of w.
@@ -20,13 +20,13 @@ from crosstok.distill.models.fused_scoring import Order, score
 from crosstok.distill.models.output_head import Head
 from crosstok.distill.readings.batch import AlignedBatch
 from crosstok.distill.readings.positions import Places
-from crosstok.distill.tokenizers.token_cover import Cover, Told
+from crosstok.distill.tokenizers.token_cover import TokenCover, TokenOutcomes
 
 BLOCK = 1 << 23  # logits of one model per block
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherStates:
     """The teacher's outputs for a batch."""
 
     states: Tensor
@@ -79,33 +79,35 @@ class CoverTarget:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, cover: Cover, batch: AlignedBatch, places: Places, taught: "Taught") -> "CoverTarget":
+    def of(cls, cover: TokenCover, batch: AlignedBatch, places: Places, teacher: "TeacherStates") -> "CoverTarget":
         """Follow the text from every position."""
         ids = batch.teacher.ids.tolist()
         stops = {(row, token): stop for row, start, stop in batch.teacher.windows() for token in range(start, stop)}
-        found: list[tuple[int, Told]] = []
+        found: list[tuple[int, TokenOutcomes]] = []
         queries: list[tuple[int, int, int]] = []
         for place, (row, token) in enumerate(zip(places.rows.tolist(), places.teacher.tolist(), strict=True)):
-            told = cover.tell(ids[row][token : stops[row, token]])
-            if told is not None:
-                found.append((place, told))
-                queries.extend((row, token + depth - 1, old) for depth, old in zip(told.depths, told.ids, strict=True))
-        conditionals = iter(taught.conditionals(queries))
+            split = cover.outcomes(ids[row][token : stops[row, token]])
+            if split is not None:
+                found.append((place, split))
+                queries.extend(
+                    (row, token + depth - 1, old) for depth, old in zip(split.depths, split.ids, strict=True)
+                )
+        conditionals = iter(teacher.conditionals(queries))
         owners: list[int] = []
         masses: list[float] = []
         outcomes: list[int] = []
         tokens: list[int] = []
-        for entry, (_, told) in enumerate(found):
-            masses.extend(told.masses([next(conditionals) for _ in told.ids]))
-            for inside in told.tokens:
+        for entry, (_, split) in enumerate(found):
+            masses.extend(split.masses([next(conditionals) for _ in split.ids]))
+            for inside in split.tokens:
                 outcomes.extend([len(owners)] * len(inside))
                 tokens.extend(inside)
                 owners.append(entry)
-        device = taught.states.device
-        flat = ([place for place, _ in found], [told.tokens[0][0] for _, told in found], owners, outcomes, tokens)
+        device = teacher.states.device
+        flat = ([place for place, _ in found], [split.tokens[0][0] for _, split in found], owners, outcomes, tokens)
         at, firsts, own, outcome, token = (torch.tensor(part, dtype=torch.int64, device=device) for part in flat)
         return cls(
-            at, firsts, own, torch.tensor(masses, dtype=torch.float64, device=device), outcome, token, taught.size
+            at, firsts, own, torch.tensor(masses, dtype=torch.float64, device=device), outcome, token, teacher.size
         )
 
     def value(self, p: Tensor, old: Tensor, new: Tensor, part: slice) -> Tensor:

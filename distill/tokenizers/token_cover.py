@@ -29,7 +29,7 @@ class _Node:
 
 
 @dataclass
-class Told:
+class TokenOutcomes:
     """The distinguishable outcomes within the class of a text's first token; outcome 0 is that token itself."""
 
     tokens: list[list[int]]
@@ -61,7 +61,7 @@ class Told:
         return [max(0.0, mass) for mass in found]
 
 
-class Cover:
+class TokenCover:
     """The forest of all spellings; ``first`` is the id of the first new token."""
 
     def __init__(self, spellings: Sequence[Sequence[int]], first: int) -> None:
@@ -72,32 +72,32 @@ class Cover:
                 node = node.children.setdefault(old, _Node())
             node.token = token
 
-    def tell(self, text: Sequence[int]) -> Told | None:
+    def outcomes(self, text: Sequence[int]) -> TokenOutcomes | None:
         """Return the distinguishable outcomes where ``text`` (old ids) follows; None without new tokens there."""
         node = self._roots.get(text[0])
         if node is None:
             return None
-        told = Told([[text[0]]])
+        found = TokenOutcomes([[text[0]]])
         number, outcome, depth = 0, 0, 1
         while node is not None and node.children:
             onward: tuple[_Node, int, int] | None = None
             for old, child in node.children.items():
-                told.parents.append(number)
-                told.depths.append(depth)
-                told.ids.append(old)
-                told.losses.append(outcome)
+                found.parents.append(number)
+                found.depths.append(depth)
+                found.ids.append(old)
+                found.losses.append(outcome)
                 on_the_way = depth < len(text) and text[depth] == old
                 gain = None
                 if child.token is not None:
-                    gain = len(told.tokens)
-                    told.tokens.append([child.token] if on_the_way else child.tokens())
+                    gain = len(found.tokens)
+                    found.tokens.append([child.token] if on_the_way else child.tokens())
                 elif not on_the_way:
-                    told.tokens[outcome].extend(child.tokens())
-                told.gains.append(gain)
+                    found.tokens[outcome].extend(child.tokens())
+                found.gains.append(gain)
                 if on_the_way:
-                    onward = child, len(told.ids), outcome if gain is None else gain
+                    onward = child, len(found.ids), outcome if gain is None else gain
             if onward is None:
                 break
             node, number, outcome = onward
             depth += 1
-        return told
+        return found

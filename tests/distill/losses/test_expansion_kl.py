@@ -16,7 +16,7 @@ from crosstok.distill.losses.distribution_loss import kl
 from crosstok.distill.losses.expansion_kl import merged
 from crosstok.distill.registry import LOSSES
 from crosstok.distill.tokenizers.spellings import spellings
-from crosstok.distill.tokenizers.token_cover import Cover
+from crosstok.distill.tokenizers.token_cover import TokenCover
 from crosstok.errors import UserError
 
 TEXTS = (TEXT[:160], "The sun was up", TEXT[400:480])
@@ -25,31 +25,31 @@ AB, ABC = 5, 6
 
 
 def test_a_token_of_two_pieces_takes_what_both_are_worth_from_its_first_piece() -> None:
-    told = Cover([(A, B)], AB).tell([A, B, C])
-    assert told is not None
-    assert told.tokens == [[A], [AB]]
-    masses = [0.6 * mass for mass in told.masses([0.5])]  # p(A) = .6, p(B | A) = .5
+    found = TokenCover([(A, B)], AB).outcomes([A, B, C])
+    assert found is not None
+    assert found.tokens == [[A], [AB]]
+    masses = [0.6 * mass for mass in found.masses([0.5])]  # p(A) = .6, p(B | A) = .5
     assert masses == pytest.approx([0.3, 0.3])
     assert sum(masses) + 0.4 == pytest.approx(1)
 
 
 def test_a_longer_token_takes_from_the_longest_token_that_begins_it() -> None:
-    told = Cover([(A, B), (A, B, C)], AB).tell([A, B, D])
-    assert told is not None
-    assert told.tokens == [[A], [AB], [ABC]]
-    assert told.masses([0.5, 0.2]) == pytest.approx([0.5, 0.5 - 0.1, 0.1])
+    found = TokenCover([(A, B), (A, B, C)], AB).outcomes([A, B, D])
+    assert found is not None
+    assert found.tokens == [[A], [AB], [ABC]]
+    assert found.masses([0.5, 0.2]) == pytest.approx([0.5, 0.5 - 0.1, 0.1])
 
 
 def test_outcomes_off_the_text_stay_merged_where_nothing_tells_them_apart() -> None:
-    told = Cover([(A, B), (A, B, C), (A, D, C)], AB).tell([A, X])
-    assert told is not None
+    found = TokenCover([(A, B), (A, B, C), (A, D, C)], AB).outcomes([A, X])
+    assert found is not None
     # ABC is below AB, of which one conditional is known; ADC is below AD, which is no token.
-    assert told.tokens == [[A, 7], [AB, ABC]]
-    assert told.masses([0.5, 0.3]) == pytest.approx([0.5, 0.5])
+    assert found.tokens == [[A, 7], [AB, ABC]]
+    assert found.masses([0.5, 0.3]) == pytest.approx([0.5, 0.5])
 
 
 def test_no_token_begins_with_the_text() -> None:
-    assert Cover([(A, B)], AB).tell([B, A]) is None
+    assert TokenCover([(A, B)], AB).outcomes([B, A]) is None
 
 
 def test_merging_puts_a_new_token_with_its_first_piece() -> None:
@@ -153,23 +153,23 @@ def test_the_cover_target_is_the_divergence_over_all_outcomes_that_the_text_tell
     theirs, ours = distributions(teacher, student, batch)
     first = teacher.tokens.size
     spelt = spellings(student.tokens, first)
-    cover, total, apart = Cover(spelt, first), 0.0, 0
+    cover, total, apart = TokenCover(spelt, first), 0.0, 0
     for row, place, index, _ in positions(teacher, student, batch):
         text = batch.teacher.ids[row, place : int(batch.teacher.attention[row].sum())].tolist()
         target = dict(enumerate(theirs[row, place - 1].tolist()))
         found = dict(enumerate(ours[row, index - 1][:first].tolist()))
         for new, spelling in enumerate(spelt, first):
             found[spelling[0]] += float(ours[row, index - 1, new])
-        if told := cover.tell(text):
+        if split := cover.outcomes(text):
             edges = [
-                float(theirs[row, place - 1 + depth, old]) for depth, old in zip(told.depths, told.ids, strict=True)
+                float(theirs[row, place - 1 + depth, old]) for depth, old in zip(split.depths, split.ids, strict=True)
             ]
             mass = target.pop(text[0])
             del found[text[0]]
-            for number, (tokens, share) in enumerate(zip(told.tokens, told.masses(edges), strict=True)):
+            for number, (tokens, share) in enumerate(zip(split.tokens, split.masses(edges), strict=True)):
                 target[-1 - number] = mass * share
                 found[-1 - number] = sum(float(ours[row, index - 1, token]) for token in tokens)
-            apart += len(told.tokens) > 2
+            apart += len(split.tokens) > 2
         assert sum(target.values()) == pytest.approx(1)
         assert sum(found.values()) == pytest.approx(1)
         total += sum(value * math.log(value / found[key]) for key, value in target.items() if value)
