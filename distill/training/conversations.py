@@ -27,7 +27,7 @@ from crosstok.distill.tokenizers.alignment import Content, Segment, Special, ali
 from crosstok.distill.tokenizers.chat import Message, chat_parts
 from crosstok.distill.tokenizers.roles import Roles
 from crosstok.distill.tokenizers.tokenbytes import RoundTripError, TokenBytes
-from crosstok.distill.training.windows import Encoder, Laid, Pair, Window, Windows, cut
+from crosstok.distill.training.windows import AlignedWindow, Encoder, Window, Windows, WindowSide, cut
 from crosstok.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Conversations(Windows):
                 found.append(Window(text.id, json.dumps(messages, ensure_ascii=False)))
         return found
 
-    def _encode(self, windows: Sequence[Window]) -> tuple[list[Pair], list[str]]:
+    def _encode(self, windows: Sequence[Window]) -> tuple[list[AlignedWindow], list[str]]:
         pairs, problems = [], []
         for window in windows:
             messages = json.loads(window.text)
@@ -120,7 +120,7 @@ class Conversations(Windows):
             except RoundTripError as error:
                 problems.append(f"{window.document}: {error.message}")
                 continue
-            pairs.append(_pair(window.text, *sides))
+            pairs.append(_aligned_window(window.text, *sides))
         return pairs, problems
 
 
@@ -141,11 +141,11 @@ def shortened(messages: Sequence[Message], size: int) -> list[dict[str, str]]:
 _LEAST = 16  # a truncated message with fewer bytes is dropped
 
 
-def _pair(text: str, teacher: Rendered, student: Rendered) -> Pair:
+def _aligned_window(text: str, teacher: Rendered, student: Rendered) -> AlignedWindow:
     found = align_segments(teacher.segments, student.segments)
-    sides = zip((teacher, student), (found.teacher_chunks, found.student_chunks), strict=True)
-    laid = [Laid(side.ids, chunks.astype(np.int64), side.counted, side.lengths) for side, chunks in sides]
-    return Pair(text, laid[0], laid[1], len(found))
+    pairs = zip((teacher, student), (found.teacher_chunks, found.student_chunks), strict=True)
+    sides = [WindowSide(side.ids, chunks.astype(np.int64), side.counted, side.lengths) for side, chunks in pairs]
+    return AlignedWindow(text, sides[0], sides[1], len(found))
 
 
 def _messages(document: str, text: str) -> list[Message]:

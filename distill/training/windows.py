@@ -137,9 +137,9 @@ class Windows:
     def _cut(self, texts: "Texts") -> list[Window]:
         return [Window(text.id, part) for text in texts.documents for part in cut(text.text, self.size)]
 
-    def _encode(self, windows: Sequence[Window]) -> tuple[list["Pair"], list[str]]:
+    def _encode(self, windows: Sequence[Window]) -> tuple[list["AlignedWindow"], list[str]]:
         texts = [window.text for window in windows]
-        pairs: list[Pair] = []
+        pairs: list[AlignedWindow] = []
         problems = []
         sides = zip(windows, self.teacher.encode_many(texts), self.student.encode_many(texts), strict=True)
         for window, teacher, student in sides:
@@ -148,7 +148,7 @@ class Windows:
             elif isinstance(student, RoundTripError):
                 problems.append(f"{window.document}: {student.message} (student)")
             else:
-                pairs.append(lay_out((window.text, teacher, student)))
+                pairs.append(align_window((window.text, teacher, student)))
         return pairs, problems
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -169,7 +169,7 @@ class Windows:
             )
 
 
-class Laid(NamedTuple):
+class WindowSide(NamedTuple):
     """A window as one side of a batch, ``[n]`` each; see the fields of ``Side``."""
 
     ids: NDArray[np.int64]
@@ -179,26 +179,28 @@ class Laid(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair:
+class AlignedWindow:
     """A window as both sides of a batch."""
 
     text: str
-    teacher: Laid
-    student: Laid
+    teacher: WindowSide
+    student: WindowSide
     count: int
     """Number of chunks."""
 
 
-def lay_out(row: Row) -> Pair:
+def align_window(row: Row) -> AlignedWindow:
     """Align the two sides of a window."""
     text, teacher, student = row
     found = align(teacher.ends, student.ends)
-    return Pair(text, _laid(teacher, found.teacher_chunks), _laid(student, found.student_chunks), len(found))
+    return AlignedWindow(
+        text, _window_side(teacher, found.teacher_chunks), _window_side(student, found.student_chunks), len(found)
+    )
 
 
-def _laid(tokens: Tokens, chunks: NDArray[np.int32]) -> Laid:
+def _window_side(tokens: Tokens, chunks: NDArray[np.int32]) -> WindowSide:
     none = np.zeros(tokens.special, dtype=np.int64)
-    return Laid(
+    return WindowSide(
         ids=tokens.ids,
         chunks=np.concatenate([none - 1, chunks]),
         counted=np.arange(len(tokens.ids)) >= tokens.special,
@@ -206,9 +208,9 @@ def _laid(tokens: Tokens, chunks: NDArray[np.int32]) -> Laid:
     )
 
 
-def packed(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
+def packed(pairs: Sequence[AlignedWindow], size: int) -> list[list[AlignedWindow]]:
     """Pack windows into rows of at most ``size`` bytes, first fit."""
-    rows: list[list[Pair]] = []
+    rows: list[list[AlignedWindow]] = []
     room: list[int] = []
     for pair in pairs:
         needed = len(pair.text.encode())
@@ -223,10 +225,10 @@ def packed(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
 
 def collate(rows: Sequence[Row]) -> AlignedBatch:
     """Build a batch from windows, one per row."""
-    return stack([[lay_out(row)] for row in rows])
+    return stack([[align_window(row)] for row in rows])
 
 
-def stack(rows: Sequence[Sequence[Pair]]) -> AlignedBatch:
+def stack(rows: Sequence[Sequence[AlignedWindow]]) -> AlignedBatch:
     """Build a batch from rows of windows. Without rows, it holds one padding token, which scores nothing."""
     counts = [[pair.count for pair in row] for row in rows]
     return AlignedBatch(
@@ -237,19 +239,19 @@ def stack(rows: Sequence[Sequence[Pair]]) -> AlignedBatch:
     )
 
 
-def _side(rows: Sequence[Sequence[Laid]], counts: Sequence[Sequence[int]]) -> Side:
-    height, width = max(1, len(rows)), max((sum(len(laid.ids) for laid in row) for row in rows), default=1)
+def _side(rows: Sequence[Sequence[WindowSide]], counts: Sequence[Sequence[int]]) -> Side:
+    height, width = max(1, len(rows)), max((sum(len(sides.ids) for sides in row) for row in rows), default=1)
     ids, attention, lengths, positions = (np.zeros((height, width), dtype=np.int64) for _ in range(4))
     chunks = np.full((height, width), -1, dtype=np.int64)
     counted = np.zeros((height, width), dtype=np.bool_)
     attention[:, 0] = 1  # attention over a fully masked row is undefined
     for place, (row, of_row) in enumerate(zip(rows, counts, strict=True)):
         first = chunk = 0
-        for laid, count in zip(row, of_row, strict=True):
-            here = place, slice(first, first + len(laid.ids))
-            ids[here], attention[here], lengths[here], counted[here] = laid.ids, 1, laid.lengths, laid.counted
-            chunks[here] = np.where(laid.chunks >= 0, laid.chunks + chunk, -1)
-            positions[here] = np.arange(len(laid.ids))
-            first, chunk = first + len(laid.ids), chunk + count
+        for sides, count in zip(row, of_row, strict=True):
+            here = place, slice(first, first + len(sides.ids))
+            ids[here], attention[here], lengths[here], counted[here] = sides.ids, 1, sides.lengths, sides.counted
+            chunks[here] = np.where(sides.chunks >= 0, sides.chunks + chunk, -1)
+            positions[here] = np.arange(len(sides.ids))
+            first, chunk = first + len(sides.ids), chunk + count
     side = Side(*(torch.from_numpy(array) for array in (ids, attention, chunks, counted, lengths)))
     return replace(side, positions=torch.from_numpy(positions)) if any(len(row) > 1 for row in rows) else side
