@@ -48,7 +48,7 @@ class Reader:
         boundary[[token for token in tokens.special_ids if token < valid_rows]] = True
         return cls(valid_rows, boundary)
 
-    def telling_apart(self, top: int) -> "Reader":
+    def with_top(self, top: int) -> "Reader":
         """Return a reader whose readings ``top`` and ``rest`` hold the ``top`` most likely tokens."""
         return dataclasses.replace(self, top=top)
 

@@ -158,7 +158,7 @@ class _Run:
 
     def _prepare_teacher(self) -> None:
         """Choose how the teacher is read: window by window if every required reading is defined per token."""
-        reader = self.teacher.reader.telling_apart(max(loss.teacher_top for loss in self.losses))
+        reader = self.teacher.reader.with_top(max(loss.teacher_top for loss in self.losses))
         self.teacher = dataclasses.replace(self.teacher, reader=reader)
         if not self.of_teacher <= SCORES | TOP:
             if self.spec.teacher_cache:

@@ -24,7 +24,7 @@ def term(choice: Any, *, seed: int = 1, keep: int | None = None) -> LossTerm:
     loss.prepare(student, teacher)
     reader = Reader.of(teacher.tokens, teacher.valid_rows)
     with torch.no_grad():
-        kept = reader.telling_apart(keep or loss.teacher_top)
+        kept = reader.with_top(keep or loss.teacher_top)
         taught = kept.read(teacher.network, BATCH.teacher, loss.of_teacher)
     return loss(BATCH, reader.read(student.network, BATCH.student, loss.of_student), taught)
 

@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_stops_the_keeping_and_not_the_run(
 def reading(folder: Path | None, *, top: int = 0) -> tuple[WindowTeacher, Model]:
     teacher = model(TEACHER, 0)
     needs = SCORES | TOP if top else SCORES
-    reader = teacher.reader.telling_apart(top)
+    reader = teacher.reader.with_top(top)
     return WindowTeacher(teacher.network, reader, needs, precision=nullcontext, folder=folder), teacher
 
 
