@@ -38,7 +38,7 @@ class Vocabulary:
         self._strings = set(strings)
         self._taken = set(taken)
 
-    def takes(self, merge: Merge) -> bool:
+    def allows(self, merge: Merge) -> bool:
         """Return whether the merge creates a token that does not exist."""
         left, right = merge
         if left + right in self._strings or left not in self._data or right not in self._data:
@@ -88,10 +88,10 @@ class Words:
         """Return the words of ``texts`` with more than one piece, and their counts."""
         words: Counter[Word] = Counter()
         for text in texts:
-            words.update(word for word in self.of(text) if len(word) > 1)
+            words.update(word for word in self.split(text) if len(word) > 1)
         return words
 
-    def of(self, text: str) -> list[Word]:
+    def split(self, text: str) -> list[Word]:
         """Return the words of ``text``. An added token, and a token that stands for a byte, is a word by itself."""
         encoding = self._encoder.encode(text, add_special_tokens=False)
         words: list[list[str]] = []
@@ -105,7 +105,7 @@ class Words:
         return [tuple(word) for word in words]
 
 
-def joined(word: Word, merge: Merge) -> Word:
+def apply_merge(word: Word, merge: Merge) -> Word:
     """Return ``word`` after one merge, applied from left to right."""
     pieces: list[str] = []
     place = 0
@@ -119,17 +119,17 @@ def joined(word: Word, merge: Merge) -> Word:
     return tuple(pieces)
 
 
-def after(word: Word, merges: Sequence[Merge]) -> Word:
+def apply_merges(word: Word, merges: Sequence[Merge]) -> Word:
     """Return ``word`` after ``merges``, applied in order."""
     for merge in merges:
         if len(word) == 1:
             break
         if merge[0] in word:
-            word = joined(word, merge)
+            word = apply_merge(word, merge)
     return word
 
 
-def learn(words: Counter[Word], vocabulary: Vocabulary, size: int) -> list[Merge]:
+def learn_merges(words: Counter[Word], vocabulary: Vocabulary, size: int) -> list[Merge]:
     """Return up to ``size`` merges that continue BPE training on ``words``, most frequent pair first.
 
     Ties are broken in favour of the pair that sorts first; pairs with a count of 1 are ignored. The merges are added to
@@ -138,7 +138,7 @@ def learn(words: Counter[Word], vocabulary: Vocabulary, size: int) -> list[Merge
     pairs = _Pairs(words)
     merges: list[Merge] = []
     while len(merges) < size and (best := pairs.pop()):
-        if vocabulary.takes(best):
+        if vocabulary.allows(best):
             vocabulary.add(best)
             merges.append(best)
             pairs.merge(best)
@@ -175,7 +175,7 @@ class _Pairs:
         for word in self._where.pop(pair):
             if count := self._words.pop(word, 0):
                 self._add(word, -count)
-                new = joined(word, pair)
+                new = apply_merge(word, pair)
                 self._words[new] = self._words.get(new, 0) + count
                 self._add(new, count)
                 grown |= {found for found in itertools.pairwise(new) if made in found}
@@ -189,22 +189,22 @@ class _Pairs:
                 self._where[pair].add(word)
 
 
-def spell(word: Word, merges: Sequence[Merge], vocabulary: Vocabulary) -> list[Merge] | None:
+def merges_for(word: Word, merges: Sequence[Merge], vocabulary: Vocabulary) -> list[Merge] | None:
     """Return the merges needed after ``merges`` to turn ``word`` into one piece; None if an existing token prevents it.
 
     ``vocabulary`` contains the results of ``merges``; the returned merges are added to it.
     """
-    word = after(word, merges)
+    word = apply_merges(word, merges)
     added: list[Merge] = []
     while len(word) > 1:
         pair = (word[0], word[1])
-        if not vocabulary.takes(pair):
+        if not vocabulary.allows(pair):
             for merge in reversed(added):
                 vocabulary.remove(merge)
             return None
         added.append(pair)
         vocabulary.add(pair)
-        word = joined(word, pair)
+        word = apply_merge(word, pair)
     return added
 
 

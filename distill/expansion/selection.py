@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from crosstok.corpora import load_texts
-from crosstok.distill.expansion.merges import Merge, Vocabulary, Word, Words, learn, spell, with_merges
+from crosstok.distill.expansion.merges import Merge, Vocabulary, Word, Words, learn_merges, merges_for, with_merges
 from crosstok.distill.expansion.tokens_spec import FromText, TokensSpec
 from crosstok.distill.tokenizers.spellings import spellings
 from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
@@ -144,7 +144,7 @@ class _Chosen:
 
 
 def _continued(seen: Counter[Word], vocabulary: Vocabulary, size: int) -> _Chosen:
-    merges = learn(seen, vocabulary, size)
+    merges = learn_merges(seen, vocabulary, size)
     return _Chosen(merges, len(merges))
 
 
@@ -156,7 +156,7 @@ def _frequent(seen: Counter[Word], vocabulary: Vocabulary, size: int) -> _Chosen
     for word, count in ranked:
         if made == size:
             break
-        if count > 1 and (added := spell(word, merges, vocabulary)):
+        if count > 1 and (added := merges_for(word, merges, vocabulary)):
             merges.extend(added)
             made += 1
     return _Chosen(merges, made)
@@ -171,8 +171,8 @@ def _listed(words: Words, old: TokenBytes, wanted: Sequence[str]) -> tuple[list[
     for text in dict.fromkeys(wanted):
         if text in present:
             continue
-        parts = words.of(text)
-        added = spell(parts[0], merges, words.vocabulary) if len(parts) == 1 else None
+        parts = words.split(text)
+        added = merges_for(parts[0], merges, words.vocabulary) if len(parts) == 1 else None
         if added is None:
             lost.append(text)
             continue
