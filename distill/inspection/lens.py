@@ -17,7 +17,7 @@ from crosstok.distill.models.output_head import head_of
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LensView:
     """States and predictions of all layers for a text."""
 
     states: Tensor
@@ -41,7 +41,7 @@ class Lens:
         return self._head is not None and self._norm is not None
 
     @torch.inference_mode()
-    def look(self, ids: list[int], positions: list[int]) -> Seen:
+    def look(self, ids: list[int], positions: list[int]) -> LensView:
         """Return states and predictions at ``positions`` of the text ``ids``."""
         if self._head is None or self._norm is None:
             raise ValueError("the logit lens does not support this model")
@@ -49,7 +49,7 @@ class Lens:
         layers = torch.stack([layer[0, positions] for layer in hidden])
         states = torch.cat([self._norm(layers[:-1]), layers[-1:]])
         logits = self._head.logits(states.flatten(0, 1))[..., : self._ids].float()
-        return Seen(states.float(), logits.log_softmax(dim=-1).reshape(*states.shape[:2], -1))
+        return LensView(states.float(), logits.log_softmax(dim=-1).reshape(*states.shape[:2], -1))
 
 
 @torch.inference_mode()

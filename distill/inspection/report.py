@@ -13,7 +13,13 @@ from crosstok.distill.ensemble import EnsembleForCausalLM
 from crosstok.distill.inspection import geometry
 from crosstok.distill.inspection.records import Inspection, Matrix, Moment, Movement, Neighbour, NewToken, Row, Trace
 from crosstok.distill.inspection.snapshots import read_snapshots
-from crosstok.distill.inspection.tokens import Vocabulary, compare, shown, spaced, spellings
+from crosstok.distill.inspection.tokens import (
+    VocabularyComparison,
+    compare_vocabularies,
+    evenly_spaced,
+    printable,
+    spellings,
+)
 from crosstok.distill.inspection.tracing import Occurrence, Tracer, occurrences
 from crosstok.distill.models import checkpoints, provenance
 from crosstok.distill.models.checkpoints import Checkpoint
@@ -50,7 +56,7 @@ def inspect(
         tokens: Texts of further new tokens to trace.
         corpus: Text source whose held-out split is searched; default: the student's training corpus.
         data: The data folder.
-        progress: Called with the share of the work done since the last call and the next stage.
+        progress: Called with the share of the comparison done since the last call and the next stage.
 
     Raises:
         UserError: If the student is an ensemble or has no new tokens; if the parent is unknown, has changed or has
@@ -60,16 +66,16 @@ def inspect(
     folder = checkpoints.fetch(source)
     record = provenance.read(folder)
     parent_source = against or _parent_of(source, record)
-    notes = list(_unlike_the_parent(source, record, parent_source, named=against is not None))
+    notes = list(_parent_mismatch(source, record, parent_source, named=against is not None))
     tell(0.0, "reading both models")
     student, parent = checkpoints.load(source), checkpoints.load(parent_source)
-    work = _Work(student, parent, count)
-    wanted = [work.find(text) for text in tokens]
+    comparison = _Comparison(student, parent, count)
+    wanted = [comparison.find(text) for text in tokens]
     tell(0.3, "rows")
-    matrices = [work.matrix(number) for number in range(len(work.kinds))]
+    matrices = [comparison.matrix(number) for number in range(len(comparison.kinds))]
     tell(0.3, "movement")
     snapshots = read_snapshots(folder)
-    movement = work.movement(snapshots)
+    movement = comparison.movement(snapshots)
     if not snapshots:
         notes.append(
             "The movement of rows is not available: this student has no row snapshots. Students trained with "
@@ -78,14 +84,14 @@ def inspect(
     tell(0.1, "layers")
     name = corpus or (record.data[0]["name"] if record and record.data else "stdlib")
     traced: list[Trace] = []
-    tracer = Tracer(student, parent, work.vocabulary)
+    tracer = Tracer(student, parent, comparison.vocabulary)
     if not tracer.fits:
         notes.append("Layers are not traced: the final norm or the output head of this architecture is unknown.")
     elif traces or wanted:
-        found = occurrences(load_texts(name, "heldout", data), student.tokenbytes, frozenset(work.vocabulary.new))
-        for token in dict.fromkeys([*wanted, *[token for token in found if work.pieces[token]][:traces]]):
+        found = occurrences(load_texts(name, "heldout", data), student.tokenbytes, frozenset(comparison.vocabulary.new))
+        for token in dict.fromkeys([*wanted, *[token for token in found if comparison.pieces[token]][:traces]]):
             context = found.get(token, Occurrence(0, "")).context
-            traced.append(tracer.trace(token, work.pieces[token], context))
+            traced.append(tracer.trace(token, comparison.pieces[token], context))
         if not found:
             notes.append(f"No new token occurs in the held-out split of {name}, so none was traced in context.")
     tell(0.3, "done")
@@ -95,11 +101,11 @@ def inspect(
         parent=str(parent_source),
         parent_fingerprint=parent.fingerprint,
         provenance=student.provenance,
-        new_tokens=len(work.vocabulary.new),
-        old_tokens=len(work.vocabulary.old),
-        examined=len(work.examined),
+        new_tokens=len(comparison.vocabulary.new),
+        old_tokens=len(comparison.vocabulary.old),
+        examined=len(comparison.examined),
         matrices=matrices,
-        tokens=work.tokens(),
+        tokens=comparison.tokens(),
         movement=movement,
         traces=traced,
         corpus=name,
@@ -121,7 +127,7 @@ def _parent_of(source: str | Path, record: provenance.Provenance | None) -> str:
     return record.source
 
 
-def _unlike_the_parent(
+def _parent_mismatch(
     source: str | Path, record: provenance.Provenance | None, parent: str | Path, *, named: bool
 ) -> Iterator[str]:
     """Yield a note if the content of ``parent`` is not what ``source`` was derived from.
@@ -147,7 +153,7 @@ def _unlike_the_parent(
     )
 
 
-class _Work:
+class _Comparison:
     """The two models with everything derived from both."""
 
     def __init__(self, student: Checkpoint, parent: Checkpoint, count: int) -> None:
@@ -155,7 +161,7 @@ class _Work:
             if isinstance(side.model, EnsembleForCausalLM):
                 raise UserError(f"{side.source} is an ensemble and has no embedding rows.", hint="Inspect its members.")
         self.student, self.parent = student, parent
-        self.vocabulary: Vocabulary = compare(student.tokenbytes, parent.tokenbytes)
+        self.vocabulary: VocabularyComparison = compare_vocabularies(student.tokenbytes, parent.tokenbytes)
         if not self.vocabulary.new:
             raise UserError(
                 f"{student.source} has no new tokens: each of its tokens is also one of {parent.source}.",
@@ -195,7 +201,7 @@ class _Work:
             rows = other.float().clone()
             rows[self.vocabulary.old_in_parent] = old
             self._reference.append(rows)
-        self.examined = spaced(self.vocabulary.new, count)
+        self.examined = evenly_spaced(self.vocabulary.new, count)
         self._row_of = {token: index for index, token in enumerate(self.vocabulary.new)}
         self._axes = [geometry.Axes(old) for old in self._old]
         self._rows: list[dict[int, Row]] = []
@@ -221,7 +227,7 @@ class _Work:
         rows = self._examined_rows(number, means, centre)
         self._rows.append(rows)
         matched = torch.randperm(len(old), generator=torch.Generator().manual_seed(0))[: len(new)]
-        sample = spaced(list(range(len(old))), _OLD_PLACES)
+        sample = evenly_spaced(list(range(len(old))), _OLD_PLACES)
         whole_new, whole_old = geometry.group(new), geometry.group(old)
         directions = geometry.unit(new).double().mean(dim=0) @ geometry.unit(old).double().mean(dim=0)
         with_parts = [row for token, row in rows.items() if self.pieces[token]]
@@ -273,7 +279,7 @@ class _Work:
                 neighbours=[
                     Neighbour(
                         id=self.vocabulary.old[there],
-                        text=shown(self.student.tokenbytes.table[self.vocabulary.old[there]]),
+                        text=printable(self.student.tokenbytes.table[self.vocabulary.old[there]]),
                         cosine=value,
                         part=there in self._parts[token],
                     )
@@ -288,8 +294,8 @@ class _Work:
         return [
             NewToken(
                 id=token,
-                text=shown(tables[0][token]),
-                pieces=[shown(tables[1][piece]) for piece in self.pieces[token]],
+                text=printable(tables[0][token]),
+                pieces=[printable(tables[1][piece]) for piece in self.pieces[token]],
                 rows={kind: rows[token] for kind, rows in zip(self.kinds, self._rows, strict=True)},
             )
             for token in self.examined
@@ -302,7 +308,7 @@ class _Work:
         ids = snapshots[0][1]["ids"].tolist()
         known = [place for place, token in enumerate(ids) if token in self._row_of]
         tokens = [ids[place] for place in known]
-        drawn = spaced(list(range(len(tokens))), _PATHS)
+        drawn = evenly_spaced(list(range(len(tokens))), _PATHS)
         found = []
         for number, kind in enumerate(self.kinds):
             name = "output" if kind == "output" else "input"
@@ -325,7 +331,7 @@ class _Work:
                         for step, rows in moments
                     ],
                     paths={
-                        shown(self.student.tokenbytes.table[tokens[token]]): [moment[index] for moment in places]
+                        printable(self.student.tokenbytes.table[tokens[token]]): [moment[index] for moment in places]
                         for index, token in enumerate(drawn)
                     },
                 )

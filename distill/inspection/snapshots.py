@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crosstok.distill.inspection.tokens import compare, spaced
+from crosstok.distill.inspection.tokens import compare_vocabularies, evenly_spaced
 from crosstok.distill.models.lora import embedding_matrices
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
@@ -32,7 +32,7 @@ class RowSnapshots:
     @classmethod
     def of(cls, folder: Path, student: TokenBytes, parent: TokenBytes, *, steps: int, count: int) -> "RowSnapshots":
         """Return a callback for the tokens that ``parent`` lacks, with ``count`` snapshots after the first."""
-        return cls(folder / FOLDER, spaced(compare(student, parent).new, WATCHED), steps, count)
+        return cls(folder / FOLDER, evenly_spaced(compare_vocabularies(student, parent).new, WATCHED), steps, count)
 
     @torch.no_grad()
     def __call__(self, step: int, network: Any) -> None:

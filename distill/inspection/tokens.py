@@ -9,7 +9,7 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularyComparison:
     """The ordinary tokens of a student, split into new and old ones."""
 
     new: list[int]
@@ -20,7 +20,7 @@ class Vocabulary:
     """Parent ids of ``old``."""
 
 
-def compare(student: TokenBytes, parent: TokenBytes) -> Vocabulary:
+def compare_vocabularies(student: TokenBytes, parent: TokenBytes) -> VocabularyComparison:
     """Split the student's tokens into new and old ones; special and unused ids are ignored."""
     new, old, there = [], [], []
     for index, data in enumerate(student.table):
@@ -32,7 +32,7 @@ def compare(student: TokenBytes, parent: TokenBytes) -> Vocabulary:
         else:
             old.append(index)
             there.append(found)
-    return Vocabulary(new, old, there)
+    return VocabularyComparison(new, old, there)
 
 
 def spellings(parent: TokenBytes, student: TokenBytes, ids: list[int]) -> list[list[int]]:
@@ -40,14 +40,14 @@ def spellings(parent: TokenBytes, student: TokenBytes, ids: list[int]) -> list[l
     return [found for found, _ in constituents(parent, [student.table[index] or b"" for index in ids])]
 
 
-def spaced(ids: list[int], count: int) -> list[int]:
+def evenly_spaced(ids: list[int], count: int) -> list[int]:
     """Return at most ``count`` of ``ids``, evenly spaced, including the first and the last."""
     if len(ids) <= count:
         return list(ids)
     return [ids[place] for place in np.linspace(0, len(ids) - 1, count).round().astype(int)]
 
 
-def shown(data: bytes | None) -> str:
+def printable(data: bytes | None) -> str:
     """Return bytes as text, with control characters and invalid UTF-8 escaped."""
     text = (data or b"").decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from crosstok.corpora import Texts
 from crosstok.distill.inspection.geometry import cosine
-from crosstok.distill.inspection.lens import Lens, Seen
+from crosstok.distill.inspection.lens import Lens, LensView
 from crosstok.distill.inspection.records import Guess, Layer, Trace
-from crosstok.distill.inspection.tokens import Vocabulary, shown
+from crosstok.distill.inspection.tokens import VocabularyComparison, printable
 from crosstok.distill.models.checkpoints import Checkpoint
 from crosstok.distill.tokenizers.tokenbytes import Encoding, TokenBytes
 
@@ -60,7 +60,7 @@ def occurrences(texts: Texts, tokens: TokenBytes, ids: frozenset[int]) -> dict[i
 class Tracer:
     """Compares tokens of ``student`` with their spelling in ``parent``."""
 
-    def __init__(self, student: Checkpoint, parent: Checkpoint, vocabulary: Vocabulary) -> None:
+    def __init__(self, student: Checkpoint, parent: Checkpoint, vocabulary: VocabularyComparison) -> None:
         self._student, self._parent = student, parent
         self._lenses = (
             Lens(student.model, student.valid_rows),
@@ -81,8 +81,8 @@ class Tracer:
         theirs = self._lenses[1].look([*before[1], *pieces], places)
         return Trace(
             id=token,
-            text=shown(self._student.tokenbytes.table[token]),
-            pieces=[shown(self._parent.tokenbytes.table[piece]) for piece in pieces],
+            text=printable(self._student.tokenbytes.table[token]),
+            pieces=[printable(self._parent.tokenbytes.table[piece]) for piece in pieces],
             context=context,
             layers=list(self._layers(ours, theirs, token, pieces)),
         )
@@ -93,7 +93,7 @@ class Tracer:
         ids: list[int] = side.tokenbytes.encode(context).ids.tolist() if context else []
         return ids if first is None and ids else [first or 0, *ids]
 
-    def _layers(self, ours: Seen, theirs: Seen, token: int, pieces: list[int]) -> Iterator[Layer]:
+    def _layers(self, ours: LensView, theirs: LensView, token: int, pieces: list[int]) -> Iterator[Layer]:
         chain = torch.tensor(pieces)
         old = theirs.logs[:, :-1].gather(-1, chain[None, :, None].expand(len(theirs.logs), -1, 1)).sum(dim=(1, 2))
         alike = cosine(ours.states[:, -1], theirs.states[:, -1])
@@ -115,6 +115,6 @@ class Tracer:
 def _guesses(logs: Tensor, tokens: TokenBytes) -> list[Guess]:
     best = logs.topk(_GUESSES)
     return [
-        Guess(text=tokens.specials.get(index) or shown(tokens.table[index]), probability=probability)
+        Guess(text=tokens.specials.get(index) or printable(tokens.table[index]), probability=probability)
         for index, probability in zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)
     ]
