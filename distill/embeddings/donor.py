@@ -24,7 +24,7 @@ from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 from crosstok.errors import UserError
 
 
-class Donated(Approximation):
+class DonorInitialiser(Approximation):
     """Base class of initialisers with a donor."""
 
     donor: str

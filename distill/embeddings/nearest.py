@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from crosstok.distill.embeddings.donor import Donated
+from crosstok.distill.embeddings.donor import DonorInitialiser
 from crosstok.errors import UserError
 
 _BLOCK = 1024  # tokens per distance matrix
 
 
-class Nearest(Donated):
+class Nearest(DonorInitialiser):
     """Interpolation between the nearest shared tokens."""
 
     name: ClassVar[str] = "nearest"

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from crosstok.distill.embeddings.donor import Donated
+from crosstok.distill.embeddings.donor import DonorInitialiser
 from crosstok.errors import UserError
 
 _BLOCK = 256  # tokens per product; larger blocks exceed the processor's cache
@@ -31,7 +31,7 @@ _GRAM_SIZE = 1 << 29  # maximum entries of the Gram matrix: 2 GB
 _NOTHING = 1e-6  # relative residual below which an atom or target counts as zero
 
 
-class OMP(Donated):
+class OMP(DonorInitialiser):
     """Sparse reconstruction in the donor's space."""
 
     name: ClassVar[str] = "omp"

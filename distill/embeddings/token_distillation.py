@@ -166,7 +166,7 @@ class _Fit:
         ours, theirs, reading = self._states(snippets)
         loss = (ours - theirs).square().mean() / theirs.square().mean().clamp(min=1e-12)
         if self.head is not None:
-            loss = loss + self._surprise(snippets, reading)
+            loss = loss + self._output_loss(snippets, reading)
         return loss
 
     def _states(self, snippets: list[_Snippet]) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,7 +197,7 @@ class _Fit:
         ).hidden_states
         return states[self.options.layer], states[-1]
 
-    def _surprise(self, snippets: list[_Snippet], states: Tensor) -> Tensor:
+    def _output_loss(self, snippets: list[_Snippet], states: Tensor) -> Tensor:
         """Return the binary cross-entropy between the new output rows and the probability of the old pieces."""
         head, terms = self.head, []
         if head is None:

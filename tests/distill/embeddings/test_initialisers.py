@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from toy_tokenizers import BUILDERS, toy_tokenizer
 
 from crosstok.distill.embeddings.approximation import Approximation, calibrated
-from crosstok.distill.embeddings.donor import Donated
+from crosstok.distill.embeddings.donor import DonorInitialiser
 from crosstok.distill.embeddings.omp import OMP, matching_pursuit
 from crosstok.distill.embeddings.transplant import special_rows, transplant
 from crosstok.distill.registry import INITIALISERS
@@ -156,7 +156,7 @@ def make_donated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
 
     def make(choice: dict[str, Any], donor: torch.Tensor = A) -> list[float]:
         initialiser = INITIALISERS.create({"donor": "in memory", **choice})
-        assert isinstance(initialiser, Donated)
+        assert isinstance(initialiser, DonorInitialiser)
         target = byte_level(["a", "b", "t"], [])
         given = {"input": donor, "output": donor}, target
         monkeypatch.setattr(type(initialiser), "load_donor", lambda _: given)
