@@ -56,7 +56,7 @@ def inspect(
         tokens: Texts of further new tokens to trace.
         corpus: Text source whose held-out split is searched; default: the student's training corpus.
         data: The data folder.
-        progress: Called with the share of the comparison done since the last call and the next stage.
+        progress: Called with the share of the work done since the last call and the next stage.
 
     Raises:
         UserError: If the student is an ensemble or has no new tokens; if the parent is unknown, has changed or has

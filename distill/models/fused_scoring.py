@@ -80,11 +80,11 @@ def score(
         most 0, with gradients to the states and to the parameters of the head.
     """
     order = order.to(hidden.device)
-    place, tasks = (None, None) if last is None or last.place is None else (last.place, last.tasks)
+    trigger, tasks = (None, None) if last is None or last.trigger is None else (last.trigger, last.tasks)
     room = _KEPT * head.weight.numel() * head.weight.element_size()
-    keeps = place is not None and hidden.requires_grad and 4 * hidden.shape[0] * len(order.ids) <= room
+    keeps = trigger is not None and hidden.requires_grad and 4 * hidden.shape[0] * len(order.ids) <= room
     plan = _Plan(order, targets, head.scale, head.cap, product_type(hidden), keeps)
-    scores = _Scores.apply(hidden, head.weight, head.bias, head.new_rows, place, plan, tasks)  # type: ignore[no-untyped-call]  # torch's own
+    scores = _Scores.apply(hidden, head.weight, head.bias, head.new_rows, trigger, plan, tasks)  # type: ignore[no-untyped-call]  # torch's own
     return scores[0].clamp(max=0), scores[1].clamp(max=0)
 
 
@@ -121,7 +121,7 @@ class _Scores(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         new_rows: Tensor | None,
-        place: Tensor | None,  # noqa: ARG004  (an input, so that it receives a gradient)
+        trigger: Tensor | None,  # noqa: ARG004  (an input, so that it receives a gradient)
         plan: _Plan,
         tasks: list[Task] | None,
     ) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ class _Scores(torch.autograd.Function):
         of_gold = torch.where(plan.targets >= 0, of_gold, 0.0)
         to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         learns = (*ctx.needs_input_grad[1:3], ctx.new_rows)
-        to_head = _ToHead(hidden.detach().to(plan.dtype), weight, bias, learns, plan.order.ids)
+        head_gradients = _HeadGradients(hidden.detach().to(plan.dtype), weight, bias, learns, plan.order.ids)
         waiting: list[tuple[Tensor, Tensor]] = []
         with torch.autocast(hidden.device.type, enabled=False):
             for first, stop, inside in plan.order.blocks(hidden.shape[0]):
@@ -174,18 +174,18 @@ class _Scores(torch.autograd.Function):
                 if plan.keeps:
                     waiting.append((ids, slope))
                 else:
-                    to_head.add(ids, slope)
+                    head_gradients.add(ids, slope)
         message = None
         gradients: Gradients = (None, None, None)
         if ctx.tasks is None:
-            gradients = to_head.gradients
+            gradients = head_gradients.gradients
         else:
-            ctx.tasks[:] = [partial(to_head.finish, waiting)]
+            ctx.tasks[:] = [partial(head_gradients.finish, waiting)]
             message = norm.new_zeros((), dtype=weight.dtype)
         return None if to_hidden is None else to_hidden.to(hidden.dtype), *gradients, message, None, None
 
 
-class _ToHead:
+class _HeadGradients:
     """Accumulates the gradients of a head, block by block, from those of its logits for states ``[p, d]``.
 
     ``learns`` says whether weight and bias are trained, and how many of the last rows are trained alone; ``ids`` are

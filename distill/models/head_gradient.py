@@ -26,7 +26,7 @@ class HeadGradient:
     """Context manager around a forward pass whose states go through ``head``; a no-op if the head is not trained."""
 
     def __init__(self, embeddings: nn.Module, head: Head) -> None:
-        self.place: Tensor | None = None
+        self.trigger: Tensor | None = None
         """A zero tensor. An operation that takes it as input and returns a gradient for it triggers :attr:`tasks`."""
         self.tasks: list[Task] = []
         """Computes a share of the gradients after the backward pass of all layers; holds at most one task."""
@@ -35,10 +35,10 @@ class HeadGradient:
 
     def __enter__(self) -> Self:
         head, embeddings = self._head, self._embeddings
-        place, matrix = _Matrix.apply(head.weight, head.bias, head.new_rows, self.tasks)  # type: ignore[no-untyped-call]  # torch's own
-        if not place.requires_grad:  # nothing is trained, or gradients are disabled
+        trigger, matrix = _Matrix.apply(head.weight, head.bias, head.new_rows, self.tasks)  # type: ignore[no-untyped-call]  # torch's own
+        if not trigger.requires_grad:  # nothing is trained, or gradients are disabled
             return self
-        self.place = place
+        self.trigger = trigger
         plain = isinstance(embeddings, nn.Embedding) and embeddings.max_norm is None and not embeddings.sparse
         if plain and head.weight.requires_grad and embeddings.weight is head.weight:
             self._replace(matrix)

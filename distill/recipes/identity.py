@@ -14,7 +14,7 @@ from crosstok.corpora import load_texts
 from crosstok.distill.models import checkpoints
 from crosstok.distill.recipes.methods import corpora_of, foreign_content
 from crosstok.distill.recipes.options import StudentSpec
-from crosstok.distill.training.options import BESIDE
+from crosstok.distill.training.options import STORAGE_OPTIONS
 from crosstok.fingerprint import fingerprint
 
 STUDENT_VERSION = 1
@@ -60,7 +60,7 @@ def identify_student(
     are loaded.
     """
     known = models or {}
-    settings = spec.model_dump(mode="json", exclude={*spec.parents.values(), *BESIDE})
+    settings = spec.model_dump(mode="json", exclude={*spec.parents.values(), *STORAGE_OPTIONS})
     if not spec.steps:
         settings.pop("seed")
     return StudentIdentity(

@@ -52,14 +52,14 @@ class HeldOut:
         batches = [windows.batch(chosen[first : first + _AT_ONCE]) for first in range(0, len(chosen), _AT_ONCE)]
         if teacher is None:
             return cls([(batch, None) for batch in batches])
-        with _still(teacher.network):
+        with _evaluation_mode(teacher.network):
             return cls([(batch, teacher.reader.read(teacher.network, batch.teacher, {"gold"})) for batch in batches])
 
     def figures(self, student: Model) -> dict[str, float]:
         """Return ``bits_per_byte`` of the student and, with a teacher, ``chunk_kl`` (nats per chunk)."""
         sft, alm = LOSSES.create("sft"), LOSSES.create({"name": "alm", "tau": 1, "gamma": 0, "debias": False})
         sums: dict[str, tuple[float, float]] = {}
-        with _still(student.network):
+        with _evaluation_mode(student.network):
             for batch, taught in self.batches:
                 read = student.reader.read(student.network, batch.student, {"gold"})
                 found = {"bits_per_byte": sft(batch, read, Outputs()).metrics["bits_per_byte"]}
@@ -73,7 +73,7 @@ class HeldOut:
 
 
 @contextmanager
-def _still(network: nn.Module) -> Iterator[None]:
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Switch a model to eval mode without gradients, and restore its mode afterwards."""
     training = network.training
     network.eval()

@@ -53,7 +53,7 @@ class TrainingSpec(BaseModel):
     save_every: int = Field(default=50, ge=1, description="Steps between checkpoints, from which a restart resumes.")
 
 
-BESIDE = frozenset({"save_every", "teacher_cache", "row_snapshots"})
+STORAGE_OPTIONS = frozenset({"save_every", "teacher_cache", "row_snapshots"})
 """Options that change which files are stored with a student but not the student itself; not part of its fingerprint."""
 
 
