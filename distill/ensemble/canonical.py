@@ -29,9 +29,9 @@ _TEMPLATE = (
 
 def ensemble_tokenizer(first: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Return the tokenizer of an ensemble, with ordinary tokens of its first member and its own control tokens."""
-    signs = [PAD, BEGIN, END, *SPEAKERS.values()]
+    control_tokens = [PAD, BEGIN, END, *SPEAKERS.values()]
     backend = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
-    backend.add_special_tokens([AddedToken(sign, normalized=False, special=True) for sign in signs])
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control_tokens])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, backend.token_to_id(BEGIN))]
     )
@@ -55,14 +55,14 @@ class Turns:
     """The plain text, or the assistant's answer so far."""
 
 
-class Signs:
+class ControlTokens:
     """Parses the ids of an ensemble."""
 
     def __init__(self, tokenbytes: TokenBytes) -> None:
         ids = {name: token for token, name in tokenbytes.specials.items()}
         self._tokenbytes = tokenbytes
         self.begin, self.end, self.pad = ids[BEGIN], ids[END], ids[PAD]
-        self._speakers = {ids[sign]: role for role, sign in SPEAKERS.items()}
+        self._speakers = {ids[token]: role for role, token in SPEAKERS.items()}
 
     def read(self, ids: Sequence[int]) -> Turns:
         """Parse ``ids``; padding and the start token are ignored.

@@ -32,10 +32,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from crosstok.distill.ensemble.canonical import Signs
+from crosstok.distill.ensemble.canonical import ControlTokens
 from crosstok.distill.ensemble.lockstep import EnsembleConfig, EnsembleForCausalLM
 from crosstok.distill.ensemble.members import load_members
-from crosstok.distill.ensemble.reading import History, OwnReading
+from crosstok.distill.ensemble.reading import History, IncrementalReader
 from crosstok.distill.ensemble.vocabularies import MAPS, NONE, Ids, encode_bytes
 from crosstok.distill.sources.models import OWN_TOKENS, fetch, member_source
 from crosstok.distill.sources.tokenizers import read_tokenizer
@@ -95,7 +95,7 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Vote:
+class _MemberScores:
     """The output of one member."""
 
     scores: Tensor
@@ -116,8 +116,8 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
             raise UserError(f"Unknown vocabulary of an ensemble: {config.tokens!r}.", hint="shared, mined or union.")
         self._apart = list(members)
         self._tokens = TokenBytes.from_tokenizer(tokenizer)
-        self._signs = Signs(self._tokens)
-        self._readings = [OwnReading(member.model) for member in members]
+        self._control = ControlTokens(self._tokens)
+        self._readers = [IncrementalReader(member.model) for member in members]
         self._prompts: dict[tuple[int, History], list[int]] = {}
         self._maps = [self._index(member) for member in members]
         if config.tokens == "shared":  # only tokens that all members have
@@ -139,11 +139,11 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
     @property
     def passes(self) -> list[int]:
         """Number of forward passes of each member since it was loaded."""
-        return [reading.passes for reading in self._readings]
+        return [reading.passes for reading in self._readers]
 
     def forget(self) -> None:
         """Drop the members' caches of rows that could still be continued."""
-        for reading in self._readings:
+        for reading in self._readers:
             reading.forget()
 
     def new_cache(self) -> Any:
@@ -178,26 +178,26 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         real = torch.ones_like(seen) if attention_mask is None else attention_mask[:, -seen.shape[1] :]
         histories = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(seen.cpu(), real.cpu(), strict=True)]
         if columns == 1 or (isinstance(logits_to_keep, int) and logits_to_keep == 1):
-            votes = self._last(histories, columns)
+            answers = self._last(histories, columns)
         elif seen.shape[1] != columns:
             raise ValueError("this ensemble scores whole texts or continues by single tokens")
         else:
-            votes = self._everywhere(histories, columns)
-        return CausalLMOutputWithPast(logits=self._combined(votes), past_key_values=past_key_values)
+            answers = self._everywhere(histories, columns)
+        return CausalLMOutputWithPast(logits=self._combined(answers), past_key_values=past_key_values)
 
-    def _last(self, histories: Sequence[History], columns: int) -> list[_Vote]:
+    def _last(self, histories: Sequence[History], columns: int) -> list[_MemberScores]:
         """Return each member's output after the last token, ``[rows, 1, V]``."""
         before = [history[: max(0, len(history) - columns)] for history in histories]
-        votes = []
-        for number, (member, reading) in enumerate(zip(self._apart, self._readings, strict=True)):
+        answers = []
+        for number, (member, reading) in enumerate(zip(self._apart, self._readers, strict=True)):
             own = [self._row(number, member, history).own for history in histories]
-            votes.append(self._vote(number, reading.last(before, histories, own)[:, None]))
-        return votes
+            answers.append(self._mapped(number, reading.last(before, histories, own)[:, None]))
+        return answers
 
-    def _everywhere(self, histories: Sequence[History], columns: int) -> list[_Vote]:
+    def _everywhere(self, histories: Sequence[History], columns: int) -> list[_MemberScores]:
         """Return each member's output after every token, ``[rows, columns, V]``; NaN where it has none."""
-        votes = []
-        for number, (member, reading) in enumerate(zip(self._apart, self._readings, strict=True)):
+        answers = []
+        for number, (member, reading) in enumerate(zip(self._apart, self._readers, strict=True)):
             rows = [self._row(number, member, history) for history in histories]
             logits = reading.whole([row.own for row in rows])
             places = torch.full((len(rows), columns), _UNREAD)
@@ -207,15 +207,17 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
                 places[place, columns - len(behind) :] = torch.tensor(behind, dtype=torch.long)
             places = places.to(logits.device)
             taken = logits[torch.arange(len(rows), device=logits.device)[:, None], places.clamp(min=0)]
-            vote = self._vote(number, taken)
-            votes.append(_Vote(vote.scores.masked_fill((places == _UNREAD)[..., None], math.nan), vote.choices))
-        return votes
+            answer = self._mapped(number, taken)
+            answers.append(
+                _MemberScores(answer.scores.masked_fill((places == _UNREAD)[..., None], math.nan), answer.choices)
+            )
+        return answers
 
     def _row(self, number: int, member: Member, history: History) -> _Row:
         """Return ``history`` in the tokens of ``member``."""
-        turns = self._signs.read(history)
+        turns = self._control.read(history)
         if turns.messages is None:
-            prompt, opening = [member.first_id], [0] * (len(history) > 0 and history[0] == self._signs.begin)
+            prompt, opening = [member.first_id], [0] * (len(history) > 0 and history[0] == self._control.begin)
         else:
             prompt = self._rendered(number, member, turns.prompt, turns.messages)
             opening = [_UNREAD] * (len(turns.prompt) - 1) + [len(prompt) - 1]
@@ -241,7 +243,7 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         """
         if self.config.tokens == "shared":
             index = member.maps["to_member"]
-            own = [member.first_id if token == self._signs.end else int(index[token]) for token in ids]
+            own = [member.first_id if token == self._control.end else int(index[token]) for token in ids]
             if NONE in own:
                 data = self._tokens.table[ids[own.index(NONE)]]
                 raise UserError(
@@ -250,8 +252,8 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
                 )
             return own, list(range(1, len(own) + 1))
         own, behind, begin = [], [], 0
-        for place, token in enumerate([*ids, self._signs.end]):
-            if token != self._signs.end:
+        for place, token in enumerate([*ids, self._control.end]):
+            if token != self._control.end:
                 continue
             piece = ids[begin:place]
             encoding = encode_bytes(member.tokenbytes, self._tokens.decode(piece))
@@ -269,37 +271,37 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         index = torch.from_numpy(member.maps["to_member"].copy())
         return index.clamp(min=0), index == NONE
 
-    def _vote(self, number: int, logits: Tensor) -> _Vote:
+    def _mapped(self, number: int, logits: Tensor) -> _MemberScores:
         """Map a member's logits ``[..., own V]`` to the ensemble's ids."""
         index, missing = (part.to(logits.device) for part in self._maps[number])
         scores = logits[..., index].float()
         scores[..., missing] = -math.inf
-        scores[..., self._signs.end] = logits[..., list(self._apart[number].stop_ids)].float().logsumexp(dim=-1)
+        scores[..., self._control.end] = logits[..., list(self._apart[number].stop_ids)].float().logsumexp(dim=-1)
         if self.config.tokens != "union":
-            return _Vote(scores, None)
+            return _MemberScores(scores, None)
         member = self._apart[number]
         to_ensemble = torch.from_numpy(member.maps["to_ensemble"].copy()).to(logits.device)
-        to_ensemble[list(member.stop_ids)] = self._signs.end  # of the special tokens, only the end tokens are mapped
+        to_ensemble[list(member.stop_ids)] = self._control.end  # of the special tokens, only the end tokens are mapped
         top_k = min(self.config.top_k, len(to_ensemble))
         best = to_ensemble[logits[..., : len(to_ensemble)].topk(top_k).indices]
         choices = torch.zeros(*scores.shape[:-1], scores.shape[-1] + 1, dtype=torch.bool, device=scores.device)
         choices.scatter_(
             -1, best.where(best != NONE, scores.shape[-1]), value=True
         )  # the last column collects ids without a counterpart
-        return _Vote(scores, choices[..., :-1])
+        return _MemberScores(scores, choices[..., :-1])
 
-    def _combined(self, votes: Sequence[_Vote]) -> Tensor:
-        device = votes[0].scores.device
+    def _combined(self, answers: Sequence[_MemberScores]) -> Tensor:
+        device = answers[0].scores.device
         excluded: Tensor | None = None
-        for vote in votes:
-            if vote.choices is not None:
-                left_out = ~vote.choices.to(device)
+        for answer in answers:
+            if answer.choices is not None:
+                left_out = ~answer.choices.to(device)
                 excluded = left_out if excluded is None else excluded & left_out
         if excluded is not None:  # if all members contribute special tokens only, nothing is excluded
             excluded = excluded & ~excluded.all(dim=-1, keepdim=True)
         combined: Tensor | None = None
-        for vote, share in zip(votes, self._shares, strict=True):
-            scores = vote.scores.to(device)
+        for answer, share in zip(answers, self._shares, strict=True):
+            scores = answer.scores.to(device)
             combined = self._add(
                 combined, scores if excluded is None else scores.masked_fill(excluded, -math.inf), share
             )

@@ -36,7 +36,7 @@ class _Batch:
     """Keys and values of each layer, ``[rows, heads, columns, width]``."""
 
 
-class OwnReading:
+class IncrementalReader:
     """Reads rows with one model."""
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -16,7 +16,7 @@ from toy_tokenizers import TEXT, toy_tokenizer
 from transformers import PreTrainedModel
 
 from crosstok.distill.ensemble import EnsembleForCausalLM, OwnTokensEnsemble, save_ensemble
-from crosstok.distill.ensemble.canonical import Signs, ensemble_tokenizer
+from crosstok.distill.ensemble.canonical import ControlTokens, ensemble_tokenizer
 from crosstok.distill.ensemble.members import SharedWeights
 from crosstok.distill.ensemble.vocabularies import encode_bytes, token_maps
 from crosstok.distill.models import checkpoints
@@ -75,7 +75,7 @@ def test_members_with_special_tokens_of_their_own_are_mixed_over_what_they_share
     theirs = over_texts(second, logits(second.model, [second.bos_id, *ids]))
     wanted = torch.logaddexp(ours + math.log(0.25), theirs + math.log(0.75))
     ordinary = [index for index, data in enumerate(first.tokenbytes.table) if data]
-    end = Signs(pair.tokenbytes).end
+    end = ControlTokens(pair.tokenbytes).end
     assert pair.stop_ids == {end}
     assert_close(found[:, [*ordinary, end]], wanted, atol=1e-5, rtol=1e-5)
     assert_close(found.exp().sum(-1), torch.ones(len(found)))
@@ -335,9 +335,9 @@ def test_where_all_put_up_special_tokens_alone_a_union_lets_anything_follow(tmp_
     pad = next(index for index in member.tokenbytes.specials if index not in member.stop_ids)
     said = torch.zeros(1, 1, member.tokenbytes.size)
     said[..., pad] = 9.0
-    found = pair.model._combined([pair.model._vote(number, said) for number in (0, 1)])
+    found = pair.model._combined([pair.model._mapped(number, said) for number in (0, 1)])
     assert_close(found.exp().sum(-1), torch.ones(1, 1))
     said[..., min(member.stop_ids)] = 10.0
-    found = pair.model._combined([pair.model._vote(number, said) for number in (0, 1)])
-    assert found[0, 0].argmax() == Signs(pair.tokenbytes).end
+    found = pair.model._combined([pair.model._mapped(number, said) for number in (0, 1)])
+    assert found[0, 0].argmax() == ControlTokens(pair.tokenbytes).end
     assert found.isfinite().sum() == 1
