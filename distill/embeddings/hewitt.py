@@ -21,7 +21,7 @@ from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Hewitt(Approximation):
-    """Draws from N(mu, scale * Sigma); the same seed gives the same rows."""
+    """Draws from N(mu, scale * Sigma), the mean and covariance of the rows; the same seed gives the same rows."""
 
     name: ClassVar[str] = "hewitt"
 

@@ -15,7 +15,7 @@ from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Mean(Approximation):
-    """The mean row."""
+    """Mean of all rows of the source."""
 
     name: ClassVar[str] = "mean"
 

@@ -18,7 +18,7 @@ _BLOCK = 1024  # tokens per distance matrix
 
 
 class Nearest(DonorInitialiser):
-    """Interpolation between the nearest shared tokens."""
+    """Weighted mean of the nearest shared tokens in a donor's space."""
 
     name: ClassVar[str] = "nearest"
 

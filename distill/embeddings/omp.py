@@ -32,7 +32,7 @@ _NOTHING = 1e-6  # relative residual below which an atom or target counts as zer
 
 
 class OMP(DonorInitialiser):
-    """Sparse reconstruction in the donor's space."""
+    """Sparse combination of shared tokens by orthogonal matching pursuit in a donor's space."""
 
     name: ClassVar[str] = "omp"
 

@@ -14,7 +14,7 @@ from crosstok.distill.embeddings.initialiser import Kind
 
 
 class Zero(Approximation):
-    """A row of zeros."""
+    """Rows of zeros, as a baseline."""
 
     name: ClassVar[str] = "zero"
 

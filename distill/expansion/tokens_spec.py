@@ -62,6 +62,6 @@ class TokensSpec(BaseModel):
     def label(self) -> str:
         """A short description of the tokens."""
         if self.text is not None:
-            how = "merges learnt on" if self.train_bpe else "words of"
+            how = "merges learned on" if self.train_bpe else "words of"
             return f"+{self.text.size} {how} {self.text.corpus}"
         return "+ a list of tokens" if isinstance(self.list, str) else f"+{len(self.list or ())} listed tokens"

@@ -116,7 +116,7 @@ def save(checkpoint: Checkpoint, folder: Path, provenance: Provenance | Mapping[
 
 
 def check_rows(tokenbytes: TokenBytes, model: PreTrainedModel, source: str | Path) -> None:
-    """Raise UserError where the tokenizer uses ids that the model has no rows for."""
+    """Raise UserError if the tokenizer uses ids beyond the rows of the model."""
     known = rows(model)
     beyond = [index for index in range(known, tokenbytes.size) if _is_used(tokenbytes, index)]
     if beyond:
