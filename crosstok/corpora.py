@@ -6,7 +6,7 @@
 | ``docstrings`` | English prose from the docstrings of numpy, scipy and pandas |
 | ``files:GLOB`` | text files; ``**`` is supported |
 | ``jsonl:PATH[#field]`` | a JSON Lines file, optionally ``.gz``; ``field`` defaults to ``text`` |
-| ``hub:owner/name[/config][@revision][#field]`` | a data set of the Hugging Face hub |
+| ``hub:owner/name[/config][@revision][#field]`` | a dataset of the Hugging Face hub |
 | ``benchmark:owner/name/config[#field+field]`` | training rows of a benchmark in the data folder, never its test rows |
 | ``<name>[#field]`` | a text of the data folder: ``text/<name>/{train,heldout}.jsonl[.gz]`` |
 
@@ -212,7 +212,7 @@ def _from_hub(place: str, split: Split) -> _Found:
     identity, _, revision = location.partition("@")
     owner, name, *config = identity.split("/", 2) if "/" in identity else (identity, "")
     if not (owner and name):
-        raise UserError(f"'hub:{place}' is not a data set of the hub.", hint="Write hub:owner/name.")
+        raise UserError(f"'hub:{place}' is not a dataset of the hub.", hint="Write hub:owner/name.")
     import datasets  # noqa: PLC0415  (heavy, and only this source needs it)
 
     try:
@@ -224,13 +224,13 @@ def _from_hub(place: str, split: Split) -> _Found:
     ) as error:  # raised by datasets offline, for unknown names and for invalid files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"The data set {identity!r} could not be loaded: {reason}",
+            f"The dataset {identity!r} could not be loaded: {reason}",
             hint="Check owner/name, config and revision; downloading requires network access and HF_HUB_OFFLINE unset.",
         ) from None
     own = next((part for part in ("validation", "test") if part in parts), None)
     wanted = "train" if split == "train" or own is None else own
     if wanted not in parts:
-        raise UserError(f"The data set {identity!r} has no split {wanted!r}.", hint=f"Splits: {', '.join(parts)}.")
+        raise UserError(f"The dataset {identity!r} has no split {wanted!r}.", hint=f"Splits: {', '.join(parts)}.")
     chosen = parts[wanted]
     if field not in chosen.column_names:
         raise _no_field(identity, field, chosen.column_names)

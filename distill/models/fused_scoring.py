@@ -12,7 +12,7 @@ The backward pass depends on what dominates memory. With many tokens, the logits
 in the backward pass, at the cost of one more product with the matrix. With few tokens, the largest tensor is the
 gradient of the matrix. It is then computed after the backward pass of all layers
 (:mod:`crosstok.distill.models.head_gradient`), and the logits are kept in the memory that the gradient will take later.
-They are turned into dL/dz in place, from which first the gradient of the states and last that of the matrix follows.
+There they become dL/dz in place; the gradient of the states is computed from it first, that of the matrix last.
 
 Ids that begin a pretoken come first, so that each block contributes to one sum only. Everything after the product is
 fp32. The product and the two products of its gradient use the type that the model would use, e.g. bf16 under autocast.
