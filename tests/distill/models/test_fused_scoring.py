@@ -223,7 +223,7 @@ def test_the_gradient_of_an_output_matrix_comes_after_those_of_the_layers_where_
     model, batch = model_info("bpe", 0, tied=False), batch_of("bpe", "bpe", TEXTS).student
     layer, made = next(weight for name, weight in model.network.named_parameters() if ".layers.0." in name), []
     layer.register_post_accumulate_grad_hook(lambda _: made.append("layer"))
-    real = fused_scoring._ToHead.add
+    real = fused_scoring._HeadGradients.add
 
     def noted(self: Any, *args: Any) -> None:
         made.append("head")
@@ -231,7 +231,7 @@ def test_the_gradient_of_an_output_matrix_comes_after_those_of_the_layers_where_
 
     outputs = reader(model).read(model.network, batch, NEEDS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_scoring._ToHead, "add", noted)
+        patch.setattr(fused_scoring._HeadGradients, "add", noted)
         outputs.gold.sum().backward()
     assert len(made) > 4
     assert made.index("layer") == (0 if kept else len(made) - 1)
