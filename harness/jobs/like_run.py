@@ -17,11 +17,6 @@ from crosstok.results.store.records import Run
 from crosstok.results.store.store import Store
 
 
-def suite_like(run: Run, name: str, models: dict[str, ModelSpec]) -> Suite:
-    """Return the suite of ``run`` with another name and other models. Raises what ``suite_of`` does."""
-    return suite_of(run).model_copy(update={"name": name, "models": models})
-
-
 def suite_of(run: Run) -> Suite:
     """Return the suite of ``run``.
 
@@ -42,5 +37,6 @@ def measure_like(
     run: Run, source: str, store: Store, *, progress: ProgressCallback | None = None, data: Path | None = None
 ) -> Outcome:
     """Evaluate the model ``source`` on the tasks of ``run``; results that the store has are used."""
-    suite = suite_like(run, f"{run.suite}-gate", {ModelSource.parse(source).name: ModelSpec(source=source)})
+    models = {ModelSource.parse(source).name: ModelSpec(source=source)}
+    suite = suite_of(run).model_copy(update={"name": f"{run.suite}-gate", "models": models})
     return run_suite(suite, store, progress=progress, data=data)

@@ -48,7 +48,7 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
                     f"Token healing needs a local model; {model.name!r} is behind a server.",
                     hint="Leave out `heal`, or load the model from its weights.",
                 )
-        if model.answers_alone and all(needs_likelihood(task) for task in tasks):
+        if model.generates_only and all(needs_likelihood(task) for task in tasks):
             raise UserError(
                 f"The ensemble {model.name!r} gives no probability to tokens outside of the top-k of its members, and "
                 "every task needs the likelihood of text.",
@@ -60,10 +60,10 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
 def plan_cells(suite: Suite, models: Mapping[str, PlannedModel], tasks: Sequence[Task]) -> Plan:
     """Return the plan of ``suite`` for these models and tasks."""
     cells = tuple(
-        plan_cell(model, task, suite, _teacher(model, suite, models))
+        _cell(model, task, suite, _teacher(model, suite, models))
         for model in models.values()
         for task in tasks
-        if not (model.answers_alone and needs_likelihood(task))
+        if not (model.generates_only and needs_likelihood(task))
     )
     return Plan(suite, dict(models), tuple(tasks), cells)
 
@@ -163,7 +163,7 @@ def _teacher(model: PlannedModel, suite: Suite, models: Mapping[str, PlannedMode
     return None if teacher.fingerprint == model.fingerprint else teacher
 
 
-def plan_cell(
+def _cell(
     model: PlannedModel,
     task: Task,
     suite: Suite,

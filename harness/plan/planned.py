@@ -47,7 +47,7 @@ class PlannedModel:
         return str(self.model_name)
 
     @property
-    def answers_alone(self) -> bool:
+    def generates_only(self) -> bool:
         """Whether it can only generate: a union of top-k tokens gives most tokens of a text no probability."""
         return self.spec.ensemble is not None and self.spec.ensemble.tokens == "union"
 

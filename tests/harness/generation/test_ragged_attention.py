@@ -209,7 +209,7 @@ PROMPTS = [TEXT[at : at + size] for at, size in ((0, 300), (50, 280), (9, 120), 
 
 @pytest.mark.usefixtures("free_calls")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_answers_with_grouped_attention_equal_answers_alone(shape: Any, calls: list[tuple[int, int]]) -> None:
+def test_answers_with_grouped_attention_equal_generates_only(shape: Any, calls: list[tuple[int, int]]) -> None:
     checkpoint = toy_checkpoint("bpe", shape)
     requests = [Generate(prompt, max_bytes=30 + 9 * number) for number, prompt in enumerate(PROMPTS)]
     alone = [next(iter(Generator(checkpoint, max_batch_rows=1).generate([request]))).data for request in requests]
