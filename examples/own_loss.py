@@ -38,9 +38,14 @@ class AbsoluteGap(Loss):
 
 def main(model: str) -> None:
     """Train a student of byte tokens for two steps and print what its provenance says."""
-    options = {"steps": 2, "batch": 2, "window_bytes": 128}
     student = crosstok.transfer(
-        model, "students/absolute_gap", tokenizer="bytes", loss=[AbsoluteGap(scale=0.5)], **options
+        model,
+        "students/absolute_gap",
+        tokenizer="bytes",
+        loss=[AbsoluteGap(scale=0.5)],
+        steps=2,
+        batch=2,
+        window_bytes=128,
     )
     print(student.folder, student.provenance["losses"], student.provenance["metrics"])
 

@@ -34,6 +34,7 @@ settings.load_profile("steady")
 
 
 SLOW = (
+    "crosstok/test_api.py",
     "distill/ensemble/test_own_tokens_ensemble.py",
     "distill/losses/test_loss_invariants.py",
     "distill/models/test_byte_ngrams.py",
@@ -41,6 +42,8 @@ SLOW = (
     "distill/models/test_lora.py",
     "distill/recipes",
     "distill/training",
+    "docs",
+    "examples",
     "harness/cli/test_interruption.py",
     "harness/cli/test_results_commands.py",
     "harness/jobs",

@@ -16,7 +16,11 @@ class TaskScore:
     """Score of one model on one task, by one metric."""
 
     model: str
-    """Name of the model in the tables; under several seeds it ends in ``@SEED``."""
+    """Name of the model in tables."""
+    method: str
+    """Name of the model in the suite, the same for all seeds."""
+    seed: int | None
+    """Seed of a student that is made once per seed; None for any other model."""
     task: str
     """Name of the task in the tables."""
     metric: str

@@ -82,7 +82,7 @@ def scores_of(store: Store, run: str) -> tuple[TaskScore, ...]:
     """Return every metric of every model on every task of a run."""
     from crosstok.results.compare.answers import Headline, answers_of  # noqa: PLC0415  (imports scipy)
 
-    tasks, documents = store.tasks(run), store.document_scores(run)
+    tasks, documents, names = store.tasks(run), store.document_scores(run), store.model_names(run)
     found = []
     for entry in store.cells(run):
         task = tasks[entry.task]
@@ -93,6 +93,8 @@ def scores_of(store: Store, run: str) -> tuple[TaskScore, ...]:
             found.append(
                 TaskScore(
                     model=entry.model,
+                    method=names[entry.model].model,
+                    seed=names[entry.model].seed,
                     task=entry.task,
                     metric=headline.name,
                     unit=headline.unit,

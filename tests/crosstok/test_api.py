@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from repository import ROOT
 from tiny_models import tiny_model
 from toy_tokenizers import TEXT, toy_tokenizer
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from crosstok.harness.generation.generator import Generator
 from crosstok.harness.likelihood.rolling import Scorer
 
 TASK = "text_bpb:source=jsonl:texts.jsonl,limit=3,passage_bytes=96"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+PAGE = ROOT / "docs" / "api.md"
 
 
 def test_every_promised_name_exists_and_nothing_else_is_public() -> None:
@@ -66,6 +67,7 @@ def test_a_suite_runs_from_a_mapping_and_reports_to_a_callback(working_directory
     assert [score.model for score in result.scores] == ["base", "fvt"]
     score = result.score("text_bpb", model="fvt")
     assert score.low <= score.value <= score.high
+    assert (score.method, score.seed) == ("fvt", None)
     assert (score.metric, score.unit, score.n, score.documents) == ("bits_per_byte", "bits/byte", 3, 3)
     assert {event.kind for event in events} >= {"started", "advanced", "finished", "closed"}
     assert capfd.readouterr() == ("", ""), "no console is compulsory"
@@ -74,6 +76,16 @@ def test_a_suite_runs_from_a_mapping_and_reports_to_a_callback(working_directory
         result.status = "failed"  # type: ignore[misc]  # that it is frozen is the point
     with pytest.raises(crosstok.UserError, match=r"task of run .*'text_bp'.*Did you mean 'text_bpb'"):
         result.score("text_bp")
+
+
+def test_scores_of_several_seeds_keep_name_and_seed_apart(working_directory: Path) -> None:
+    trained = {"from": "tiny", "tokenizer": "bytes", "loss": ["sft"], "steps": 1, "batch": 2, "window_bytes": 64}
+    models = {"sft": {"transfer": {**trained, "corpus": "jsonl:texts.jsonl"}}}
+    result = crosstok.run(suite(models=models, seeds=[3, 5]))
+    assert [(score.model, score.method, score.seed) for score in result.scores] == [
+        ("sft@3", "sft", 3),
+        ("sft@5", "sft", 5),
+    ]
 
 
 def test_a_suite_runs_from_a_file_and_its_results_are_read_back(working_directory: Path) -> None:

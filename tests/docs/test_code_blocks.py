@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import ROOT
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 from typer.main import get_command
@@ -23,7 +24,6 @@ from crosstok.harness.plan.suite import check_suite
 from crosstok.results.gate import read_rules
 from crosstok.tasks.registry import build_task
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODEL = "wheel:smollm2-135m-instruct"
 FENCE = re.compile(

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 import crosstok
 from crosstok.distill.recipes.options import RECIPES
 from crosstok.distill.registry import INITIALISERS, LOSSES
 from crosstok.harness.plan.suite import Suite
 from crosstok.tasks.registry import options_type, task_names
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

