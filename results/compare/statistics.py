@@ -94,7 +94,7 @@ def wilson(passes: npt.ArrayLike, n: npt.ArrayLike, level: float = LEVEL) -> tup
 
 
 def pass_at_k(samples: npt.ArrayLike, passes: npt.ArrayLike, k: int) -> Floats:
-    """Return the chance that one of k samples passes, of each document: 1 - C(n - c, k) / C(n, k).
+    """Return the probability that one of k samples passes, per document: 1 - C(n - c, k) / C(n, k).
 
     Unbiased (Chen et al., arXiv 2107.03374, section 2.1). NaN where a document has fewer than k samples.
     """
@@ -153,9 +153,9 @@ def ratio(
 def paired_fractions(first: npt.ArrayLike, second: npt.ArrayLike, level: float = LEVEL) -> Difference:
     """Compare two models by their passes (0 or 1) on the same documents, arrays of shape [n].
 
-    p is McNemar's exact test: among the documents on which the two disagree, either way is equally likely. The
-    interval is that of Agresti and Min (Statistics in Medicine 24, 2005): half a document is added to each of the
-    four outcomes, which keeps it honest where there are few disagreements.
+    p is from McNemar's exact test: discordant documents are equally likely to go either way. The interval is that of
+    Agresti and Min (Statistics in Medicine 24, 2005), which adds half a document to each of the four outcomes and so
+    keeps its coverage with few discordant documents.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     n = a.size
@@ -172,10 +172,10 @@ def paired_fractions(first: npt.ArrayLike, second: npt.ArrayLike, level: float =
 
 
 def matched_odds(first: npt.ArrayLike, second: npt.ArrayLike, level: float = LEVEL) -> Effect:
-    """Return the odds that a document on which two models disagree was gained by the second; both of shape [n].
+    """Return the odds that a discordant document is gained by the second model; both arrays have shape [n].
 
-    The effect size of McNemar's test: 1 means as many gained as lost, infinity that none was lost. The interval is that
-    of Clopper and Pearson (1934) for the share that was gained, so it leaves out 1 where the test finds something.
+    Effect size of McNemar's test: 1 means as many gained as lost, infinity that none was lost. The interval is that of
+    Clopper and Pearson (1934) for the share gained, so it excludes 1 where the test is significant.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     gained, lost = int(((a == 0) & (b == 1)).sum()), int(((a == 1) & (b == 0)).sum())
@@ -193,7 +193,7 @@ def matched_odds(first: npt.ArrayLike, second: npt.ArrayLike, level: float = LEV
 def relative_change(
     first: tuple[npt.ArrayLike, npt.ArrayLike], second: tuple[npt.ArrayLike, npt.ArrayLike], level: float = LEVEL
 ) -> Effect:
-    """Return how many percent the second ratio lies above the first; (values, weights) as in :func:`paired_ratios`.
+    """Return the change from the first ratio to the second in percent; (values, weights) as in :func:`paired_ratios`.
 
     The interval is that of the logarithm of the quotient, linearised over documents, with Student's t.
     """
@@ -219,7 +219,7 @@ def paired_ratios(
 ) -> Difference:
     """Compare two models by (values, weights) on the same documents; all four arrays have shape [n].
 
-    Documents are resampled for both at once, so what makes a document hard for both cancels. ``totals`` is
+    Documents are resampled for both models together, so their shared difficulty cancels. ``totals`` is
     :func:`resampled_sums` of the four columns, if already computed.
     """
     columns = np.column_stack([np.asarray(array, dtype=float) for array in (*first, *second)])
@@ -233,7 +233,7 @@ def paired_ratios(
     draws = _quotient(totals[:, 2], totals[:, 3]) - _quotient(totals[:, 0], totals[:, 1])
     error = float(np.std(draws, ddof=1)) * math.sqrt(n / (n - 1))
     rounding = 1e-12 * float(abs(sums[0] / sums[1]))
-    if error <= rounding:  # the difference is the same on every document
+    if error <= rounding:  # the difference is equal on all documents
         return Difference(value, value, value, float(abs(value) <= rounding), n, 0.0, "paired bootstrap")
     free = min(freedom(columns[:, 1]), freedom(columns[:, 3]))
     half = float(special.stdtrit(free, 0.5 + level / 2)) * error
@@ -242,35 +242,35 @@ def paired_ratios(
 
 
 def freedom(weights: npt.ArrayLike) -> float:
-    """Return the degrees of freedom that documents of these weights leave, at least 1; n - 1 where all are alike."""
+    """Return the degrees of freedom of documents with these weights: at least 1, and n - 1 if all are equal."""
     weight = np.asarray(weights, dtype=float)
     return max(1.0, float(weight.sum() ** 2 / (weight @ weight)) - 1)
 
 
 def detectable_shift(standard_error: float, free: float, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the difference that a t test with ``free`` degrees of freedom finds with the given power."""
+    """Return the difference that a t test with ``free`` degrees of freedom detects with the given power."""
     return standard_error * float(special.stdtrit(free, 0.5 + level / 2) + special.stdtrit(free, power))
 
 
 @functools.lru_cache(maxsize=4096)
 def detectable_fraction(n: int, disagreement: float, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the smallest difference of pass rates that McNemar's exact test finds with the given power.
+    """Return the smallest difference of pass rates that McNemar's exact test detects with the given power.
 
-    ``disagreement`` is the fraction of documents on which the two models differ; a larger difference than that raises
-    it. Power is summed exactly over the number of disagreements. NaN where even a difference of 1 is not enough.
+    ``disagreement`` is the share of discordant documents; a larger difference raises it. Power is summed exactly over
+    the number of discordant documents. NaN if even a difference of 1 is not detectable.
     """
     critical, possible = _critical(n, level)
 
     def chance(difference: float) -> float:
         rate = max(disagreement, difference)
-        reach = 6 * math.sqrt(n * rate * (1 - rate)) + 9  # what lies farther out weighs less than 1e-8
+        reach = 6 * math.sqrt(n * rate * (1 - rate)) + 9  # the probability beyond is less than 1e-8
         first, last = max(1, math.floor(n * rate - reach)), min(n, math.ceil(n * rate + reach))
         here = slice(first - 1, last)
         mass = np.diff(special.bdtr(np.arange(first - 1, last + 1), n, rate))
         found = special.bdtr(critical[here], np.arange(first, last + 1), (rate - difference) / (2 * rate))
         return float(mass @ (found * possible[here]))
 
-    # The exact test sees a little less than the asymptotic one (Connor, 1987), so the search begins at what that sees.
+    # The exact test has slightly less power than the asymptotic one (Connor, 1987), where the search starts.
     low, alpha, beta = 0.0, float(special.ndtri(0.5 + level / 2)), float(special.ndtri(power))
     for _ in range(5):
         rate = min(1.0, max(disagreement, low, 1 / n))
@@ -288,7 +288,7 @@ def detectable_fraction(n: int, disagreement: float, level: float = LEVEL, power
 
 @functools.lru_cache(maxsize=64)
 def _critical(n: int, level: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return, for 1 to n disagreements, the most that may go the other way for p <= 1 - level, and if any may."""
+    """Return, for 1 to n discordant documents, the critical value of McNemar's test and whether one exists."""
     disagreements = np.arange(1, n + 1)
     critical = np.floor(np.nan_to_num(special.bdtrik((1 - level) / 2, disagreements, 0.5)))
     critical = np.maximum(critical, 0)
@@ -296,7 +296,7 @@ def _critical(n: int, level: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
-    """Return p values corrected for the number of comparisons (Holm, 1979), in the order given; shape [m]."""
+    """Return Holm-adjusted p values (Holm, 1979) in the given order; shape [m]."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
@@ -310,9 +310,9 @@ def _quotient(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def resampled_sums(columns: Floats) -> Floats:
-    """Return column sums [RESAMPLES, c] of ``columns`` [n, c] with its rows drawn again and again.
+    """Return the column sums [RESAMPLES, c] of bootstrap samples of the rows of ``columns`` [n, c].
 
-    The draws depend on n alone, so columns may be resampled together or one by one.
+    The draws depend only on n, so columns may be resampled together or separately.
     """
     n = len(columns)
     if n * RESAMPLES <= _CHUNK:
@@ -329,6 +329,6 @@ def _counts(n: int) -> Floats:
 
 
 def _drawn(generator: np.random.Generator, rows: int, n: int) -> Floats:
-    """Return how often each of n documents was drawn, shape [rows, n]."""
+    """Return how often each of n documents is drawn, shape [rows, n]."""
     drawn = generator.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(float)

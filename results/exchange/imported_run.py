@@ -1,8 +1,8 @@
-"""Imported results as a run of the store, which tables, comparisons and the gate read like any other.
+"""Imported results as a run of the store, which tables, comparisons and the gate read like any other run.
 
-The verdicts of an imported run have the integrity ``none``, because nobody here has seen how they were made; that makes
-them incomparable with our own. Answers without a verdict make an incomplete cell. Files without single answers cannot
-be imported: an average alone has neither an interval nor a pair to be compared with.
+Verdicts of an imported run have the integrity ``none``, because how they were made is unknown; they are therefore not
+comparable with those of crosstok. Answers without a verdict make the cell incomplete. Files without individual answers
+cannot be imported, because an average allows neither an interval nor a paired test.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Results files of lm-eval: import with the samples beside them, and export of a model's results."""
+"""Results files of lm-eval: import together with their samples files, and export of a model's results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from crosstok.results.store.store import Store
 
 
 def import_lm_eval(store: Store, path: Path, name: str) -> str:
-    """Import a results file of lm-eval with the samples files beside it, and return the id of its run.
+    """Import a results file of lm-eval with the samples files next to it, and return the id of its run.
 
     Raises:
         UserError: the file is not of lm-eval, or was written without ``--log_samples``.

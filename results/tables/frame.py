@@ -98,7 +98,7 @@ def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
             rows.append(row)
     _add_up_members(found, rows)
     frame = pd.DataFrame(rows)
-    # A column that is empty throughout holds numbers all the same.
+    # Columns without any value are numeric, too.
     frame = frame.astype(dict.fromkeys((*FACT_COLUMNS, *NEW_TOKEN_COLUMNS), float) | {"seed": "Int64"})
     frame.attrs = {
         "title": _title(found.run, frame), "findings": findings(found), "notes": general_notes(found),

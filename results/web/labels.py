@@ -63,20 +63,20 @@ def place(marks: Sequence[Mark], width: float, size: float) -> list[Label]:
 
 def _groups(marks: Sequence[Mark]) -> list[tuple[int, str]]:
     """Return the first point of every group of coinciding points, and their names."""
-    heaps: list[list[int]] = []
+    groups: list[list[int]] = []
     for number, mark in enumerate(marks):
-        for heap in heaps:
-            head = marks[heap[0]]
-            if abs(head.x - mark.x) < TOGETHER and abs(head.y - mark.y) < TOGETHER:
-                heap.append(number)
+        for group in groups:
+            first = marks[group[0]]
+            if abs(first.x - mark.x) < TOGETHER and abs(first.y - mark.y) < TOGETHER:
+                group.append(number)
                 break
         else:
-            heaps.append([number])
+            groups.append([number])
     found = []
-    for heap in heaps:
-        names = [marks[number].name for number in heap]
+    for group in groups:
+        names = [marks[number].name for number in group]
         more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        found.append((heap[0], ", ".join(names[:_NAMES]) + more))
+        found.append((group[0], ", ".join(names[:_NAMES]) + more))
     return found
 
 

@@ -55,11 +55,11 @@ def write_leaderboard(
 ) -> Path:
     """Write the leaderboard of ``runs`` (default: all of the store) into the folder ``out`` and return its first page.
 
-    ``students`` is the folder that holds models by fingerprint; training curves are drawn of those that are there.
-    ``tell`` is called after each page with how many are written, and of how many.
+    ``students`` is a folder of models by fingerprint, whose training curves are plotted.
+    ``tell`` is called after each page with the number of written pages and their total.
 
     Raises:
-        UserError: nothing was measured, an unknown run or baseline, or ``out`` is something else or cannot be written.
+        UserError: nothing was measured, a run or the baseline is unknown, or ``out`` is no leaderboard or not writable.
 
     """
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,4 +1,4 @@
-"""Tallies: a finished cell reads the same with them and without, and they never outlive what they were made of."""
+"""Summaries: a finished cell reads the same with them and without, and they never outlive what they were made of."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +18,12 @@ from crosstok.results.tables.frame import comparison_frame
 CELL = Cell(fingerprint="c", model="m", task="t", seed=0, settings={}, status=Progress.RUNNING)
 
 
-def tallied(store: Store) -> int:
+def summarized(store: Store) -> int:
     with store.database.read() as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(FACT_SUMMARIES)) or 0
 
 
-def drop_tallies(store: Store) -> None:
+def drop_summaries(store: Store) -> None:
     with store.database.write() as connection:
         for table in (SCORE_SUMMARIES, FACT_SUMMARIES):
             connection.execute(sa.delete(table))
@@ -53,28 +53,28 @@ def seen(store: Store) -> tuple[object, ...]:
     return scores, store.sample_facts("r"), store.verdict_facts("r")
 
 
-def test_a_tally_says_what_the_rows_say(store: Store) -> None:
+def test_a_summary_says_what_the_rows_say(store: Store) -> None:
     a_cell(store)
-    assert tallied(store) == 1
-    with_tally = seen(store)
-    drop_tallies(store)
-    assert seen(store) == with_tally
+    assert summarized(store) == 1
+    with_summaries = seen(store)
+    drop_summaries(store)
+    assert seen(store) == with_summaries
     facts = {fact.stop_reason: fact for fact in store.sample_facts("r")["c"]}
     assert (facts["stop"].new_tokens, facts["stop"].checked_tokens) == (2.0, 6)
     assert (facts["end"].new_tokens, facts["end"].checked_tokens) == (3.0, 9)
 
 
-def test_a_table_is_the_same_without_tallies(tmp_path: Path, fill_store: Callable[..., Run]) -> None:
+def test_a_table_is_the_same_without_summaries(tmp_path: Path, fill_store: Callable[..., Run]) -> None:
     with Store(tmp_path / "s.db") as store:
         fill_store(store)
         before = comparison_frame(store)
-        assert tallied(store) == 15
-        drop_tallies(store)
+        assert summarized(store) == 15
+        drop_summaries(store)
         assert comparison_frame(store).equals(before)
 
 
 @pytest.mark.parametrize("change", ["samples", "verdicts", "scores"])
-def test_whatever_is_written_into_a_cell_drops_its_tally_until_it_ends_again(store: Store, change: str) -> None:
+def test_whatever_is_written_into_a_cell_drops_its_summary_until_it_ends_again(store: Store, change: str) -> None:
     a_cell(store)
     place = {"cell": "c", "document": "a", "index": 0}
     if change == "samples":
@@ -83,13 +83,13 @@ def test_whatever_is_written_into_a_cell_drops_its_tally_until_it_ends_again(sto
         store.add_verdicts([Verdict(**place, status="failed", integrity="split", tier="namespaces")])
     else:
         store.add_scores([Score(**place, metric="x", value=7.0)])
-    assert tallied(store) == 0
+    assert summarized(store) == 0
     by_row = seen(store)
     store.end_cell("c", Progress.COMPLETE)
-    assert tallied(store) == 1
+    assert summarized(store) == 1
     assert seen(store) == by_row
     store.forget("c")
-    assert tallied(store) == 0
+    assert summarized(store) == 0
     assert seen(store)[0] == {}
 
 

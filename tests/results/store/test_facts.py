@@ -145,7 +145,7 @@ def test_a_choice_straddles_where_bytes_of_its_context_are_charged_to_it() -> No
     assert (sums["straddled"], sums["borders"]) == (1, 2)
 
 
-def test_a_store_of_the_fourth_schema_is_read_out_of_its_rows_and_tallied_anew_when_written(tmp_path: Path) -> None:
+def test_a_store_of_the_fourth_schema_is_read_out_of_its_rows_and_summarized_again_when_written(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with Store(path) as store:
         fill(store)
