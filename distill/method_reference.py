@@ -130,7 +130,7 @@ def _recipe(name: str) -> MethodReference:
     return MethodReference(
         name=name,
         kind="recipe",
-        about=about,
+        about=about.replace("``", "`"),
         details=details.strip(),
         needs=tuple(f"a model in `{option}`" for option in spec.parents),
         built_in=True,

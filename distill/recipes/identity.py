@@ -50,27 +50,50 @@ class StudentIdentity:
         return fingerprint(parts | ({"code": dict(self.code)} if self.code else {}))
 
 
-def identify_student(
-    spec: StudentSpec, *, models: Mapping[str, str] | None = None, data: Path | None = None
-) -> StudentIdentity:
-    """Return the identity of the student that ``spec`` describes.
+class Identifier:
+    """Identifies models, texts and students; each source and each text is read once."""
 
-    ``models`` gives fingerprints that are known already, by option (``from``, ``teacher``); the others are computed
-    from the sources. ``data`` is the data folder. Raises UserError for sources and texts that do not exist; no weights
-    are loaded.
-    """
-    known = models or {}
-    settings = spec.model_dump(mode="json", exclude={*spec.parents.values(), *STORAGE_OPTIONS})
-    if not spec.steps:
-        settings.pop("seed")
-    return StudentIdentity(
-        version=STUDENT_VERSION,
-        recipe=spec.kind,
-        models={
-            option: known[option] if option in known else checkpoints.identify(getattr(spec, field))
-            for option, field in spec.parents.items()
-        },
-        settings=settings,
-        texts={corpus: load_texts(corpus, "train", data).source for corpus in corpora_of(spec)},
-        code=foreign_content(spec),
-    )
+    def __init__(self, data: Path | None = None) -> None:
+        """``data`` is the data folder of texts."""
+        self._data = data
+        self._models: dict[str, str] = {}
+        self._texts: dict[str, Mapping[str, Any]] = {}
+
+    def model(self, source: str) -> str:
+        """Return the content fingerprint of a model source. Raises UserError for one that does not exist."""
+        if source not in self._models:
+            self._models[source] = checkpoints.identify(source)
+        return self._models[source]
+
+    def text(self, corpus: str) -> Mapping[str, Any]:
+        """Return origin and hash of a training text. Raises UserError for one that does not exist."""
+        if corpus not in self._texts:
+            self._texts[corpus] = load_texts(corpus, "train", self._data).source
+        return self._texts[corpus]
+
+    def student(self, spec: StudentSpec, parents: Mapping[str, str] | None = None) -> StudentIdentity:
+        """Return the identity of the student that ``spec`` describes; no weights are loaded.
+
+        ``parents`` gives the fingerprints of models that are made in the same run, by option (``from``, ``teacher``).
+        Raises UserError for sources and texts that do not exist.
+        """
+        made = parents or {}
+        settings = spec.model_dump(mode="json", exclude={*spec.parents.values(), *STORAGE_OPTIONS})
+        if not spec.steps:
+            settings.pop("seed")
+        return StudentIdentity(
+            version=STUDENT_VERSION,
+            recipe=spec.kind,
+            models={
+                option: made[option] if option in made else self.model(getattr(spec, field))
+                for option, field in spec.parents.items()
+            },
+            settings=settings,
+            texts={corpus: self.text(corpus) for corpus in corpora_of(spec)},
+            code=foreign_content(spec),
+        )
+
+
+def identify_student(spec: StudentSpec, *, data: Path | None = None) -> StudentIdentity:
+    """Return the identity of one student; see :meth:`Identifier.student`."""
+    return Identifier(data).student(spec)

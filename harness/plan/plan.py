@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crosstok.distill.models import checkpoints
-from crosstok.distill.recipes.identity import StudentIdentity, identify_student
+from crosstok.distill.recipes.identity import Identifier, StudentIdentity
 from crosstok.distill.recipes.options import StudentSpec
 from crosstok.distill.recipes.student import check_student
 from crosstok.errors import UserError
@@ -39,7 +38,7 @@ def make_plan(suite: Suite, *, data: Path | None = None) -> Plan:
 
     """
     tasks = tuple(build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks)
-    models = {model.name: model for model in _models(suite, data)}
+    models = {model.name: model for model in _models(suite, Identifier(data))}
     for model in models.values():
         if model.served is not None:
             require_answerable(model.name, tasks)
@@ -68,11 +67,11 @@ def plan_cells(suite: Suite, models: Mapping[str, PlannedModel], tasks: Sequence
     return Plan(suite, dict(models), tuple(tasks), cells)
 
 
-def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
+def _models(suite: Suite, identifier: Identifier) -> Iterator[PlannedModel]:
     known: dict[tuple[str, int], PlannedModel] = {}
     for name in order_of_models(suite):
         for seed in suite.seeds:
-            model = _model(suite, name, seed, [known[parent, seed] for parent in parents(suite, name)], data)
+            model = _model(suite, name, seed, [known[parent, seed] for parent in parents(suite, name)], identifier)
             known[name, seed] = model
     shown: dict[str, PlannedModel] = {}
     for name in suite.models:
@@ -89,7 +88,7 @@ def _models(suite: Suite, data: Path | None) -> Iterator[PlannedModel]:
                 )
 
 
-def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data: Path | None) -> PlannedModel:
+def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], identifier: Identifier) -> PlannedModel:
     spec = suite.models[name]
     recipe: StudentSpec | None = None
     student: StudentIdentity | None = None
@@ -102,13 +101,13 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
         served = find_served(spec.source)
         found = fingerprint({"source": served.fingerprint})
     elif spec.source is not None:
-        found = fingerprint({"source": checkpoints.identify(spec.source)})
+        found = fingerprint({"source": identifier.model(spec.source)})
     elif spec.ensemble is not None:
         ensemble = spec.ensemble.model_dump(mode="json", exclude={"members"})
         found = fingerprint({"members": [member.fingerprint for member in parents], **ensemble})
     else:
         options = tuple(made_from(suite, name))
-        recipe, student = _student(spec, name, seed, dict(zip(options, parents, strict=True)), data)
+        recipe, student = _student(spec, name, seed, dict(zip(options, parents, strict=True)), identifier)
         found = student.fingerprint
     repeated = bool(recipe and recipe.steps) or any(parent.model_name.seed is not None for parent in parents)
     return PlannedModel(
@@ -127,7 +126,7 @@ def _model(suite: Suite, name: str, seed: int, parents: list[PlannedModel], data
 
 
 def _student(
-    spec: ModelSpec, name: str, seed: int, parents: Mapping[str, PlannedModel], data: Path | None
+    spec: ModelSpec, name: str, seed: int, parents: Mapping[str, PlannedModel], identifier: Identifier
 ) -> tuple[StudentSpec, StudentIdentity]:
     """Return the checked recipe of a student and everything that decides its weights."""
     if spec.recipe is None:
@@ -139,7 +138,7 @@ def _student(
         if option not in parents and ModelSource.parse(getattr(recipe, field)).kind == "server":
             raise _behind_a_server(name, getattr(recipe, field))
     known = {option: parent.fingerprint for option, parent in parents.items()}
-    return recipe, identify_student(recipe, models=known, data=data)
+    return recipe, identifier.student(recipe, known)
 
 
 def _behind_a_server(name: str, parent: str) -> UserError:

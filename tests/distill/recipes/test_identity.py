@@ -9,10 +9,12 @@ from toy_tokenizers import TEXT
 
 from crosstok.distill.models import checkpoints
 from crosstok.distill.recipes import identity
-from crosstok.distill.recipes.identity import identify_student
+from crosstok.distill.recipes.identity import Identifier, identify_student
 from crosstok.distill.recipes.student import check_student, make_student
 from crosstok.errors import UserError
 from crosstok.fingerprint import fingerprint
+from crosstok.harness.plan.plan import make_plan
+from crosstok.harness.plan.suite import check_suite
 
 
 @pytest.fixture
@@ -60,8 +62,24 @@ def test_what_is_known_of_the_parents_is_not_computed_again(
 ) -> None:
     spec = check_student("transfer", options)
     monkeypatch.setattr(checkpoints, "identify", lambda _: pytest.fail("identified again"))
-    found = identify_student(spec, models={"from": "abc"})
+    found = Identifier().student(spec, {"from": "abc"})
     assert found.models == {"from": "abc"}
+
+
+def test_a_plan_reads_each_source_and_each_text_once(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    identify, load = checkpoints.identify, identity.load_texts
+    monkeypatch.setattr(checkpoints, "identify", lambda source: asked.append(str(source)) or identify(source))
+    monkeypatch.setattr(identity, "load_texts", lambda name, *rest: asked.append(name) or load(name, *rest))
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"id": str(i), "text": TEXT}) + "\n" for i in range(4)))
+    corpus = f"jsonl:{tmp_path / 'text.jsonl'}"
+    student = {**options, "loss": ["sft"], "steps": 1, "corpus": corpus}
+    models = {name: {"transfer": {**student, "lr": lr}} for name, lr in (("one", 1e-3), ("two", 1e-4))}
+    tasks = [{"name": "text_bpb", "source": corpus, "limit": 1}]
+    make_plan(check_suite({"name": "s", "models": models, "tasks": tasks, "seeds": [0, 1]}, "s.yaml"))
+    assert sorted(asked) == sorted([options["from"], corpus])
 
 
 def test_the_fingerprint_covers_version_recipe_models_options_texts_and_foreign_code(
