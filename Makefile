@@ -64,7 +64,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crosstok needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,docs,postgres]'
+	PYTHONWARNINGS="ignore:Editable installation" $(BIN)/pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,docs,postgres]'
 	touch $@
 
 fetch: install
