@@ -149,7 +149,7 @@ def test_a_recipe_that_names_a_server_itself_is_one_clear_line(only_answers: Scr
 
 
 def test_token_healing_is_refused_for_a_served_model(only_answers: ScriptedServer) -> None:
-    with pytest.raises(UserError, match="Token healing needs the tokens of a model"):
+    with pytest.raises(UserError, match="Token healing needs a local model"):
         make_plan(suite(f"server:{only_answers.url}", heal=True))
 
 
