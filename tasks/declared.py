@@ -1,4 +1,4 @@
-r"""A benchmark of one's own without code: a YAML file that names a JSON Lines file, a template and a metric.
+r"""Benchmarks declared without code: a YAML file that names a JSON Lines file, a template and a metric.
 
     data: problems.jsonl              # beside the YAML file
     prompt: "Question: {{question}}\nAnswer:"
@@ -44,21 +44,21 @@ _TEMPLATES = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newli
 
 
 class Declaration(BaseModel):
-    """The content of a task file."""
+    """Content of a task file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field(description="JSON Lines or Parquet file, relative to the task file.")
-    prompt: str = Field(description="Template of what is asked.")
+    prompt: str = Field(description="Template of the prompt.")
     metric: Literal["exact", "contains", "math", "tests"]
-    answer: str = Field(default="", description="Template of the right answer (exact, contains, math).")
-    id: str = Field(default="", description="Template of a document's id; default: its number.")
-    stops: tuple[str, ...] = Field(default=(), description="Strings that end an answer.")
-    max_bytes: int = Field(default=1024, ge=1, description="Room for each answer.")
+    answer: str = Field(default="", description="Template of the correct answer (exact, contains, math).")
+    id: str = Field(default="", description="Template of the document id; default: the row number.")
+    stops: tuple[str, ...] = Field(default=(), description="Stop strings.")
+    max_bytes: int = Field(default=1024, ge=1, description="Maximum length of an answer in UTF-8 bytes.")
     tests: str = Field(default="", description="Template of the tests (tests).")
-    entry_point: str = Field(default="", description="Template of the function's name (tests).")
-    reference: str = Field(default="", description="Template of a whole program that passes (tests).")
-    joined: bool = Field(default=False, description="Whether the prompt is the beginning of the program (tests).")
+    entry_point: str = Field(default="", description="Template of the name of the tested function (tests).")
+    reference: str = Field(default="", description="Template of a complete program that passes (tests).")
+    joined: bool = Field(default=False, description="Whether the program starts with the prompt (tests).")
     version: str = Field(default="1", description="Raise it whenever a score could change.")
 
     @model_validator(mode="after")
@@ -71,7 +71,7 @@ class Declaration(BaseModel):
 
 
 def declared_task(kind: str, options: Mapping[str, Any], name: str, data: Path | None) -> Task:
-    """Return the task that the file behind ``yaml:`` declares. Raises ``UserError`` in one line."""
+    """Return the task declared by the file that ``yaml:PATH`` names. Raises ``UserError`` for an invalid file."""
     path = Path(kind.partition(":")[2]).expanduser()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def declared_task(kind: str, options: Mapping[str, Any], name: str, data: Path |
 
 
 class Declared(Task):
-    """What both kinds of declared tasks share."""
+    """Base class of declared tasks."""
 
     version = "1"
     path: Path
@@ -106,11 +106,11 @@ class Declared(Task):
         return len(self._documents)
 
     def source(self) -> DataSource:
-        """Return the file."""
+        """Return the data file."""
         return DataSource("files", self.declaration.data, self.declaration.version, rows_sha256(self._rows))
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask the filled-in template, as text or as a user's turn."""
+        """Return the rendered prompt, as text or as a user turn."""
         asked = self.filled(self.declaration.prompt, document)
         stops, room = self.declaration.stops, self.declaration.max_bytes
         if style == "raw":
@@ -118,11 +118,11 @@ class Declared(Task):
         return Generate(messages=({"role": "user", "content": asked},), stops=stops, max_bytes=room)
 
     def fingerprint(self) -> str:
-        """Identify rows, options and everything that the file declares."""
+        """Return a hash of rows, options and the whole task file."""
         return fingerprint({"task": super().fingerprint(), "declaration": self.declaration.model_dump(mode="json")})
 
     def filled(self, template: str, document: Document) -> str:
-        """Return a template filled in with a document's fields."""
+        """Return ``template`` rendered with the fields of ``document``."""
         return self._fill(template, document.fields, document.id)
 
     def _fill(self, template: str, fields: Mapping[str, Any], name: str) -> str:
@@ -145,12 +145,12 @@ class Declared(Task):
 
 
 class DeclaredAnswers(Declared, AnswerTask):
-    """Answers compared with the right one."""
+    """A declared task that compares answers with the correct one."""
 
     metrics = (Metric("accuracy", "fraction", higher_is_better=True),)
 
     def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:  # noqa: ARG002
-        """Compare: equal but for blanks around it, contained in it, or mathematically equal."""
+        """Return 1 if the answer equals the correct one (after stripping), contains it, or equals it mathematically."""
         expected = self.filled(self.declaration.answer, document).strip()
         if self.declaration.metric == "math":
             from crosstok.tasks.math.equivalence import same_answer  # noqa: PLC0415  (computer algebra, for this metric only)
@@ -164,12 +164,12 @@ class DeclaredAnswers(Declared, AnswerTask):
 
 
 class DeclaredPrograms(Declared, CodeTask):
-    """Answers that are programs."""
+    """A declared task whose answers are programs."""
 
     metrics = (Metric("pass@1", "fraction", higher_is_better=True),)
 
     def program(self, document: Document, answer: Generated, style: PromptStyle) -> Program:
-        """Join prompt and answer where the file says so; take the code out of the answer otherwise."""
+        """Return prompt and answer joined if ``joined`` is set, otherwise the code in the answer."""
         from crosstok.tasks.code.answers import complete_code, fenced_code  # noqa: PLC0415  (for this metric only)
 
         joined = self.declaration.joined and style == "raw"
@@ -177,7 +177,7 @@ class DeclaredPrograms(Declared, CodeTask):
         return self._judged(document, complete_code(opening + (answer.text if joined else fenced_code(answer.text))))
 
     def reference(self, document: Document) -> Program:
-        """Judge the declared solution."""
+        """Return the program of the declared solution."""
         return self._judged(document, self.filled(self.declaration.reference, document))
 
     def _judged(self, document: Document, code: str) -> Program:

@@ -16,42 +16,48 @@ from crosstok.tasks.task import Task, TaskOptions
 GROUP = "crosstok.tasks"
 """Entry points of tasks in other packages; a task can also be named ``module:Class``."""
 YAML = "yaml:"
-"""Before the path of a task file, see :mod:`crosstok.tasks.declared`."""
+"""Prefix of the path of a task file, see :mod:`crosstok.tasks.declared`."""
 
 LM_EVAL = (
-    "crosstok.harness.lm_eval.task:LmEvalTask"  # conducts lm-eval, so it lives above the tasks; bound when asked for
+    "crosstok.harness.lm_eval.task:LmEvalTask"  # it runs lm-eval's code, so it is in the harness; imported on demand
 )
 LM_EVAL_NAME = "lm_eval:NAME"
 """How a listing shows the tasks of lm-eval that have no name of their own here."""
 LM_EVAL_OPTIONS = "crosstok.harness.lm_eval.options:LmEvalOptions"
 
-# Named as text so that a listing imports no benchmark.
+# Import paths, so that a listing imports no benchmark.
 BUILT_IN = {
-    "humaneval": ("crosstok.tasks.code.humaneval:HumanEval", "164 Python functions with hidden tests; pass@1"),
+    "humaneval": ("crosstok.tasks.code.humaneval:HumanEval", "164 Python functions, hidden tests"),
     "mbpp": (
         "crosstok.tasks.code.mbpp:MBPP",
         "974 short Python problems, 3-shot for base models; split: test is 11-510",
     ),
-    "odex": ("crosstok.tasks.code.odex:ODEX", "439 one-line requests over many libraries, English"),
-    "classeval": ("crosstok.tasks.code.classeval:ClassEval", "100 whole classes"),
-    "exercism": ("crosstok.tasks.code.exercism:Exercism", "140 practice exercises"),
-    "bigcodebench_hard": ("crosstok.tasks.code.bigcodebench:BigCodeBenchHard", "148 functions over libraries"),
+    "odex": ("crosstok.tasks.code.odex:ODEX", "439 requests from Stack Overflow over many libraries, English"),
+    "classeval": ("crosstok.tasks.code.classeval:ClassEval", "100 Python classes, written from their skeleton"),
+    "exercism": ("crosstok.tasks.code.exercism:Exercism", "140 practice exercises of the Python track"),
+    "bigcodebench_hard": (
+        "crosstok.tasks.code.bigcodebench:BigCodeBenchHard",
+        "148 hard functions over many libraries",
+    ),
     "humaneval_plus": (
         "crosstok.tasks.code.evalplus:HumanEvalPlus",
-        "HumanEval with the many tests of EvalPlus; from the hub",
+        "HumanEval with the extended tests of EvalPlus; from the hub",
     ),
     "mbpp_plus": (
         "crosstok.tasks.code.evalplus:MBPPPlus",
-        "378 problems of MBPP with the many tests of EvalPlus; from the hub",
+        "378 MBPP problems with the extended tests of EvalPlus; from the hub",
     ),
-    "bigcodebench": ("crosstok.tasks.code.bigcodebench:BigCodeBench", "1140 functions over libraries; from the hub"),
-    "quixbugs": ("crosstok.tasks.code.quixbugs:QuixBugs", "31 programs with one wrong line, to be repaired"),
+    "bigcodebench": (
+        "crosstok.tasks.code.bigcodebench:BigCodeBench",
+        "1140 functions over many libraries; from the hub",
+    ),
+    "quixbugs": ("crosstok.tasks.code.quixbugs:QuixBugs", "repair of 31 programs with one wrong line"),
     "humanevalpack": (
         "crosstok.tasks.code.humanevalpack:HumanEvalPack",
-        "164 wrong HumanEval solutions, to be repaired",
+        "repair of 164 wrong HumanEval solutions (HumanEvalFix)",
     ),
-    "cruxeval": ("crosstok.tasks.code.cruxeval:CRUXEval", "800 calls whose value is to be predicted"),
-    "gsm8k": ("crosstok.tasks.math.problems:GSM8K", "1319 school problems"),
+    "cruxeval": ("crosstok.tasks.code.cruxeval:CRUXEval", "800 function calls, prediction of the value"),
+    "gsm8k": ("crosstok.tasks.math.problems:GSM8K", "1319 grade-school word problems"),
     "svamp": ("crosstok.tasks.math.problems:SVAMP", "1000 one-step word problems"),
     "math": ("crosstok.tasks.math.problems:Math", "5000 competition problems"),
     "math500": ("crosstok.tasks.math.problems:Math500", "500 of the competition problems"),
@@ -61,7 +67,7 @@ BUILT_IN = {
 
 
 def task_names() -> dict[str, str]:
-    """Return every known task with one line about it."""
+    """Return every known task with a one-line description."""
     known = {name: about for name, (_, about) in BUILT_IN.items()}
     known |= {name: f"{entry.about} (lm-eval)" for name, entry in BORROWED.items()}
     known[LM_EVAL_NAME] = "any other benchmark of lm-eval's library"
@@ -88,7 +94,7 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
 
 
 def options_type(kind: str) -> type[TaskOptions]:
-    """Return the options that the task ``kind`` has; loads no torch for any task of ours.
+    """Return the options class of the task ``kind``, without importing torch for built-in tasks.
 
     Raises ``UserError`` for an unknown task, with the closest name.
     """
@@ -106,7 +112,7 @@ def options_type(kind: str) -> type[TaskOptions]:
 def check_options(kind: str, options: Mapping[str, Any]) -> TaskOptions:
     """Return the checked options of the task ``kind``.
 
-    Raises ``UserError`` for an unknown task or option, with the closest name, and for a value that does not fit.
+    Raises ``UserError`` for an unknown task or option, with the closest name, and for an invalid value.
     """
     wanted = options_type(kind)
     try:

@@ -1,1 +1,1 @@
-"""lm-eval both ways: its tasks on this engine, and this engine as a model of lm-eval."""
+"""Integration with lm-eval: its tasks on crosstok's engine, and crosstok as a model of lm-eval."""

@@ -1,4 +1,4 @@
-"""Finding a benchmark in lm-eval's library and reading its definition, with our data and our sandbox underneath."""
+"""Definitions of lm-eval's benchmarks, read with crosstok's data rule and sandbox."""
 
 import functools
 import logging
@@ -19,28 +19,32 @@ from crosstok.tasks.choice.lm_eval_names import Borrowed
 
 FEWSHOT_SEED = 1234  # lm-eval's own
 _SANDBOXED = ("humaneval", "mbpp")
-"""Families whose programs run through ``code_eval``, which is ours while they are read."""
+"""Families that run programs through ``code_eval``, which the sandbox replaces while they are read."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One task of lm-eval's, read, and where its rows came from."""
+    """A task of lm-eval's, with its rows."""
 
     name: str
     task: Any
     """A ``ConfigurableTask``."""
     splits: Splits | None
-    """None for a definition that makes its documents itself."""
+    """None for a definition that creates its documents itself."""
     shots: int
 
 
 def read_definitions(entry: Borrowed, *, data: Path | None, fewshot: int | None, revision: str) -> list[Definition]:
-    """Return the tasks that a name of lm-eval's stands for: itself, or the members of a group or tag.
+    """Return the task that ``entry`` names, or the members of the group or tag.
 
-    ``fewshot`` replaces the number of examples of a definition. Raises ``UserError`` in one line for an unknown name,
-    missing data, definitions of another kind, and programs that would not run in the sandbox.
+    ``fewshot`` replaces the number of few-shot examples of the definitions.
+
+    Raises:
+        UserError: The name is unknown, data is missing, a definition is not a configuration, or its programs would not
+            run in the sandbox.
+
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about definitions, not about this run
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings concern definitions, not this run
     manager = _manager(entry)
     with our_data(data, revision) as given, code_eval_is_sandboxed():
         try:
@@ -52,7 +56,7 @@ def read_definitions(entry: Borrowed, *, data: Path | None, fewshot: int | None,
 
 
 def _manager(entry: Borrowed) -> TaskManager:
-    """Return lm-eval's index: of the folder that is called like the task where that has it all, else of everything."""
+    """Return lm-eval's index of the folder that contains the whole entry, else of the whole library."""
     library = Path(lm_eval.tasks.__file__).parent
     for folder in (entry.folder, entry.name, entry.name.partition("_")[0]):
         if folder and (library / folder).is_dir():
@@ -61,18 +65,18 @@ def _manager(entry: Borrowed) -> TaskManager:
                 return manager
     manager = _index(None)
     if entry.name not in manager.all_tasks:
-        raise unknown_name("benchmark of lm-eval's", entry.name, manager.all_tasks)
+        raise unknown_name("benchmark of lm-eval", entry.name, manager.all_tasks)
     return manager
 
 
 @functools.cache
 def _index(folder: Path | None) -> TaskManager:
-    """Read the definitions of one folder, or all 14,000, which takes ten seconds."""
+    """Return the index of one folder, or of all 14,000 definitions, which takes ten seconds."""
     return TaskManager() if folder is None else TaskManager(include_defaults=False, include_path=folder)
 
 
 def _has_all(manager: TaskManager, name: str) -> bool:
-    """Tell whether ``name`` is a task, or a group with all of its members; tags may have members elsewhere."""
+    """Return whether ``name`` is a task, or a group with all of its members; tags may have members elsewhere."""
     entry = manager.task_index.get(name)
     if entry is None or entry.kind is Kind.TAG:
         return False
@@ -82,7 +86,7 @@ def _has_all(manager: TaskManager, name: str) -> bool:
 
 def _definition(name: str, task: Task | Group, given: list[Splits], fewshot: int | None) -> Definition:
     if not isinstance(task, ConfigurableTask):
-        raise UserError(f"lm-eval's {name!r} is a program and not a definition, which crosstok does not run.")
+        raise UserError(f"lm-eval's {name!r} is implemented as a Python class, which crosstok does not support.")
     if getattr(task, "UNSAFE_CODE", False) and not name.startswith(_SANDBOXED):
         raise UserError(
             f"lm-eval's {name!r} runs generated programs in its own process.",
@@ -101,11 +105,11 @@ def _definition(name: str, task: Task | Group, given: list[Splits], fewshot: int
 
 
 def _check_examples(name: str, task: Any, splits: Splits, shots: int) -> None:
-    """Raise where the examples that are now wanted were only stood in for."""
+    """Raise ``UserError`` if there are fewer few-shot examples than ``shots``."""
     found = len(task.sampler.df)
     if found >= shots:
         return
     missing = [error for split in splits.missing.values() if (error := split.error)]
     if not found and missing:
         raise UserError(f"Few-shot examples of {name!r}: {missing[0].message}", hint=missing[0].hint)
-    raise UserError(f"The task {name!r} has {found} examples, not {shots}.", hint="Lower `fewshot`.")
+    raise UserError(f"The task {name!r} has only {found} few-shot examples, not {shots}.", hint="Lower `fewshot`.")

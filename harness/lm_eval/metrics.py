@@ -1,8 +1,8 @@
-"""lm-eval's metrics as sums over documents, where they are one.
+"""Conversion of lm-eval's metrics to sums over documents.
 
-An average over documents is kept as it is. A perplexity is kept as the nats that it is the exponential of
-(``log_perplexity``, ``log_word_perplexity``), since those add up and can be tested in pairs. A metric that exists only
-for the whole set (f1, bleu) is left out, with a line in the log.
+A mean over documents stays as it is. A perplexity becomes its logarithm in nats (``log_perplexity``,
+``log_word_perplexity``), which is additive and allows paired tests. A metric of the whole corpus (F1, BLEU) is left
+out, with a warning in the log.
 """
 
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def metric(name: str, aggregate: Any, kept: str, *, higher: bool) -> Metric | None:
-    """Return what becomes of lm-eval's metric ``name`` behind the filter ``kept``; None for one that is left out."""
+    """Return the metric for lm-eval's ``name`` after the filter ``kept``; None if it is left out."""
     own = f"{name},{kept}" if kept != "none" else name
     kind = getattr(aggregate, "__name__", "")
     if kind == "perplexity":
@@ -25,14 +25,14 @@ def metric(name: str, aggregate: Any, kept: str, *, higher: bool) -> Metric | No
     if kind == "bits_per_byte":
         return Metric(own, "bits/byte", higher_is_better=False)
     if kind == "mean":
-        # A function that returns several figures is named after what it returns: pass@1 of pass_at_k.
+        # pass_at_k returns several values; the first one is pass@1.
         return Metric("pass@1" if name.startswith("pass_at_") else own, "fraction", higher_is_better=higher)
-    logger.warning("lm-eval's %s is no sum over documents and is left out.", own)
+    logger.warning("lm-eval's %s is not a sum over documents and is left out.", own)
     return None
 
 
 def score(name: str, value: Any, aggregate: Any, kept: str) -> Score | None:
-    """Return a document's share of a metric; None for one that is left out."""
+    """Return a document's share of a metric; None if the metric is left out."""
     own = f"{name},{kept}" if kept != "none" else name
     kind = getattr(aggregate, "__name__", "mean")
     if kind == "perplexity":
@@ -47,7 +47,7 @@ def score(name: str, value: Any, aggregate: Any, kept: str) -> Score | None:
 
 
 def gold(task: Any, document: Document) -> set[int]:
-    """Return the indices of the right choices."""
+    """Return the indices of the correct choices."""
     target = task.doc_to_target(document.fields)
     choices = task.doc_to_choice(document.fields)
     right = target if isinstance(target, list) else [target]

@@ -1,11 +1,11 @@
-"""Our models for lm-eval: an ``LM`` that is answered by our scorer and generator.
+"""Model class for lm-eval: an ``LM`` that uses crosstok's scorer and generator.
 
     crosstok lm-eval run --model crosstok --model_args source=FOLDER --tasks hellaswag
 
-``source`` is whatever `crosstok eval` takes: a student, an ensemble's folder, ``hub:…``, ``wheel:NAME``. Further
-arguments: ``dtype`` (float32), ``batch_tokens`` (4096), ``batch_rows`` (32), ``window_bytes`` and ``stride_bytes`` of
-rolling likelihood (2048, 1024). The device is lm-eval's: the GPU where there is one. Its batch size is not used, as
-batches are packed by tokens.
+``source`` is any source that `crosstok eval` accepts: the folder of a student or an ensemble, ``hub:…``,
+``wheel:NAME``. Further arguments: ``dtype`` (float32), ``batch_tokens`` (4096), ``batch_rows`` (32), ``window_bytes``
+and ``stride_bytes`` of rolling likelihood (2048, 1024). The device is lm-eval's, by default the GPU if there is one.
+Its batch size is ignored, since batches are packed by tokens.
 """
 
 import logging
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 @register_model("crosstok")
 class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
-    """A model of crosstok's behind lm-eval's interface.
+    """A crosstok model with lm-eval's interface.
 
-    From the first one on, lm-eval's humaneval and mbpp tasks of this process judge programs in our sandbox.
+    Creating one makes lm-eval's humaneval and mbpp tasks of this process run programs in crosstok's sandbox.
     """
 
     def __init__(
@@ -56,17 +56,18 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         super().__init__()
         if unknown:
             raise UserError(f"Unknown model arguments: {', '.join(unknown)}.", hint="See docs/lm-eval.md.")
-        code_eval_is_sandboxed().__enter__()  # for good: lm-eval reads its tasks after the model
+        code_eval_is_sandboxed().__enter__()  # never exited: lm-eval reads its tasks after the model
         self.checkpoint = checkpoints.load(source, dtype=dtype, device=_available(device))
         self._scorer = Scorer(self.checkpoint, max_batch_tokens=batch_tokens)
         self._generator = Generator(self.checkpoint, max_batch_rows=batch_rows)
         self._window = window_bytes, stride_bytes
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Return (log-likelihood, greedy) of every pair; a pair that cannot be written is an error, as it has none."""
+        """Return (log-likelihood, greedy) of every pair. Raises ``UserError`` for a pair that the tokenizer refuses."""
         if any(isinstance(request.args[0], Conversation) for request in requests):
             raise UserError(
-                "Likelihood behind a chat template is not defined in bytes.", hint="Leave out --apply_chat_template."
+                "Likelihoods under a chat template are not supported: special tokens have no bytes.",
+                hint="Leave out --apply_chat_template.",
             )
         asked, places = by_context([(request.args[0], request.args[1]) for request in requests])
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
@@ -78,7 +79,7 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Return the log-likelihood of every text, under windows that are measured in bytes."""
+        """Return the log-likelihood of every text, under windows measured in bytes."""
         found = [0.0] * len(requests)
         for answer in self._scorer.rolling([Rolling(request.args[0], *self._window) for request in requests]):
             _require(answer.refused)
@@ -86,24 +87,24 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return found
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return an answer to every request; one that lm-eval repeats is drawn with another seed each time."""
+        """Return an answer to every request; each repetition of a request has a seed of its own."""
         distinct = {id(request): request for request in requests}
         asked = [generation(request) for request in distinct.values()]
         answers = gathered(self._generator.generate(asked), [len(request.seeds) for request in asked])
         texts = {index: [answer.text for answer in found] for index, found in answers}
         waiting = {key: texts[index] for index, key in enumerate(distinct)}
-        # A greedy answer is the same however often it is asked for.
+        # All repetitions of a greedy request share one answer.
         return [waiting[id(r)].pop(0) if len(waiting[id(r)]) > 1 else waiting[id(r)][0] for r in requests]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> Conversation:
-        """Keep the turns: our prompts are made of them, with special tokens where the template has them."""
+        """Return the turns; crosstok renders the chat template itself, with its special tokens."""
         return Conversation(chat_history, add_generation_prompt)
 
     @property
     def tokenizer_name(self) -> str:
-        """Identify tokenizer and template for lm-eval's request caches."""
+        """Return the key of the tokenizer in lm-eval's request caches."""
         return self.checkpoint.tokenbytes.fingerprint
 
     def chat_template(self, chat_template: bool | str = False) -> str:  # noqa: ARG002  (one template per model here)
@@ -111,14 +112,14 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return str(self.checkpoint.tokenizer.chat_template or "")
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm-eval writes into its results about the model."""
+        """Return the model's entry in lm-eval's results."""
         return {"model_source": self.checkpoint.source, "model_fingerprint": self.checkpoint.fingerprint}
 
 
 def _available(device: str | None) -> str:
-    """Return ``device``, or the CPU: lm-eval asks for a GPU wherever nothing else was chosen, as its own models do."""
+    """Return ``device`` if it is available, else the CPU: lm-eval passes a GPU by default, even without one."""
     if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):
-        logger.info("No GPU here: %s is not used.", device)
+        logger.info("No GPU is available: using the CPU instead of %s.", device)
         return "cpu"
     return device
 
@@ -129,9 +130,9 @@ def _require(refused: str) -> None:
 
 
 def lm_eval_command(arguments: Sequence[str]) -> None:
-    """Run lm-eval's own command with ``arguments``: ``--model crosstok`` is known, ``hf`` loads ensembles.
+    """Run lm-eval's command with ``arguments`` and the model ``crosstok``; its model ``hf`` then loads ensembles too.
 
-    Data sets come from our data rule there too.
+    Data sets come from crosstok's data rule.
     """
     sys.argv = ["lm-eval", *arguments]
     with our_data(None):

@@ -12,6 +12,6 @@ class LmEvalOptions(TaskOptions):
     pmi_context: str | None = Field(
         default="Answer:", description="Context of acc_pmi, without the question; null: no acc_pmi."
     )
-    window_bytes: int = Field(default=2048, ge=64, description="Size of the sliding window over whole texts.")
-    stride_bytes: int = Field(default=1024, ge=32, description="New bytes scored per window after the first.")
+    window_bytes: int = Field(default=2048, ge=64, description="Sliding window over whole texts, in bytes.")
+    stride_bytes: int = Field(default=1024, ge=32, description="Bytes scored per window after the first.")
     revision: str = Field(default="", description="Hub commit to fetch the data at, where the catalogue pins none.")

@@ -1,4 +1,4 @@
-"""lm-eval's requests as ours: contexts with their continuations, prompts with stops and room in bytes."""
+"""Conversion of lm-eval's requests: continuations grouped by context, and prompts with budgets in bytes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
@@ -9,25 +9,25 @@ from crosstok.fingerprint import fingerprint
 from crosstok.harness.generation.answers import Generation
 from crosstok.tasks.task import Continuations, Generate, Sampling
 
-BYTES_PER_TOKEN = 4  # lm-eval budgets answers in tokens; every model gets the room that an English token takes
+BYTES_PER_TOKEN = 4  # lm-eval limits answers in tokens; this is the length of an English token, for every tokenizer
 _MAX_TOKENS = 256  # lm-eval's default
 
 
 class Conversation(str):
-    """A prompt of several turns; as text it is their contents, for the record. The model's template makes the rest."""
+    """A chat prompt: a string of the turns' contents that carries the turns for the model's chat template."""
 
     __slots__ = ("turns",)
     turns: tuple[Mapping[str, str], ...]
 
     def __new__(cls, turns: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> Self:  # noqa: ARG004
-        """Keep ``turns``; a last turn of the assistant's is continued, as lm-eval means by no generation prompt."""
+        """Store ``turns``; the model continues a last turn of the assistant (no generation prompt)."""
         made = super().__new__(cls, "\n".join(turn["content"] for turn in turns))
         made.turns = tuple(turns)
         return made
 
 
 def generation(instance: Instance) -> Generate:
-    """Return our request for a generate_until instance: stops, sampling and seeds kept, tokens turned into bytes."""
+    """Return the request of a ``generate_until`` instance, with its limit in tokens converted to bytes."""
     context, settings = instance.args[:2]
     until = settings.get("until") or []
     room = next((settings[key] for key in ("max_gen_toks", "max_new_tokens", "max_tokens") if key in settings), None)
@@ -55,7 +55,7 @@ def generation(instance: Instance) -> Generate:
 def by_context(
     pairs: Sequence[tuple[str, str]], unconditional: str | None = None
 ) -> tuple[list[Continuations], list[list[int]]]:
-    """Return the requests that answer ``pairs`` of context and continuation, and which pairs each one answers."""
+    """Return one request per context for ``pairs`` of context and continuation, and the pairs of each request."""
     places: dict[str, list[int]] = {}
     for number, (context, _) in enumerate(pairs):
         places.setdefault(context, []).append(number)
@@ -67,7 +67,7 @@ def by_context(
 
 
 def gathered(answers: Iterator[Generation], counts: Sequence[int]) -> Iterator[tuple[int, list[Generation]]]:
-    """Yield (index, answers in the order of their seeds) of each request once all of its answers are there."""
+    """Yield (index, answers in the order of their seeds) of each request when all of its answers are complete."""
     open_requests: dict[int, dict[int, Generation]] = {}
     for answer in answers:
         found = open_requests.setdefault(answer.index, {})

@@ -1,7 +1,7 @@
-"""lm-eval's data sets through our data rule: what stands in for ``datasets.load_dataset`` while its tasks are read.
+"""Data sets for lm-eval's tasks from crosstok's data rule, as a replacement of ``datasets.load_dataset``.
 
-lm-eval asks for training splits when it reads a task, whether few-shot examples are wanted or not. A split that is
-missing is therefore an error only when its rows are used: until then it is an empty stand-in.
+lm-eval loads training splits when it reads a task, even without few-shot examples. So a missing split is an error only
+when its rows are used; until then, an empty placeholder stands for it.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from crosstok.tasks.data.rows import load_rows
 if TYPE_CHECKING:
     from crosstok.tasks.task import DataSource
 
-_LOCAL = ("json", "csv", "parquet", "text")  # loaders of files that a definition names itself
+_LOCAL = ("json", "csv", "parquet", "text")  # loaders of files named in a definition
 
 
 class MissingSplit:
-    """Stands for a split that no source has: empty, and an error as soon as a row of it is needed."""
+    """Placeholder of a split that no source has: empty, and an error when a row is used."""
 
     def __init__(self, error: UserError) -> None:
         self.error = error
@@ -38,18 +38,18 @@ class MissingSplit:
 
     @property
     def features(self) -> NoReturn:
-        """Raise: there is nothing to describe."""
+        """Raise the error: there are no rows to describe."""
         raise self.error
 
     def __getattr__(self, name: str) -> Any:
-        """Let whatever prepares the rows (map, filter, select_columns and so on) return the split as it is."""
+        """Return a method that returns the split unchanged, for map, filter, select_columns and the like."""
         if name.startswith("__"):
             raise AttributeError(name)
         return lambda *_, **__: self
 
 
 class Splits:
-    """A data set of lm-eval's: splits by name, each read when it is first asked for."""
+    """A data set by split name; a split is read on first access."""
 
     def __init__(self, name: str, config: str | None, data: Path | None, revision: str) -> None:
         self._name = name
@@ -58,12 +58,12 @@ class Splits:
         self._revision = revision
         self._read: dict[str, Any] = {}
         self.sources: dict[str, DataSource] = {}
-        """Where each split that was found came from."""
+        """Origin of each split that was read."""
         self.missing: dict[str, MissingSplit] = {}
-        """The splits that were asked for and not found."""
+        """The splits that no source has."""
 
     def __getitem__(self, split: str) -> Any:
-        """Return the split as a ``datasets.Dataset``, or its stand-in."""
+        """Return the split as a ``datasets.Dataset``, or its placeholder."""
         if split not in self._read:
             try:
                 rows = load_rows(self._path(split), self._data, revision=self._revision)
@@ -79,7 +79,7 @@ class Splits:
         return f"hub/{name}/{self._config or self._only_config(name, split)}/{split}"
 
     def _only_config(self, name: str, split: str) -> str:
-        """Return the config that a definition without one means: the default, or the only one that is here."""
+        """Return the config for a definition that names none: the only one in the data folder, or the default."""
         folder = data_folder(self._data)
         here = sorted((folder / "hub" / name).glob(f"*/{split}.*")) if folder else []
         configs = {path.parent.name for path in here}
@@ -90,7 +90,7 @@ class Splits:
 
 @contextlib.contextmanager
 def our_data(data: Path | None, revision: str = "") -> Iterator[list[Splits]]:
-    """Give every caller of ``datasets.load_dataset`` in here the splits of our data rule; yields those given out."""
+    """Replace ``datasets.load_dataset`` by crosstok's data rule in this context; yields the data sets it returned."""
     original = datasets.load_dataset
     given: list[Splits] = []
 

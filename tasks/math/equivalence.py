@@ -1,7 +1,7 @@
-"""Whether two mathematical answers are equal, by ``math-verify`` (parsing and computer algebra), never by text alone.
+"""Equivalence of mathematical answers, by parsing and computer algebra (``math-verify``).
 
-Algebra can take for ever on an expression made for it, so each step is bounded: by its own alarm clock, which exists in
-the main thread only, and by the length of what is read.
+Computer algebra may not terminate on adversarial expressions, so each step is limited: by a timeout, which works in the
+main thread only, and by the length of the text.
 """
 
 import logging
@@ -10,18 +10,18 @@ import threading
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-_LONGEST = 20_000  # characters that are looked at, from the end: answers stand there
+_LONGEST = 20_000  # characters, from the end of the text, where the answer is
 _SECONDS = 5
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 
 for _name in ("math_verify", "math_verify.parser", "math_verify.grader", "latex2sympy2_extended"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)  # it warns of each answer that is no expression
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # it warns about every answer that is not an expression
 
 
 def same_answer(expected: str, answer: str) -> bool:
     """Return whether the last answer in the text ``answer`` equals the LaTeX or plain expression ``expected``.
 
-    The last box is the answer where there is one.
+    If the text has a LaTeX box, the last one holds the answer.
     """
     boxed = last_boxed(answer)
     seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
@@ -39,13 +39,13 @@ def same_answer(expected: str, answer: str) -> bool:
 
 
 def last_number(text: str) -> str:
-    """Return the last number in ``text`` without thousands separators, or nothing."""
+    """Return the last number in ``text`` without thousands separators; empty if there is none."""
     numbers = _NUMBER.findall(text)
     return numbers[-1].replace(",", "").replace("$", "") if numbers else ""
 
 
 def last_boxed(text: str) -> str:
-    """Return what is in the last LaTeX box of a published solution, or nothing."""
+    """Return the content of the last LaTeX box in ``text``; empty if there is none."""
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
         return ""

@@ -1,9 +1,8 @@
-"""GSM8K, SVAMP, MATH and MATH-500: reasoning in words, judged by the final answer.
+"""GSM8K, SVAMP, MATH and MATH-500: chain-of-thought reasoning, scored by the final answer.
 
-Base models see ``shots`` solved problems and continue; chat models are asked to reason step by step and to put the
-answer into a box. Zero shots is the default for both (chain of thought asked for, not shown). Solved problems come from
-the set's own training split (GSM8K) or, where the data rule has none, from the set itself, and never include the
-problem that is asked.
+Base models continue after ``shots`` solved problems; chat models are asked to reason step by step and to box the
+answer. Both default to zero-shot chain of thought. Solved problems come from the training split (GSM8K)
+or, if there is none, from the benchmark itself, and never include the current problem.
 """
 
 from abc import abstractmethod
@@ -36,26 +35,26 @@ _RAW_STOPS = ("\nQuestion:", "\n\nQuestion", "\nProblem:")
 class MathOptions(SampledOptions):
     """Options of the mathematics benchmarks."""
 
-    shots: int = Field(default=0, ge=0, le=16, description="Solved problems shown before each question.")
-    max_bytes: int = Field(default=2048, ge=1, description="Room for each answer, in UTF-8 bytes.")
+    shots: int = Field(default=0, ge=0, le=16, description="Number of few-shot examples.")
+    max_bytes: int = Field(default=2048, ge=1, description="Maximum length of an answer in UTF-8 bytes.")
 
 
 class MathTask(FromData, AnswerTask):
-    """Problems with one final answer each."""
+    """Base class of problems with one final answer each."""
 
     version = "1"
     metrics = (Metric("accuracy", "fraction", higher_is_better=True),)
     options_type: ClassVar[type[TaskOptions]] = MathOptions
     options: MathOptions
     shot_path: ClassVar[str] = ""
-    """Where solved problems are taken from; empty: the measured documents."""
+    """Data set of the solved problems; empty for the benchmark's own documents."""
 
     @abstractmethod
     def document(self, row: Row, number: int) -> Document:
         """Return the problem with ``problem``, ``solution`` (in words) and ``answer``."""
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask for reasoning and answer."""
+        """Return a prompt for reasoning and answer."""
         shots = [shot.fields for shot in self._solved if shot.id != document.id][: self.options.shots]
         problem = document.fields["problem"]
         if style == "raw":
@@ -70,7 +69,7 @@ class MathTask(FromData, AnswerTask):
         return Generate(messages=tuple(turns), max_bytes=self.options.max_bytes)
 
     def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:  # noqa: ARG002
-        """Compare the final answer with the published one."""
+        """Return 1 if the final answer equals the published one."""
         return [Score("accuracy", float(self.equal(document.fields["answer"], answer.text)))]
 
     def reference(self, document: Document) -> Generated:
@@ -92,17 +91,17 @@ class MathTask(FromData, AnswerTask):
 
 
 class NumberTask(MathTask):
-    """Problems whose answer is a number: a last number in the text counts where there is no box."""
+    """Base class of problems whose answer is a number; without a box, the last number in the text counts."""
 
     def equal(self, expected: str, text: str) -> bool:
-        """Judge the box, else the number on the line of the last ``####``, else the last number of all."""
+        """Compare the box, else the last number on the line of the last ``####``, else the last number of the text."""
         boxed = last_boxed(text)
         marked = text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else text
         return same_answer(expected, f"\\boxed{{{boxed or last_number(marked)}}}")
 
 
 class GSM8K(NumberTask):
-    """School problems (Cobbe et al., arXiv 2110.14168)."""
+    """Grade-school word problems (Cobbe et al., arXiv 2110.14168)."""
 
     shot_path = "hub/openai/gsm8k/main/train"
 
@@ -111,7 +110,7 @@ class GSM8K(NumberTask):
         return ["hub/openai/gsm8k/main/test"]
 
     def document(self, row: Row, number: int) -> Document:
-        """Return the problem; the calculator notes in the solution are left out."""
+        """Return the problem, without the calculator annotations of its solution."""
         words, _, answer = row["answer"].partition("####")
         solution = _without_notes(words).strip()
         fields = {"problem": row["question"], "solution": solution, "answer": answer.strip().replace(",", "")}
@@ -146,7 +145,7 @@ class Math(MathTask):
         return [f"hub/EleutherAI/hendrycks_math/{subject}/test" for subject in MATH_SUBJECTS]
 
     def document(self, row: Row, number: int) -> Document:
-        """Return the problem; the answer is what the solution boxes last."""
+        """Return the problem; its answer is the last box of the solution."""
         fields = {"problem": row["problem"], "solution": row["solution"], "answer": last_boxed(row["solution"])}
         return Document(f"MATH/{number}", fields)
 
@@ -165,11 +164,11 @@ class Math500(MathTask):
 
 
 def _worked(fields: Row) -> str:
-    """Return the solution in words with its answer in a box."""
+    """Return the solution in words, with a boxed answer."""
     solution: str = fields["solution"]
     return solution if "\\boxed" in solution else f"{solution} The answer is \\boxed{{{fields['answer']}}}."
 
 
 def _without_notes(text: str) -> str:
-    """Drop GSM8K's calculator notes, ``<<3*4=12>>``."""
+    """Return ``text`` without GSM8K's calculator annotations, such as ``<<3*4=12>>``."""
     return "".join(part.partition(">>")[2] if ">>" in part else part for part in text.split("<<"))
