@@ -41,7 +41,7 @@ def test_a_run_with_a_union_is_complete_and_the_table_says_what_it_was_not_asked
     status = {(row["model"], row["task"]): row["status"] for row in frame.to_dict("records")}
     assert status["pair", "humaneval"] == "complete"
     assert status["pair", "code_bpb"] == "not measured"
-    assert any("Not asked for likelihoods: pair" in note for note in frame.attrs["notes"])
+    assert any("Not measured on likelihood tasks: pair" in note for note in frame.attrs["notes"])
     passes = frame.set_index(["model", "task"])["passes_per_byte"]
     assert passes["pair", "humaneval"] > 0
     assert passes.isna()["base", "code_bpb"]
