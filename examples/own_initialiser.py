@@ -5,6 +5,7 @@ python examples/own_initialiser.py [MODEL]
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -35,8 +36,9 @@ def longest_suffix(missing: Missing, data: bytes) -> int | None:
 
 
 def main(model: str) -> None:
-    """Add twenty tokens and print where their rows come from."""
-    student = crosstok.expand(model, "students/last_piece", tokens="frequency:stdlib:20", init=LastPiece, steps=0)
+    """Add two tokens and print where their rows come from."""
+    Path("tokens.txt").write_text(" tokenizers\n vocabularies\n", encoding="utf-8")
+    student = crosstok.expand(model, "students/last_piece", tokens="list:tokens.txt", init=LastPiece, steps=0)
     print(student.provenance["initialiser"])
 
 
