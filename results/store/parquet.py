@@ -23,12 +23,17 @@ def export_parquet(store: Store, folder: Path) -> list[Path]:
     """Write every table of ``store`` to ``folder``, which must be new or empty, and return the files.
 
     Raises:
-        UserError: the folder is not empty, or cannot be written.
+        UserError: the store has an older schema, or the folder is not empty or cannot be written.
 
     """
     import pyarrow as pa  # noqa: PLC0415  (only needed here)
     import pyarrow.parquet as pq  # noqa: PLC0415
 
+    if store.database.version < SCHEMA_VERSION:
+        raise UserError(
+            f"{store.name} has schema version {store.database.version}; an export needs version {SCHEMA_VERSION}.",
+            hint="A command that writes, such as `crosstok rescore`, upgrades it.",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already exists and is not empty.", hint="Choose a new folder.")
     written = []

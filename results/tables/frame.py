@@ -24,6 +24,7 @@ from crosstok.results.tables.blocks import layout
 from crosstok.results.tables.costs import flops_per_byte
 from crosstok.results.tables.findings import findings, footnotes, general_notes
 from crosstok.results.tables.formats import FORMATS, render_layout
+from crosstok.results.tables.number_format import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,8 +204,8 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _title(run: Run, frame: "pd.DataFrame") -> str:
-    models, tasks = frame["model"].nunique(), frame["task"].nunique()
-    return f"{run.id}: {models} models, {tasks} tasks, {run.status}"
+    models, tasks = counted(frame["model"].nunique(), "model"), counted(frame["task"].nunique(), "task")
+    return f"{run.id}: {models}, {tasks}, {run.status}"
 
 
 def render(frame: "pd.DataFrame", form: str = "md", *, facts: bool = False) -> str:

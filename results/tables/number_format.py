@@ -6,6 +6,11 @@ from crosstok.results.compare.statistics import Difference
 from crosstok.results.store.records import FRACTION
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular or plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def scale(unit: str) -> float:
     """Return the factor from a stored value to the one that is shown."""
     return 100.0 if unit == FRACTION else 1.0

@@ -15,6 +15,7 @@ from crosstok.results.compare.comparison import TaskComparison, compare
 from crosstok.results.store.records import Run
 from crosstok.results.store.store import Store
 from crosstok.results.tables.frame import frame_of, render
+from crosstok.results.tables.number_format import counted
 from crosstok.results.web.templates import render_template, replace_file
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def page(store: Store, run: Run) -> str:
     # The table and the plots are HTML already and escape names themselves.
     return render_template(
         _TEMPLATE,
-        title=f"{run.suite}: {len(comparison.models)} models, {len(comparison.tasks)} tasks",
+        title=f"{run.suite}: {counted(len(comparison.models), 'model')}, {counted(len(comparison.tasks), 'task')}",
         about=run.config.get("about", ""),
         run=run,
         table=Markup(render(frame, "html")),  # noqa: S704

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from crosstok.errors import UserError
 from crosstok.results.compare.comparison import compare
 from crosstok.results.compare.contrast import sides
 from crosstok.results.compare.seeds import method_rows
@@ -139,3 +140,13 @@ def test_export_and_merge_keep_model_and_seed(path: Path, tmp_path: Path) -> Non
         import_parquet(store, tmp_path / "all")
         assert store.model_names("r") == {str(name): name for name in NAMES}
         assert check(store) == []
+
+
+def test_an_old_store_that_is_only_read_cannot_be_exported_and_says_what_to_do(path: Path, tmp_path: Path) -> None:
+    make_old(path)
+    with (
+        Store(path, read_only=True) as store,
+        pytest.raises(UserError, match=r"has schema version 5; an export needs version 6\..*upgrades it"),
+    ):
+        export_parquet(store, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
