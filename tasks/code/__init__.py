@@ -1,1 +1,1 @@
-"""Benchmarks whose answers are programs."""
+"""Benchmarks of code generation, judged by running the answers."""

@@ -1,7 +1,7 @@
-"""Getting the program out of an answer, in time linear in its length.
+"""Extraction of the program from an answer, in time linear in its length.
 
-Models wrap code in Markdown fences, and base models write on after the function is finished. Both are cut off here, the
-same way for every model; nothing is repaired.
+Models wrap code in Markdown fences, and base models continue after the end of the function. This module removes both,
+in the same way for every model; it repairs nothing.
 """
 
 import ast
@@ -17,9 +17,9 @@ def before_stop(text: str, stops: tuple[str, ...]) -> str:
 
 
 def fenced_code(text: str) -> str:
-    """Return the content of the first fenced block that is not empty, or the whole text where there is no fence.
+    """Return the content of the first non-empty fenced block; without a fence, the whole text.
 
-    A block that is never closed goes to the end of the text.
+    A block without a closing fence ends with the text.
     """
     block: list[str] | None = None
     fence = ""
@@ -38,14 +38,14 @@ def fenced_code(text: str) -> str:
 
 
 def complete_code(text: str) -> str:
-    """Return ``text`` without the last top-level statements where these do not parse, as when an answer was cut short.
+    """Return ``text`` without trailing top-level statements that do not parse, such as those of a truncated answer.
 
-    Code whose first statement does not parse is returned as it is: it must fail for what it says.
+    Code whose first statement does not parse is returned unchanged, so that it fails.
     """
     try:
         ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        # What stands before the statement with the first error has been parsed: once is enough.
+        # Everything before the statement with the first error parses, so one pass is enough.
         return _without_statement_at(text, getattr(error, "lineno", None) or 0) or text
     return text
 

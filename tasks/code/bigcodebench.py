@@ -1,8 +1,8 @@
-"""BigCodeBench: functions over many libraries, with unittest cases; 1140 or the hard 148 (arXiv 2406.15877).
+"""BigCodeBench: 1140 functions over many libraries, or the hard 148, with unittest cases (arXiv 2406.15877).
 
-Base models continue signature and docstring (the paper's "complete" form), chat models get the request in words (its
-"instruct" form) and an answer that is opened with imports and signature. Needs libraries on the host; `crosstok tasks
-check` names the documents that this one cannot run.
+Base models continue signature and docstring (the paper's "complete" form); chat models get the request in words (its
+"instruct" form), and their answer starts with imports and signature. The benchmark needs many libraries on the host;
+`crosstok tasks check` lists the documents that this host cannot run.
 """
 
 from collections.abc import Sequence
@@ -51,22 +51,22 @@ class BigCodeBenchHard(SolutionTask):
         return head
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask for the rest of the function, under its docstring (raw) or its signature (chat)."""
+        """Return a prompt for the rest of the function, after its docstring (raw) or its signature (chat)."""
         if style == "raw":
             return Generate(prompt=document.fields["complete"], stops=RAW_STOPS, max_bytes=self.max_bytes)
         asked = super().request(document, style)
         return Generate(messages=asked.messages, stops=(FENCE,), max_bytes=self.max_bytes)
 
     def code(self, document: Document, text: str, style: PromptStyle) -> str:
-        """Join head and answer."""
+        """Return head and answer joined."""
         if style == "chat":
             return super().code(document, text, style)
         return complete_code(document.fields["complete"] + before_stop(text, RAW_STOPS))
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by the unittest cases."""
+        """Return ``code`` with the unittest cases."""
         fields = document.fields
-        # The published harness runs code and tests as one module: tests use what the prompt imports.
+        # The original harness runs code and tests as one module: tests use the prompt's imports.
         mode = Mode.GUARDED if patches(fields["tests"]) else Mode.SPLIT
         return Program(document.id, code, runnable(fields["tests"]), fields["entry_point"], mode=mode)
 
@@ -76,7 +76,7 @@ class BigCodeBenchHard(SolutionTask):
 
 
 class BigCodeBench(BigCodeBenchHard):
-    """All functions; judged guarded where their tests patch modules, split everywhere else."""
+    """All functions; guarded mode if their tests patch modules, split mode otherwise."""
 
     published = "bigcodebench"
 

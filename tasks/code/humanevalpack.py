@@ -1,7 +1,7 @@
-"""HumanEvalFix, Python part of HumanEvalPack: 164 wrong functions to repair (Muennighoff et al., arXiv 2308.07124).
+"""HumanEvalFix, the Python part of HumanEvalPack: repair of 164 wrong functions (Muennighoff et al., arXiv 2308.07124).
 
-The wrong function is given with its tests (the paper's main form) or with its docstring. The wrong functions are also
-the negative control of the sandbox: `crosstok tasks check humanevalpack` fails where one of them passes.
+The prompt shows the wrong function with its tests (the paper's main form) or with its docstring. The wrong functions
+are also a negative control of the sandbox: `crosstok tasks check humanevalpack` fails if one of them passes.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,13 @@ from crosstok.tasks.task import Document, TaskOptions
 class HumanEvalPackOptions(CodeOptions):
     """Options of ``humanevalpack``."""
 
-    given: Literal["tests", "docstring"] = Field(default="tests", description="What shows the intention.")
+    given: Literal["tests", "docstring"] = Field(
+        default="tests", description="Specification shown with the wrong function."
+    )
 
 
 class HumanEvalPack(SolutionTask):
-    """Repair of HumanEval solutions."""
+    """Repair of wrong HumanEval solutions."""
 
     version = "1"
     published = "humanevalpack"
@@ -40,7 +42,7 @@ class HumanEvalPack(SolutionTask):
         return Document(row["task_id"], {name: row[name] for name in names})
 
     def question(self, document: Document) -> str:
-        """Return the wrong function with tests or docstring."""
+        """Return the wrong function, with tests or docstring."""
         fields = document.fields
         if self.options.given == "tests":
             shown = f"{fields['declaration'].strip()}\n{fields['buggy_solution']}\n{fields['test'].strip()}\n"
@@ -54,7 +56,7 @@ class HumanEvalPack(SolutionTask):
         return opening
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by HumanEval's tests."""
+        """Return ``code`` with HumanEval's tests."""
         fields = document.fields
         return Program(
             document.id,
@@ -65,10 +67,10 @@ class HumanEvalPack(SolutionTask):
         )
 
     def solution(self, document: Document) -> str:
-        """Return the published function."""
+        """Return the reference function."""
         return f"{document.fields['declaration']}{document.fields['canonical_solution']}"
 
     def wrong(self, document: Document) -> Program:
-        """Return the published wrong function, which must not pass."""
+        """Return the wrong function, which must fail."""
         code = f"{document.fields['declaration']}{document.fields['buggy_solution']}"
         return self._finished(document, self.judged(document, code))

@@ -1,11 +1,10 @@
-"""Third-party packages that programs of benchmarks import: which ones a program needs, and what must be visible for it.
+"""Third-party packages for the programs of benchmarks: those a program needs, and those the sandbox must expose.
 
-The sandbox shows a program nothing of the installed packages but those that are named, with what they require, so a
-package is declared here once. The extra ``code2k`` of this project installs them all. One that is not declared, or not
-installed on this host, excludes the documents that need it, by name.
+The sandbox exposes only the installed packages that are declared here, with their requirements. The extra ``code2k`` of
+crosstok installs them all. A document is excluded if it needs a package that is not declared or not installed.
 
-Not declared is what costs more than it brings: opencv, TensorFlow, librosa, geopandas, obspy and tesseract, hundreds of
-megabytes for one or two documents each.
+Some packages are left out because they take hundreds of megabytes for one or two documents each: opencv, TensorFlow,
+librosa, geopandas, obspy and tesseract.
 """
 
 import ast
@@ -58,21 +57,21 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "Levenshtein": (),
     "chardet": (),
 }
-"""Import names, those first that most documents need, each with what it loads on demand without requiring it."""
+"""Import names, the most needed first, each with optional packages that it loads on demand."""
 LIMITS = Limits(memory_bytes=4 << 30, cpu_s=30.0, wall_s=120.0)
-"""Of programs that work with these packages: their address space alone is more than a gigabyte."""
+"""Limits of programs that use these packages, whose address space alone exceeds a gigabyte."""
 
 
 def needed(*sources: str) -> tuple[str, ...]:
-    """Return the top-level packages outside of the standard library that the code in ``sources`` imports, sorted.
+    """Return the top-level third-party packages that the code in ``sources`` imports, sorted.
 
-    The candidate's own module is none.
+    The candidate's own module is not among them.
     """
     names: set[str] = set()
     for source in sources:
         try:
             tree = ast.parse(source)
-        except SyntaxError:  # the sandbox will say so, of a published solution as of any other
+        except SyntaxError:  # the sandbox reports it
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -83,14 +82,14 @@ def needed(*sources: str) -> tuple[str, ...]:
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Return those of ``names`` that no program can have on this host."""
+    """Return the packages among ``names`` that are not available on this host."""
     return sorted(name for name in names if name not in LIBRARIES or not _installed(name))
 
 
 def visible(names: Iterable[str]) -> tuple[str, ...]:
-    """Return what the sandbox must show so that the packages ``names`` can be imported, without those missing here.
+    """Return the packages that the sandbox must expose for importing ``names``, without those missing on this host.
 
-    What a package loads on demand comes with it where it is installed.
+    Optional packages that are loaded on demand are included if they are installed.
     """
     usable = sorted(set(names) - set(missing(names)))
     wanted = [name for library in usable for name in (library, *LIBRARIES[library])]

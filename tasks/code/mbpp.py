@@ -1,12 +1,11 @@
-"""MBPP: 974 short Python problems, each with three asserts (Austin et al., arXiv 2108.07732).
+"""MBPP: 974 short Python problems with three asserts each (Austin et al., arXiv 2108.07732).
 
-Base models get the paper's three solved problems first (ids 2, 3 and 4), in the form that the paper and lm-eval use;
-where one of these is itself asked, the next problem of the prompt split takes its place. Chat models get the question
-and an opened block of code.
+Base models get the paper's three few-shot examples (ids 2, 3 and 4), in the format of the paper and of lm-eval; for one
+of these, the next problem of the prompt split takes its place. Chat models get the question and an opened code block.
 
-``split: test`` is the paper's test split (ids 11 to 510). Where any model of a suite was trained on MBPP, a plan asks
-only that one of all its models (``unseen``). The published solutions have Windows line ends, which would teach a model
-to write them; they are turned into plain ones.
+``split: test`` is the paper's test split (ids 11 to 510). If any model of a suite was trained on MBPP, all models of
+the suite are measured on that split alone (``unseen``). The Windows line endings of the published solutions are
+converted, so that few-shot examples do not teach them.
 """
 
 import ast
@@ -37,13 +36,13 @@ class MBPPOptions(CodeOptions):
     """Options of ``mbpp``."""
 
     split: Literal["all", "prompt", "test", "validation", "train"] = Field(
-        default="all", description="all 974 problems, or one split; test is ids 11 to 510."
+        default="all", description="All 974 problems, or one split; test is ids 11 to 510."
     )
-    challenge: bool = Field(default=False, description="Add the challenge tests, which 11 problems have.")
+    challenge: bool = Field(default=False, description="Add the challenge tests of the 11 problems that have some.")
 
 
 class MBPP(SolutionTask):
-    """Functions asked for in one sentence and three asserts."""
+    """Functions described by one sentence and three asserts."""
 
     version = "1"
     published = "mbpp"
@@ -51,18 +50,18 @@ class MBPP(SolutionTask):
     options: MBPPOptions
 
     def paths(self) -> Sequence[str]:
-        """Return all four splits, or the one that was chosen."""
+        """Return all four splits, or the chosen one."""
         chosen = SPLITS if self.options.split == "all" else (self.options.split,)
         return [f"{FOLDER}/{split}" for split in chosen]
 
     def available(self) -> int:
-        """Return the number of problems in all four splits, whichever is measured."""
+        """Return the number of problems in all four splits."""
         if self.options.split == "all":
             return len(self._all)
         return sum(CATALOGUE[f"{FOLDER}/{split}"].rows for split in SPLITS)
 
     def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:
-        """Leave all but the test split out where a model was trained on any text of MBPP."""
+        """Return the option for the test split alone if a model was trained on MBPP."""
         return only_test_split(self, self.options.split, trained)
 
     def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)
@@ -70,11 +69,11 @@ class MBPP(SolutionTask):
         return problem(row, challenge=self.options.challenge)
 
     def question(self, document: Document) -> str:
-        """Return the sentence and the three asserts."""
+        """Return the description and the three asserts."""
         return _TASK.format(text=document.fields["text"], tests="\n".join(document.fields["shown"]))
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask after three solved problems (raw), or plainly (chat)."""
+        """Return a three-shot prompt (raw) or the question (chat)."""
         if style == "chat":
             return super().request(document, style)
         shots = [shot for shot in self._solved if shot.id != document.id][:_SHOTS]
@@ -83,31 +82,31 @@ class MBPP(SolutionTask):
         return Generate(prompt=prompt, stops=("[DONE]", "\n[BEGIN]", "\nYou are an expert"), max_bytes=self.max_bytes)
 
     def code(self, document: Document, text: str, style: PromptStyle) -> str:
-        """Return the answer up to the mark that ends it."""
+        """Return the answer up to its end marker."""
         if style == "chat":
             return super().code(document, text, style)
         return complete_code(fenced_code(before_stop(text, ("[DONE]", "\n[BEGIN]"))))
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by the asserts."""
+        """Return ``code`` with the asserts."""
         fields = document.fields
         tests = "\n".join([fields["setup"], *fields["tests"]])
         return Program(document.id, code, tests, entry_point=called(fields["shown"][0], fields["code"]))
 
     def solution(self, document: Document) -> str:
-        """Return the published code."""
+        """Return the reference solution."""
         code: str = document.fields["code"]
         return code
 
     @cached_property
     def _solved(self) -> list[Document]:
-        """Problems 2 to 5: three of them are shown, whichever is asked."""
+        """Problems 2 to 5, from which the three few-shot examples are taken."""
         rows = load_rows(f"{FOLDER}/prompt", self.data).rows
         return [problem(row) for row in rows if row["task_id"] in range(2, 2 + _SHOTS + 1)]
 
 
 def problem(row: Row, *, challenge: bool = False) -> Document:
-    """Return a row as a document."""
+    """Return the document of a row."""
     fields = {
         "text": row["text"],
         "code": row["code"].replace("\r\n", "\n"),
@@ -119,7 +118,7 @@ def problem(row: Row, *, challenge: bool = False) -> Document:
 
 
 def only_test_split(task: Task, split: str, trained: Iterable[str]) -> dict[str, str]:
-    """Return the option that leaves training problems out of ``task``, if any name in ``trained`` is a text of MBPP."""
+    """Return the option that leaves training problems out of ``task`` if ``trained`` contains a text of MBPP."""
     texts = sorted({name for name in trained if HUB in name})
     if texts and split == "train":
         raise UserError(
@@ -130,7 +129,7 @@ def only_test_split(task: Task, split: str, trained: Iterable[str]) -> dict[str,
 
 
 def called(test: str, code: str) -> str:
-    """Return the name of the function of ``code`` that an assert calls first."""
+    """Return the name of the function of ``code`` that the asserts call first."""
     defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     calls = [node for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call)]
     names = [node.func.id for node in calls if isinstance(node.func, ast.Name) and node.func.id in defined]

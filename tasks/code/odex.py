@@ -1,9 +1,9 @@
-"""ODEX, English part: 439 one-line requests from Stack Overflow, judged by execution (Wang et al., arXiv 2212.10481).
+"""ODEX, English part: 439 one-line requests from Stack Overflow, with tests (Wang et al., arXiv 2212.10481).
 
-The function's head is given, its docstring says what is asked, and the model continues; chat models get the same as a
-question with an opened block. Imports that the tests bring along are part of the prompt, since the solution uses them.
-The blank that the published prompts end with (``return ``) is left to the model: tokens begin with blanks, and a prompt
-that ends in one costs every model something else.
+The prompt is the head of the function with the request as docstring, which the model continues; chat models get the
+request as a question with an opened code block. Imports from the tests are part of the prompt, since the solution uses
+them. The trailing space of the published prompts (``return ``) is left to the model: tokens usually start with a space,
+and the effect of a trailing one depends on the tokenizer.
 """
 
 import ast
@@ -22,7 +22,7 @@ RAW_STOPS = ("\n\n", "\ndef ", "\nclass ", "\n#", "\nif ", "\nprint", "\nassert 
 
 
 class ODEX(SolutionTask):
-    """Short functions over the standard library, numpy, pandas and others."""
+    """Short functions over the standard library, numpy, pandas and other packages."""
 
     version = "1"
     published = "odex"
@@ -33,7 +33,7 @@ class ODEX(SolutionTask):
         return ["hub/neulab/odex/en/test"]
 
     def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (numbered per request)
-        """Return the problem; one request can have several solutions and tests, which are numbered."""
+        """Return the problem; several solutions of one request are numbered."""
         seen = self._seen[row["task_id"]]
         self._seen[row["task_id"]] += 1
         head, _, check = row["test_start"].partition("def check(")
@@ -53,7 +53,7 @@ class ODEX(SolutionTask):
         return f"Complete this Python function: {document.fields['intent']}"
 
     def opening(self, document: Document) -> str:
-        """Return imports, head and docstring, up to where the solution begins."""
+        """Return imports, head and docstring, up to the solution."""
         fields = document.fields
         head, _, rest = fields["prompt"].partition("\n")
         imports = f"{fields['imports']}\n\n" if fields["imports"] else ""
@@ -61,21 +61,21 @@ class ODEX(SolutionTask):
         return f"{imports}{head}\n{docstring}\n{rest}".rstrip(" ")
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask for the rest of the function."""
+        """Return a prompt for the rest of the function."""
         if style == "raw":
             return Generate(prompt=self.opening(document), stops=RAW_STOPS, max_bytes=self.max_bytes)
         asked = super().request(document, style)
         return Generate(messages=asked.messages, stops=(FENCE, *RAW_STOPS), max_bytes=self.max_bytes)
 
     def code(self, document: Document, text: str, style: PromptStyle) -> str:  # noqa: ARG002  (one form)
-        """Join head, answer and the published end of the function."""
+        """Return head, answer and the published end of the function, joined."""
         answer = before_stop(text, (FENCE, *RAW_STOPS)).rstrip()
         opening = self.opening(document)
         gap = " " if opening[-1:].isalnum() and answer[:1] not in (" ", "\t", "\n", "") else ""
         return f"{opening}{gap}{answer}{document.fields['suffix']}\n"
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by the published ``check``."""
+        """Return ``code`` with the published ``check`` function."""
         fields = document.fields
         mode = Mode.GUARDED if patches(f"{fields['imports']}\n{fields['tests']}") else Mode.SPLIT
         return Program(
@@ -83,7 +83,7 @@ class ODEX(SolutionTask):
         )
 
     def solution(self, document: Document) -> str:
-        """Return head, published solution and end."""
+        """Return head, reference solution and end."""
         fields = document.fields
         return f"{fields['imports']}\n{fields['prompt']}{fields['solution']}{fields['suffix']}\n"
 
@@ -93,5 +93,5 @@ class ODEX(SolutionTask):
 
 
 def _imports(head: str) -> str:
-    """Return what stands before the tests, where it is only imports; helpers beside them belong to the tests."""
+    """Return the text before the tests if it only has imports; otherwise it belongs to the tests."""
     return head if head and all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(head).body) else ""

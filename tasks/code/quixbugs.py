@@ -1,8 +1,7 @@
-"""QuixBugs repair: 31 classic algorithms with one wrong line each (Lin et al., SPLASH 2017).
+"""QuixBugs: repair of 31 classic algorithms with one wrong line each (Lin et al., SPLASH 2017).
 
-The wrong program is given, the right one is asked for. Of the 40 programs these are the ones that have test cases as
-data; the other nine work on linked objects. The published wrong programs must fail, which `crosstok tasks check` holds
-them to.
+The prompt gives the wrong program and asks for the correct one. These are the 31 of 40 programs whose test cases are
+data; the other nine work on linked objects. `crosstok tasks check` verifies that the wrong programs fail.
 """
 
 import json
@@ -29,9 +28,9 @@ def check(candidate):
         else:
             assert found == expected, (arguments, found, expected)
 '''
-_TOLERANCE = {"sqrt": "lambda arguments: arguments[1]"}  # its second argument is the error that it may make
+_TOLERANCE = {"sqrt": "lambda arguments: arguments[1]"}  # its second argument is the allowed error
 _SLOW = {"knapsack": {9}, "levenshtein": {3}}
-"""Cases that the right program itself needs minutes or gigabytes for."""
+"""Cases for which even the correct program needs minutes or gigabytes."""
 
 
 class QuixBugs(SolutionTask):
@@ -46,7 +45,7 @@ class QuixBugs(SolutionTask):
         return ["raw/quixbugs/test"]
 
     def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)
-        """Return the program, where it has test cases."""
+        """Return the program; None if it has no test cases."""
         if not row["testcases_jsonl"]:
             return None
         name = row["task_id"].rpartition("/")[2]
@@ -67,17 +66,17 @@ class QuixBugs(SolutionTask):
         )
 
     def judged(self, document: Document, code: str) -> Program:
-        """Judge by the test cases."""
+        """Return ``code`` with the test cases."""
         fields = document.fields
         tolerance = _TOLERANCE.get(fields["name"], "lambda arguments: 1e-9")
         tests = f"CASES = {fields['cases']!r}\nTOLERANCE = {tolerance}\n{_COMPARE}"
         return Program(document.id, code, tests, entry_point=fields["name"])
 
     def solution(self, document: Document) -> str:
-        """Return the right program."""
+        """Return the correct program."""
         code: str = document.fields["correct"]
         return code
 
     def wrong(self, document: Document) -> Program:
-        """Return the published wrong program."""
+        """Return the wrong program, which must fail."""
         return self._finished(document, self.judged(document, document.fields["buggy"]))

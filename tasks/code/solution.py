@@ -1,9 +1,9 @@
-"""The common base of the code benchmarks that are read from the data rule.
+"""Base class of code benchmarks whose documents are rows of data sets.
 
-A set says three things of a document: the question, how the code of an answer becomes a program, and the published
-solution. Base and chat models get the same question and the same opened code block, as in
-:mod:`crosstok.tasks.code.humaneval`: all room goes into code, and no answer is lost to prose around it. Sets with a
-form of their own for base models (MBPP's three shots, a function to be continued) override ``request`` and ``code``.
+A benchmark defines three things for a document: the question, the program that judges the code of an answer, and the
+reference solution. Base and chat models get the same question and the same opened code block, as in
+:mod:`crosstok.tasks.code.humaneval`, so that the whole budget goes into code and no answer is lost to prose around it.
+Benchmarks with a prompt of their own for base models (MBPP's three shots) override ``request`` and ``code``.
 """
 
 from abc import abstractmethod
@@ -28,39 +28,39 @@ class CodeOptions(SampledOptions):
     """Options of every code benchmark."""
 
     max_bytes: int | None = Field(
-        default=None, ge=1, description="Room for each answer, in UTF-8 bytes; null: the set's own."
+        default=None, ge=1, description="Maximum length of an answer in UTF-8 bytes; null: the benchmark's own."
     )
 
 
 class SolutionTask(FromData, CodeTask):
-    """A set of programming problems with tests and a published solution each."""
+    """Base class of benchmarks of programming problems with tests and a reference solution each."""
 
     options_type: ClassVar[type[TaskOptions]] = CodeOptions
     options: CodeOptions
     metrics = (Metric("pass@1", "fraction", higher_is_better=True),)
     published: ClassVar[str]
-    """Name of the set in the published list (``tasks/lists``), which says which documents are judged guarded."""
+    """Name in the published list (``tasks/lists``), which gives the isolation mode of each document."""
     room: ClassVar[int] = 1024
-    """Bytes for an answer."""
+    """Default maximum length of an answer in UTF-8 bytes."""
 
     @abstractmethod
     def question(self, document: Document) -> str:
-        """Return what is asked, in words."""
+        """Return the question in words."""
 
     @abstractmethod
     def judged(self, document: Document, code: str) -> Program:
-        """Return the program that judges ``code``; mode and packages are filled in by the caller."""
+        """Return the program that judges ``code``; the caller sets isolation mode and packages."""
 
     @abstractmethod
     def solution(self, document: Document) -> str:
-        """Return the published solution, a whole program."""
+        """Return the reference solution, a complete program."""
 
     def opening(self, document: Document) -> str:  # noqa: ARG002  (most sets open nothing)
-        """Return the code that every answer begins with."""
+        """Return the code that every answer starts with."""
         return ""
 
     def request(self, document: Document, style: PromptStyle) -> Generate:
-        """Ask the question and open a block of code, in the answer itself for chat models."""
+        """Return a prompt with the question and an opened code block, which starts the answer of chat models."""
         question = self.question(document)
         answer = f"```python\n{self.opening(document)}"
         if style == "raw":
@@ -69,25 +69,25 @@ class SolutionTask(FromData, CodeTask):
         return Generate(messages=turns, stops=(FENCE,), max_bytes=self.max_bytes)
 
     def code(self, document: Document, text: str, style: PromptStyle) -> str:  # noqa: ARG002  (sets override it)
-        """Return the program in an answer, its opening included."""
+        """Return the code of an answer, with its opening."""
         return complete_code(self.opening(document) + before_stop(text, (FENCE,)))
 
     def program(self, document: Document, answer: Generated, style: PromptStyle) -> Program:
-        """Judge the code of an answer."""
+        """Return the program that judges the code of an answer."""
         return self._finished(document, self.judged(document, self.code(document, answer.text, style)))
 
     def reference(self, document: Document) -> Program:
-        """Judge the published solution."""
+        """Return the program of the reference solution."""
         return self._finished(document, self.judged(document, self.solution(document)))
 
     def requires(self, document: Document) -> tuple[str, ...]:
-        """Return the packages that the published solution and its tests import."""
+        """Return the packages that the reference solution and its tests import."""
         program = self.judged(document, self.solution(document))
         return needed(program.candidate, program.setup, program.tests)
 
     @property
     def max_bytes(self) -> int:
-        """Room for an answer, in bytes."""
+        """Maximum length of an answer in UTF-8 bytes."""
         return self.options.max_bytes or self.room
 
     def _finished(self, document: Document, program: Program) -> Program:
@@ -102,5 +102,5 @@ class SolutionTask(FromData, CodeTask):
 
     @cached_property
     def _packages(self) -> tuple[str, ...]:
-        """Packages that any document of the set needs: one set of warm workers serves all of them."""
+        """Packages that any document needs, so that the same warm workers serve all documents."""
         return visible({name for document in self._all for name in self.requires(document)})

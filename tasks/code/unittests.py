@@ -1,9 +1,9 @@
-"""Test files written for ``unittest``, made into tests that the sandbox runs split or guarded.
+"""Conversion of ``unittest`` files to tests that the sandbox runs in split or guarded mode.
 
-Split, the cases run in the referee, and what they call are proxies of the candidate's functions and classes: the
-verdict cannot be forged. Guarded, the sandbox itself runs the cases inside the candidate's process, for tests that
-patch modules or subclass the candidate's classes. One text does for both: the runner below acts only in the referee,
-where the tests' namespace is called ``tests``.
+In split mode, the test cases run in the referee and call proxies of the candidate's functions and classes, so the
+verdict cannot be forged. In guarded mode, the sandbox runs the cases inside the candidate's process, for tests that
+patch modules or subclass the candidate's classes. The same text works in both modes: the runner below acts only in the
+referee, where the module of the tests is named ``tests``.
 """
 
 import ast
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 CANDIDATE_MODULE = "solution"
-"""What the sandbox calls the candidate's module."""
+"""Name of the candidate's module in the sandbox."""
 
 _RUNNER = """
 
@@ -36,12 +36,12 @@ _PATCHING = frozenset({"mock", "patch", "MagicMock", "Mock", "mock_open"})
 
 
 def runnable(tests: str) -> str:
-    """Return a test file with what runs its cases in the referee."""
+    """Return a test file with a runner of its cases for the referee."""
     return tests + _RUNNER
 
 
 def without_main(tests: str) -> str:
-    """Drop the ``if __name__ == "__main__"`` block."""
+    """Return ``tests`` without the ``if __name__ == "__main__"`` block."""
     found = [
         node for node in ast.parse(tests).body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
     ]
@@ -49,10 +49,10 @@ def without_main(tests: str) -> str:
 
 
 def without_imports_of(tests: str, module: str) -> str:
-    """Drop the imports of the candidate's own ``module``: the sandbox puts its names into the tests.
+    """Return ``tests`` without imports from the candidate's ``module``, whose names the sandbox provides.
 
-    A renaming import becomes an assignment. ``import module`` becomes an import of what the sandbox calls it, which
-    works guarded only; so do names of things to patch, which are changed along.
+    An import with a new name becomes an assignment. ``import module`` becomes an import of the sandbox's name for it,
+    which works in guarded mode only; targets of ``patch`` are renamed as well.
     """
     tree = ast.parse(tests)
     replaced: dict[ast.stmt, str] = {}
@@ -68,20 +68,20 @@ def without_imports_of(tests: str, module: str) -> str:
 
 
 def imported_from(tests: str, module: str) -> list[str]:
-    """Return the names that tests import from ``module``, in their order."""
+    """Return the names that tests import from ``module``, in order."""
     found = [node for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.ImportFrom) and node.module == module]
     return [alias.name for node in found for alias in node.names]
 
 
 def patches(tests: str) -> bool:
-    """Return whether tests replace parts of modules, which reaches the candidate in its own process only."""
+    """Return whether tests patch modules, which affects the candidate only inside its own process."""
     names = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
     names |= {node.attr for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Attribute)}
     return bool(names & _PATCHING)
 
 
 def _replace(source: str, replaced: Mapping[ast.stmt, str]) -> str:
-    """Return ``source`` with whole statements replaced, every other line as it was."""
+    """Return ``source`` with whole statements replaced and all other lines unchanged."""
     lines = source.splitlines(keepends=True)
     for node, text in sorted(replaced.items(), key=lambda item: -item[0].lineno):
         lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + text + "\n"]
