@@ -171,6 +171,7 @@ def in_training(working_directory: Path) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
+    model.activation_checkpointing_enable()
     model.train()
     model.transformer.h[0].ln_1.eval()
     model.transformer.wpe.weight.requires_grad_(requires_grad=False)
