@@ -21,7 +21,9 @@ MAY_IMPORT = {
 TOP = {"crosstok", "crosstok.__main__", "crosstok.api"}
 """The public API and the command: files of the package ``crosstok`` that stand above all packages."""
 ROOMS = {
-    "harness": ("cli", "jobs", "lm_eval", "measure", "plan", "openai", "generation", "likelihood", "runtime"),
+    "harness": (
+        "cli", "inspection", "jobs", "lm_eval", "measure", "plan", "openai", "generation", "likelihood", "runtime",
+    ),
     "results": ("web", "gate", "exchange", "tables", "compare", "store"),
     "distill": (
         "recipes", "training", "expansion", "embeddings", "losses", "readings", "models", "sources", "tokenizers",

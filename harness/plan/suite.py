@@ -191,11 +191,13 @@ def check_suite(content: Any, origin: str) -> Suite:
         order_of_models(suite)
         if suite.agreement_with is not None and suite.agreement_with not in suite.models:
             raise unknown_name("model in `agreement_with`:", suite.agreement_with, suite.models)
-        for name, spec in suite.models.items():
+    for name, spec in suite.models.items():
+        with _located(f"{origin}: models.{name}"):
             if spec.source is not None:
                 ModelSource.parse(spec.source)
             if spec.recipe is not None:
-                read_recipe(*spec.recipe, name)
+                kind, options = spec.recipe
+                read_recipe(kind, options, kind)
     for task in suite.tasks:
         with _located(f"{origin}: tasks.{task.name}"):
             check_options(task.kind, task.options)

@@ -124,11 +124,17 @@ def test_a_model_may_be_made_by_every_recipe() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("{transfer: {from: base, tokenizr: bytes}}", "Unknown option of student 'tokenizr'. Did you mean 'tokenizer'"),
-        ("{transfer: {from: base, tokenizer: bytes, steps: many}}", "student: steps: input should be a valid integer"),
+        (
+            "{transfer: {from: base, tokenizr: bytes}}",
+            "models.student: Unknown option of transfer 'tokenizr'. Did you mean 'tokenizer'",
+        ),
+        (
+            "{transfer: {from: base, tokenizer: bytes, steps: many}}",
+            "models.student: transfer: steps: input should be a valid integer",
+        ),
         ("{transfer: {from: base, tokenizer: bytes, loss: [alms]}}", "Unknown loss 'alms'. Did you mean 'alm'"),
         ("{transfer: {from: base, tokenizer: bytes, init: fvtt}}", "Unknown initialiser 'fvtt'. Did you mean 'fvt'"),
-        ("{transfer: {from: base}}", "student: tokenizer: field required"),
+        ("{transfer: {from: base}}", "models.student: transfer: tokenizer: field required"),
         ("{expand: {from: base, tokens: 'bpe:stdlib:5'}}", "write train_bpe:CORPUS:SIZE"),
         ("{distil: {from: base}}", "distil needs `teacher`"),
     ],
