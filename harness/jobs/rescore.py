@@ -1,13 +1,13 @@
-"""Judging the answers of a run again, without asking any model.
+"""Rescoring: judgement of the stored answers of a run, without a model.
 
-Answers are expensive and verdicts are cheap. A rule that was corrected, another limit of time, another sandbox or a
-repaired machine are reasons to judge what is stored; none of them is a reason to generate it again. So a run is planned
-anew from its suite in the store, with its models as the store knows them: neither weights nor servers are needed.
+Generation is expensive and judgement is cheap. After a corrected rule, with another time limit or sandbox, or on a
+repaired machine, the stored answers can be judged again. The run is planned from its suite in the store, with the
+stored identities of its models, so neither weights nor servers are needed.
 
-Where nothing that decides a number has changed, the cell is the same one and its verdicts are replaced, one by one.
-Where something has (a task's version, a limit, what this host can judge), the cell is another one: it takes over those
-answers that were given to exactly the questions it asks (their ``asked`` hashes agree), and the old cell stays as it
-is. Questions without such an answer leave it partial, and ``crosstok run`` asks them.
+If nothing that decides a number has changed, a cell stays the same and its verdicts are replaced. Otherwise (a task's
+version, a limit, what this host can judge) there is a new cell. It takes over the answers to exactly its own requests
+(equal ``asked`` hashes), and the old cell stays as it is. A cell with requests that have no such answer is partial;
+``crosstok run`` generates the missing answers.
 """
 
 from collections import Counter
@@ -47,24 +47,24 @@ SECONDS_PER_VERDICT = 0.1
 
 @dataclass
 class Rescored:
-    """What judging again did to one cell."""
+    """Result of rescoring one cell."""
 
     model: str
     task: str
     status: Progress
     judged: int = 0
-    """Answers that were judged."""
+    """Number of answers judged."""
     missing: int = 0
-    """Questions that no stored answer answers."""
+    """Number of requests without a stored answer."""
     changed: dict[str, str] = field(default_factory=dict)
-    """Answers that are judged otherwise than before, by name: what they were and what they are."""
+    """Answers whose judgement changed, by name: the old and the new one."""
     why: str = ""
-    """Why a cell was not judged again."""
+    """Reason why a cell was not rescored, or is partial."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What judging a run again left behind."""
+    """Result of rescoring a run."""
 
     run_id: str
     status: Progress
@@ -82,10 +82,13 @@ def rescore(
     workers: int | None = None,
     data: Path | None = None,
 ) -> Outcome:
-    """Judge the answers of a run (``None``: the last one) again; only those of ``tasks`` where some are named.
+    """Rescore a run (``None``: the last one), or only its ``tasks`` if some are named.
 
-    ``timeout`` (CPU seconds of each program), ``backend`` and ``workers`` replace what the suite says of its sandbox.
-    Raises ``UserError`` for an unknown run or task, missing data, and a benchmark none of whose solutions pass here.
+    ``timeout`` (CPU seconds of each program), ``backend`` and ``workers`` replace the sandbox settings of the suite.
+
+    Raises:
+        UserError: The run or a task is unknown, data is missing, or no reference solution of a benchmark passes here.
+
     """
     run = store.run(run_id)
     suite = _with_sandbox(suite_of(run), timeout, backend, workers)
@@ -111,7 +114,7 @@ def _with_sandbox(suite: Suite, timeout: float | None, backend: str | None, work
 
 
 def _plan_like(store: Store, run: Run, suite: Suite, data: Path | None) -> Plan:
-    """Return the plan of ``suite`` with the models that the store has of ``run``."""
+    """Return the plan of ``suite`` with the stored models of ``run``."""
     tasks = [build_task(spec.kind, spec.options, name=spec.name, data=data) for spec in suite.tasks]
     stored = {found.model: found.cell for found in store.cells(run.id)}
     names = store.model_names(run.id)
@@ -148,7 +151,7 @@ class _Rescorer:
         self._before = {(found.model, found.task): found.cell for found in store.cells(run.id)}
 
     def rescore(self, only: set[str]) -> Outcome:
-        """Judge every cell of the plan whose task is wanted."""
+        """Rescore every cell of the plan, or only those of the tasks ``only``."""
         plan, store = self._plan, self._store
         store.begin_run(run_record(plan))
         for task in plan.tasks:
@@ -177,7 +180,7 @@ class _Rescorer:
         why = _why_not(cell.task, only)
         if why:
             if stored.status is not Progress.COMPLETE:
-                store.end_cell(cell.fingerprint, Progress.PARTIAL, error=f"not judged again: {why}")
+                store.end_cell(cell.fingerprint, Progress.PARTIAL, error=f"not rescored: {why}")
                 return Rescored(cell.model.name, cell.task.name, Progress.PARTIAL, why=why)
             return Rescored(cell.model.name, cell.task.name, Progress.COMPLETE, why=why)
         old = store.cell(before.fingerprint) if before else None
@@ -192,7 +195,7 @@ class _Rescorer:
             missing = sum(len(one.indices) for one in self._missing(cell))
             problems = []
             if missing:
-                problems.append(f"{missing} questions have no stored answer")
+                problems.append(f"{missing} requests have no stored answer")
             if undecided:
                 problems.append(f"the sandbox failed on {undecided} programs")
             status, problem = (Progress.PARTIAL if problems else Progress.COMPLETE), "; ".join(problems)
@@ -207,7 +210,7 @@ class _Rescorer:
         return pending_requests(cell_requests(cell), self._store.done_samples(cell.fingerprint))
 
     def _take_over(self, cell: PlannedCell, old: Cell) -> None:
-        """Copy those answers of ``old`` that answer what ``cell`` asks and has no answer to."""
+        """Copy the answers of ``old`` to requests of ``cell`` that have no stored answer."""
         wanted = asked_of(self._missing(cell))
         self._store.add_samples(
             sample.model_copy(update={"cell": cell.fingerprint})
@@ -216,7 +219,7 @@ class _Rescorer:
         )
 
     def _judge_again(self, cell: PlannedCell, advance: Advance) -> tuple[int, int]:
-        """Judge every answer of ``cell``; return how many, and how many the sandbox could not judge."""
+        """Judge every answer of ``cell``; return the number judged, and the number that the sandbox could not judge."""
         store = self._store
         store.add_samples(excluded_samples(cell))
         judging = judging_of(cell, cell_requests(cell), self._judge, store, again=True)
@@ -232,7 +235,7 @@ class _Rescorer:
 
 
 def _judgements(store: Store, cell: Cell) -> Mapping[str, Any]:
-    """Return what was said of every answer: the verdict's status, or the values of its scores."""
+    """Return the judgement of every answer: the status of its verdict, or the values of its scores."""
     verdicts = store.verdicts(cell.fingerprint)
     if verdicts:
         return {f"{one.document} #{one.index}": one.status for one in verdicts}
@@ -244,21 +247,21 @@ def _judgements(store: Store, cell: Cell) -> Mapping[str, Any]:
 
 def _why_not(task: Task, only: set[str]) -> str:
     if only and task.name not in only:
-        return "not asked for"
-    return "only its model can measure it" if needs_likelihood(task) else ""
+        return "not selected"
+    return "likelihoods need the model" if needs_likelihood(task) else ""
 
 
 def lines(outcome: Outcome, shown: int = 5) -> list[str]:
-    """Return what people are told: one line per cell, with the first changed verdicts."""
+    """Return a summary: one line per cell, with the first changed answers."""
     found = []
     for cell in outcome.cells:
         title = f"{cell.model} on {cell.task}"
         if not cell.judged and cell.why:
-            found.append(f"{title}: not judged again, {cell.why}")
+            found.append(f"{title}: not rescored, {cell.why}")
             continue
         kinds = Counter(cell.changed.values())
         what = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(shown))
         names = ", ".join(sorted(cell.changed)[:shown]) + (", ..." if len(cell.changed) > shown else "")
         changed = f"{len(cell.changed)} changed ({what}): {names}" if cell.changed else "none changed"
-        found.append(f"{title}: {cell.judged} judged again, {changed}" + (f"; {cell.why}" if cell.why else ""))
+        found.append(f"{title}: {cell.judged} rescored, {changed}" + (f"; {cell.why}" if cell.why else ""))
     return found

@@ -109,7 +109,7 @@ def test_likelihoods_stay_as_they_are(suite: dict[str, Any], tmp_path: Path) -> 
     outcome = again(store)
     assert store.scores(text.cell.fingerprint) == before
     assert outcome.status is Progress.COMPLETE
-    assert any("only its model can measure it" in line for line in lines(outcome))
+    assert any("likelihoods need the model" in line for line in lines(outcome))
 
 
 def test_another_limit_takes_the_answers_into_a_new_run_and_leaves_the_old_one(
@@ -151,7 +151,7 @@ def test_answers_to_other_questions_are_not_taken_over(
     outcome = again(store)
     assert outcome.status is Progress.PARTIAL
     (line,) = (line for line in lines(outcome) if "programs" in line)
-    assert "2 questions have no stored answer" in line
+    assert "2 requests have no stored answer" in line
 
 
 def test_a_corrected_rule_judges_the_same_answers(
@@ -174,8 +174,8 @@ def test_the_command_judges_one_task_and_says_what_changed(suite: dict[str, Any]
         answer(store, cell_of(store, run, "programs"), "one", RIGHT)
     found = CliRunner().invoke(app, ["rescore", run, "-t", "programs", "--store", str(place)], catch_exceptions=False)
     assert found.exit_code == 0, found.output
-    assert "base on programs: 2 judged again, 1 changed (1 x error -> passed): one #0" in found.output
-    assert "base on answers: not judged again, not asked for" in found.output
+    assert "base on programs: 2 rescored, 1 changed (1 x error -> passed): one #0" in found.output
+    assert "base on answers: not rescored, not selected" in found.output
 
 
 def test_an_unknown_task_is_one_line_with_the_closest_name(suite: dict[str, Any], tmp_path: Path) -> None:
