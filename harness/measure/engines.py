@@ -1,8 +1,7 @@
-"""A model that is ready to be measured: what is recorded of it, and who answers for it.
+"""Engines: a loaded or served model that answers requests.
 
-Either a model in this process, which answers prompts and scores texts, or one behind a server, which answers prompts
-alone: the servers' interfaces give no likelihoods of text that was not generated, so a plan that asks a served model
-for one is refused (:mod:`crosstok.harness.plan.answerable`).
+A model in this process generates answers and scores text. A served model only generates: the API of the servers has no
+likelihood of given text, so a plan refuses tasks that need it (:mod:`crosstok.harness.plan.answerable`).
 """
 
 from functools import cached_property
@@ -21,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """A model that is ready to be asked."""
+    """A model that answers requests."""
 
     facts: AnswerFacts
-    """What a tokenizer does to its answers."""
+    """Facts about tokenization to store with each answer."""
 
     @property
     def generator(self) -> AnswerSource:
-        """Answers prompts."""
+        """Generator of answers."""
         ...
 
     @property
     def scorer(self) -> Scorer:
-        """Scores texts. Raises :class:`UserError` where nobody can."""
+        """Scorer of likelihoods. Raises :class:`UserError` if the model cannot score text."""
         ...
 
 
@@ -57,23 +56,23 @@ class LocalEngine:
 
     @cached_property
     def generator(self) -> AnswerSource:
-        """The engine of ``crosstok.harness.generation.generator``."""
+        """Generator of answers."""
         return Generator(self.checkpoint, max_batch_rows=self._rows, heal=self._heal)
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The engine of likelihoods. Raises :class:`UserError` for a union of top-k tokens."""
+        """Scorer of likelihoods. Raises :class:`UserError` for an ensemble over the union of top-k tokens."""
         if getattr(self.checkpoint.model.config, "tokens", None) == "union":
             raise UserError(
-                f"{self.checkpoint.source} gives no probability to tokens that no member puts up, so texts have no "
+                f"{self.checkpoint.source} gives no probability to tokens outside its members' top-k, so text has no "
                 "likelihood under it.",
-                hint="Ask it for answers alone, or combine its members with tokens: mined.",
+                hint="Use it for generation only, or combine its members with tokens: mined.",
             )
         return Scorer(self.checkpoint, max_batch_tokens=self._tokens)
 
 
 class ServedEngine:
-    """A model behind a server; ``rows`` answers are asked for at a time."""
+    """A served model; ``rows`` requests run in parallel."""
 
     def __init__(self, served: ServedModel, *, rows: int = 32) -> None:
         self.served = served
@@ -82,10 +81,10 @@ class ServedEngine:
 
     @cached_property
     def generator(self) -> AnswerSource:
-        """The client of ``crosstok.harness.openai.generator``."""
+        """Client of the server."""
         return ServerGenerator(self.served.source, parallel=self._rows)
 
     @property
     def scorer(self) -> Scorer:
-        """Raise: no server scores text."""
-        raise UserError(f"{self.served.source} answers prompts and scores no text.")
+        """Raise :class:`UserError`: servers do not score text."""
+        raise UserError(f"{self.served.source} is a served model, which cannot score text.")
