@@ -74,5 +74,5 @@ def test_a_saved_union_scores_no_text_and_says_why(tiny_folder: Path, tmp_path: 
         if tokens == "mined":
             assert engine.scorer is not None
         else:
-            with pytest.raises(UserError, match="texts have no likelihood under it"):
+            with pytest.raises(UserError, match="text has no likelihood under it"):
                 _ = engine.scorer
