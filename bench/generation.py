@@ -144,14 +144,14 @@ def humaneval(problems: int) -> list[Generate]:
 
 def lm_eval_model(checkpoint: Checkpoint, rows: int) -> Any:
     """Return lm-eval's model around the weights that are loaded already."""
-    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415  (`stops` and `agree` run without it)
+    from lm_eval.models.huggingface import HFLM  # `stops` and `agree` run without it
 
     return HFLM(pretrained=checkpoint.model, tokenizer=checkpoint.tokenizer, batch_size=rows)
 
 
 def by_lm_eval(model: Any, prompts: Sequence[Generate], cap: int, options: dict[str, Any]) -> tuple[int, int]:
     """Return the useful bytes of all answers, and the rows summed over the steps that were run."""
-    from lm_eval.api.instance import Instance  # noqa: PLC0415  (as above)
+    from lm_eval.api.instance import Instance
 
     row_steps = 0
 
@@ -172,7 +172,7 @@ def by_lm_eval(model: Any, prompts: Sequence[Generate], cap: int, options: dict[
 
 def stops(chosen: argparse.Namespace) -> dict[str, Any]:
     """Time one step of matching for all rows."""
-    from transformers import StopStringCriteria  # noqa: PLC0415  (as above)
+    from transformers import StopStringCriteria
 
     checkpoint = checkpoints.load(chosen.model)
     text = "".join(prompt.prompt for prompt in humaneval(164))

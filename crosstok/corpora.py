@@ -213,7 +213,7 @@ def _from_hub(place: str, split: Split) -> _Found:
     owner, name, *config = identity.split("/", 2) if "/" in identity else (identity, "")
     if not (owner and name):
         raise UserError(f"'hub:{place}' is not a dataset of the hub.", hint="Write hub:owner/name.")
-    import datasets  # noqa: PLC0415  (heavy, and only this source needs it)
+    import datasets  # heavy, and only this source needs it
 
     try:
         parts = datasets.load_dataset(f"{owner}/{name}", config[0] if config else None, revision=revision or None)

@@ -26,13 +26,13 @@ class UserError(CrosstokError):
     """An error that the user can fix: ``message`` says what and where, ``hint`` how."""
 
 
-class RunIncomplete(CrosstokError):  # noqa: N818  (a state of the run rather than a fault; named so in the design)
+class RunIncomplete(CrosstokError):
     """The run ended before every cell was measured; starting it again resumes it."""
 
     exit_code = 3
 
 
-class RegressionFound(CrosstokError):  # noqa: N818  (an outcome of the gate)
+class RegressionFound(CrosstokError):
     """A rule of the regression gate failed."""
 
     exit_code = 1

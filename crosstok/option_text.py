@@ -14,7 +14,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 
     Raises UserError where there is no ``=``, and for a value that is no YAML.
     """
-    import yaml  # noqa: PLC0415  (only where options are given)
+    import yaml  # only where options are given
 
     key, sign, value = text.partition("=")
     if not sign:

@@ -104,7 +104,7 @@ def examples_page() -> str:
 
 def functions_page() -> str:
     """Return the reference of the public API, from its docstrings."""
-    import crosstok  # noqa: PLC0415  (the site may be configured without it)
+    import crosstok  # the site may be configured without it
 
     lines = [
         "# Functions and records",
@@ -131,7 +131,7 @@ def contracts_page() -> str:
 
 def methods_page(kind: str, title: str, about: str) -> str:
     """Return every built-in method of a kind: what it is, its options, its definition and source."""
-    from crosstok.distill.method_reference import method_references  # noqa: PLC0415
+    from crosstok.distill.method_reference import method_references
 
     lines = [f"# {title}", "", f"{about} `crosstok methods ls` also lists those of installed plug-ins.", ""]
     for one in method_references():
@@ -144,8 +144,8 @@ def methods_page(kind: str, title: str, about: str) -> str:
 
 def tasks_page() -> str:
     """Return every task with its options; tasks that have the same options stand together."""
-    from crosstok.tasks.collections import COLLECTIONS  # noqa: PLC0415
-    from crosstok.tasks.registry import LM_EVAL_NAME, options_type, task_names  # noqa: PLC0415
+    from crosstok.tasks.collections import COLLECTIONS
+    from crosstok.tasks.registry import LM_EVAL_NAME, options_type, task_names
 
     together: dict[type[BaseModel], list[str]] = {}
     known = task_names()
@@ -170,7 +170,7 @@ def tasks_page() -> str:
 
 def suites_page() -> str:
     """Return every key of a suite."""
-    from crosstok.harness.plan.suite import EnsembleSpec, ModelSpec, SandboxSpec, Suite, TaskSpec  # noqa: PLC0415
+    from crosstok.harness.plan.suite import EnsembleSpec, ModelSpec, SandboxSpec, Suite, TaskSpec
 
     about = "A suite is one YAML file. `crosstok suite schema` prints its JSON Schema, for editors."
     lines = ["# Suite keys", "", about, ""]
@@ -197,10 +197,10 @@ def commands_page() -> str:
 
 def helps() -> Iterator[tuple[str, str]]:
     """Yield the words of each command and its help."""
-    from typer.main import get_command  # noqa: PLC0415
-    from typer.testing import CliRunner  # noqa: PLC0415
+    from typer.main import get_command
+    from typer.testing import CliRunner
 
-    from crosstok.harness.cli.app import app  # noqa: PLC0415
+    from crosstok.harness.cli.app import app
 
     def visit(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield words
@@ -215,7 +215,7 @@ def helps() -> Iterator[tuple[str, str]]:
 
 def options(record: type[BaseModel]) -> list[str]:
     """Return the fields of a record as a table."""
-    from crosstok.distill.method_reference import option_references  # noqa: PLC0415
+    from crosstok.distill.method_reference import option_references
 
     return options_table(option_references(record))
 

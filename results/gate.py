@@ -95,7 +95,7 @@ def read_rules(path: Path) -> list[Rule]:
         UserError: the file cannot be read or has other content.
 
     """
-    import yaml  # noqa: PLC0415  (most gates have no such file)
+    import yaml  # most gates have no such file
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

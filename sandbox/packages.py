@@ -57,7 +57,7 @@ def _owners() -> Mapping[str, list[str]]:
 
 
 def _required(one: Distribution, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
-    from packaging.requirements import Requirement  # noqa: PLC0415  (only programs with packages need it)
+    from packaging.requirements import Requirement  # only programs with packages need it
 
     for text in one.requires or ():
         need = Requirement(text)

@@ -149,11 +149,11 @@ class DeclaredAnswers(Declared, AnswerTask):
 
     metrics = (Metric("accuracy", "fraction", higher_is_better=True),)
 
-    def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:  # noqa: ARG002
+    def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:
         """Return 1 if the answer equals the correct one (after stripping), contains it, or equals it mathematically."""
         expected = self.filled(self.declaration.answer, document).strip()
         if self.declaration.metric == "math":
-            from crosstok.tasks.math.equivalence import same_answer  # noqa: PLC0415  (computer algebra, for this metric only)
+            from crosstok.tasks.math.equivalence import same_answer  # computer algebra, for this metric only
 
             right = same_answer(expected, answer.text)
         elif self.declaration.metric == "contains":
@@ -170,7 +170,7 @@ class DeclaredPrograms(Declared, CodeTask):
 
     def program(self, document: Document, answer: Generated, style: PromptStyle) -> Program:
         """Return prompt and answer joined if ``joined`` is set, otherwise the code in the answer."""
-        from crosstok.tasks.code.answers import complete_code, fenced_code  # noqa: PLC0415  (for this metric only)
+        from crosstok.tasks.code.answers import complete_code, fenced_code  # for this metric only
 
         joined = self.declaration.joined and style == "raw"
         opening = self.filled(self.declaration.prompt, document) if joined else ""

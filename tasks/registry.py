@@ -84,7 +84,7 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
     Raises ``UserError`` for an unknown task (with the closest name) and for options that the task does not have.
     """
     if kind.startswith(YAML):
-        from crosstok.tasks.declared import declared_task  # noqa: PLC0415  (for such tasks only)
+        from crosstok.tasks.declared import declared_task  # for such tasks only
 
         return declared_task(kind, options, name or kind, data)
     task_type = _task_type(LM_EVAL if borrowed(kind) else kind)

@@ -238,7 +238,7 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no score_answers")
 
-    def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:  # noqa: ARG002  (most sets have no training part)
+    def unseen(self, trained: Iterable[str]) -> Mapping[str, Any]:
         """Return changes of the options for a plan whose models were trained on the texts named ``trained``.
 
         A benchmark with training problems of its own leaves those out, for all models alike.
@@ -337,11 +337,11 @@ class CodeTask(Task):
     def reference(self, document: Document) -> Program:
         """Return the program made of the document's own solution, which must pass."""
 
-    def requires(self, document: Document) -> tuple[str, ...]:  # noqa: ARG002  (most need nothing)
+    def requires(self, document: Document) -> tuple[str, ...]:
         """Return the top-level names of third-party packages that the reference imports."""
         return ()
 
-    def wrong(self, document: Document) -> Program | None:  # noqa: ARG002  (few sets publish one)
+    def wrong(self, document: Document) -> Program | None:
         """Return a program that the benchmark publishes as wrong, which must fail; None if it publishes none."""
         return None
 

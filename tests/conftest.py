@@ -110,6 +110,6 @@ def spm_tokenizer() -> "PreTrainedTokenizerFast":
 @pytest.fixture
 def make_tiny_model() -> "Callable[..., PreTrainedModel]":
     """Return the builder ``tiny_model(tokenizer, shape, tied=…, width=…, rows=…, seed=…)``."""
-    from tiny_models import tiny_model  # noqa: PLC0415  (torch is loaded only by the tests that need a model)
+    from tiny_models import tiny_model  # torch is loaded only by the tests that need a model
 
     return tiny_model

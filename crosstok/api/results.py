@@ -35,7 +35,7 @@ def table(run: str | None = None, *, store: StoreLike = None) -> "pd.DataFrame":
         UserError: there is no such store or run.
 
     """
-    from crosstok.results.tables.frame import comparison_frame  # noqa: PLC0415  (imports scipy)
+    from crosstok.results.tables.frame import comparison_frame  # imports scipy
 
     with opened(store, read_only=True) as results:
         return comparison_frame(results, run)
@@ -67,7 +67,7 @@ def compare(
         UserError: there is no such store, run, model or metric, or no model to compare.
 
     """
-    from crosstok.results.compare.contrast import contrast, side  # noqa: PLC0415  (imports scipy)
+    from crosstok.results.compare.contrast import contrast, side  # imports scipy
 
     if not models:
         raise UserError("A comparison needs a baseline and at least one other model.", hint='compare("base", "alm")')
@@ -80,7 +80,7 @@ def compare(
 
 def scores_of(store: Store, run: str) -> tuple[TaskScore, ...]:
     """Return every metric of every model on every task of a run."""
-    from crosstok.results.compare.answers import Headline, answers_of  # noqa: PLC0415  (imports scipy)
+    from crosstok.results.compare.answers import Headline, answers_of  # imports scipy
 
     tasks, documents, names = store.tasks(run), store.document_scores(run), store.model_names(run)
     found = []

@@ -96,8 +96,8 @@ def evaluate(
         source = os.fspath(model)
         suite = _suite_of_one(source, name or ModelSource.parse(source).name, tasks, prompt, settings)
         return _run(suite, store, data, progress, check=check)
-    from crosstok.distill.models.checkpoints import Checkpoint  # noqa: PLC0415  (loads torch)
-    from crosstok.distill.models.in_memory import (  # noqa: PLC0415
+    from crosstok.distill.models.checkpoints import Checkpoint  # loads torch
+    from crosstok.distill.models.in_memory import (
         checkpoint_in_memory,
         dtype_name,
         measured_in_place,
@@ -126,7 +126,7 @@ def _run(
     checkpoint: "Checkpoint | None" = None,
     guard: Any = None,
 ) -> RunResult:
-    from crosstok.harness.jobs.run import run_suite  # noqa: PLC0415  (loads torch)
+    from crosstok.harness.jobs.run import run_suite  # loads torch
 
     folder = data_folder(None if data is None else Path(data))
     in_memory = {checkpoint.source: checkpoint} if checkpoint else None

@@ -144,7 +144,7 @@ def ensemble(
         UserError: fewer than two members, weights that do not fit, or members whose vocabularies do not fit.
 
     """
-    from crosstok.distill.ensemble import save_ensemble  # noqa: PLC0415  (loads torch)
+    from crosstok.distill.ensemble import save_ensemble  # loads torch
 
     sources = [os.fspath(member) for member in members]
     folder = save_ensemble(Path(out), sources, combine=combine, weights=weights, tokens=tokens, top_k=top_k)
@@ -167,7 +167,7 @@ def load(source: Source, *, dtype: str = "float32", device: str = "cpu", accept_
         UserError: the source cannot be fetched, its weights are incomplete, or tokenizer and matrix do not fit.
 
     """
-    from crosstok.distill.models import checkpoints  # noqa: PLC0415  (loads torch)
+    from crosstok.distill.models import checkpoints  # loads torch
 
     return checkpoints.load(os.fspath(source), dtype=dtype, device=device, accept_licence=accept_licence)
 
@@ -206,7 +206,7 @@ def _make(
     device: str,
     progress: ProgressCallback | None,
 ) -> Student:
-    from crosstok.harness.jobs.make_student import make_from_options  # noqa: PLC0415  (loads torch)
+    from crosstok.harness.jobs.make_student import make_from_options  # loads torch
 
     folder = make_from_options(
         recipe,
@@ -220,7 +220,7 @@ def _make(
 
 
 def _student(folder: Path) -> Student:
-    from crosstok.distill.models import checkpoints  # noqa: PLC0415  (loads torch)
+    from crosstok.distill.models import checkpoints  # loads torch
 
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     return Student(folder, checkpoints.identify(folder), provenance)

@@ -71,9 +71,9 @@ class Initialiser(Method, ABC):
     def refine(
         self,
         rows: "Rows",
-        source_model: SourceModel,  # noqa: ARG002  (used by initialisers that read text)
-        source: TokenBytes,  # noqa: ARG002
-        target: TokenBytes,  # noqa: ARG002
+        source_model: SourceModel,
+        source: TokenBytes,
+        target: TokenBytes,
     ) -> "Rows":
         """Return improved ``rows``; called only if :attr:`text_source` is set."""
         return rows

@@ -154,7 +154,7 @@ class OwnTokensEnsemble(EnsembleForCausalLM):  # type: ignore[no-untyped-call]  
         self,
         input_ids: Tensor,
         attention_mask: Tensor | Sequence[Any] | None = None,
-        position_ids: Tensor | None = None,  # noqa: ARG002  (each member has its own positions)
+        position_ids: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,

@@ -55,7 +55,7 @@ class BPM(Loss):
         """Build the map of tokens, in O(bytes of the teacher's vocabulary)."""
         self._classes = prefix_map(student, teacher)
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of scored chunks."""
         return float(batch.scored.sum())
 

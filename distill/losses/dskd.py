@@ -81,7 +81,7 @@ class DSKD(DistributionLoss):
             }
         )
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of predicted student tokens."""
         return float(batch.student.predicted.sum())
 

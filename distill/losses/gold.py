@@ -66,7 +66,7 @@ class GOLD(Loss):
         self._shared = shared_ids(student, teacher)
         self._share = len(self._shared[0]) / teacher.valid_rows
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of scored chunks."""
         return float(batch.scored.sum())
 

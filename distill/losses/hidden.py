@@ -88,7 +88,7 @@ class Hidden(Loss):
             )
         return self.layers
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of scored chunks."""
         return float(batch.scored.sum())
 

@@ -71,7 +71,7 @@ class KD(DistributionLoss):
                 hint="Use a loss across tokenizers: strict, alm, bpm, gold, mined, uld or dskd.",
             )
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of tokens compared."""
         return float(len(one_to_one(batch)))
 

@@ -16,7 +16,7 @@ class SFT(Loss):
 
     name: ClassVar[str] = "sft"
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of student tokens that are predicted and counted."""
         return float(batch.student.predicted.sum())
 

@@ -52,7 +52,7 @@ class Strict(DistributionLoss):
         if len(self._shared[0]) < 2:
             raise UserError("The loss strict needs shared tokens, but these vocabularies have fewer than two.")
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of positions compared."""
         return float(len(one_to_one(batch)))
 

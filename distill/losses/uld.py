@@ -45,7 +45,7 @@ class ULD(Loss):
     def _places(self, batch: AlignedBatch) -> Places:
         return starts(batch) if self.pairing == "chunks" else by_index(batch)
 
-    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:  # noqa: ARG002  (the protocol of all losses)
+    def count(self, batch: AlignedBatch, teacher: Outputs) -> float:
         """Return the number of positions compared."""
         return float(len(self._places(batch)))
 

@@ -66,7 +66,7 @@ class Fixed(Balance):
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = list(weights)
 
-    def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:  # noqa: ARG002  (protocol)
+    def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:
         """Return the constant weights."""
         return list(self._weights)
 
@@ -74,7 +74,7 @@ class Fixed(Balance):
 class GradMag(Balance):
     """Weights inversely proportional to the gradient norms, summing to 1."""
 
-    def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:  # noqa: ARG002  (protocol)
+    def weights(self, norms: Sequence[float], losses: Sequence[float]) -> list[float]:
         """Return the weights; all are 0 if no loss has a gradient."""
         inverse = [1 / norm if norm > 0 else 0.0 for norm in norms]
         total = sum(inverse)

@@ -39,7 +39,7 @@ def plot_log(log: Path, picture: Path, title: str) -> None:
     """Plot every loss, one panel each, and the learning rate against the bytes read; save the figure to ``picture``."""
     lines = read_log(log)
     names = list(lines[0]["loss"]) if lines else []
-    from matplotlib.figure import Figure  # noqa: PLC0415  (slow to load, and most commands never draw)
+    from matplotlib.figure import Figure  # slow to load, and most commands never draw
 
     figure = Figure(figsize=(7.2, 1.2 + 2.2 * (len(names) + 1)), layout="constrained")
     panels = figure.subplots(len(names) + 1, 1, sharex=True, squeeze=False)[:, 0]

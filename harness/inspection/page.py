@@ -156,7 +156,7 @@ def _drawings(tokens: list[NewToken], matrix: Matrix) -> Iterator[Drawing]:
 
 
 def _drawing(svg: str, label: str) -> Drawing:
-    from markupsafe import Markup  # noqa: PLC0415  (as jinja2)
+    from markupsafe import Markup
 
     return Drawing(label, Markup(svg))  # noqa: S704  (matplotlib escapes the text in it)
 

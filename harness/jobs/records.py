@@ -59,7 +59,7 @@ def served_record(model: PlannedModel, served: "ServedModel") -> records.Model:
 
 def model_record(plan: Plan, name: str, checkpoint: "Checkpoint", build_s: float) -> records.Model:
     """Return the record of a loaded model; ``build_s`` is the time in seconds that making it took."""
-    from crosstok.harness.runtime.flops import compute_of  # noqa: PLC0415  (loads transformers)
+    from crosstok.harness.runtime.flops import compute_of  # loads transformers
 
     model = plan.models[name]
     return records.Model(

@@ -49,8 +49,8 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         batch_rows: int = 32,
         window_bytes: int = 2048,
         stride_bytes: int = 1024,
-        batch_size: object = None,  # noqa: ARG002  (lm-eval always passes both)
-        max_batch_size: object = None,  # noqa: ARG002
+        batch_size: object = None,
+        max_batch_size: object = None,
         **unknown: object,
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class CrosstokLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         """Return the key of the tokenizer in lm-eval's request caches."""
         return self.checkpoint.tokenbytes.fingerprint
 
-    def chat_template(self, chat_template: bool | str = False) -> str:  # noqa: ARG002  (one template per model here)
+    def chat_template(self, chat_template: bool | str = False) -> str:
         """Return the model's chat template."""
         return str(self.checkpoint.tokenizer.chat_template or "")
 

@@ -105,11 +105,11 @@ class TransientError(Exception):
         self.wait_s = wait_s
 
 
-class ContextExceeded(Exception):  # noqa: N818  (an outcome)
+class ContextExceeded(Exception):
     """The prompt, or prompt and token budget together, exceed the server's context."""
 
 
-class Cancelled(Exception):  # noqa: N818  (an outcome)
+class Cancelled(Exception):
     """The answer is no longer needed."""
 
 

@@ -32,7 +32,7 @@ class Finding:
 
 def record() -> dict[str, Any]:
     """Return the versions and hardware that are stored with a run. Loads torch."""
-    import torch  # noqa: PLC0415  (importing this module stays cheap)
+    import torch  # importing this module stays cheap
 
     return {
         "crosstok": __version__,
@@ -78,7 +78,7 @@ def _memory() -> Finding:
 
 
 def _accelerator() -> Finding:
-    import torch  # noqa: PLC0415  (importing this module stays cheap)
+    import torch  # importing this module stays cheap
 
     if torch.cuda.is_available():
         return Finding("accelerator", ok=True, fact=f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
@@ -107,7 +107,7 @@ def _data(chosen: Path | None) -> Finding:
 
 
 def _sandboxes() -> list[Finding]:
-    from crosstok import sandbox  # noqa: PLC0415  (only ``doctor`` probes the backends)
+    from crosstok import sandbox  # only ``doctor`` probes the backends
 
     return [
         Finding(
@@ -121,8 +121,8 @@ def _sandboxes() -> list[Finding]:
 
 
 def _reach(subject: str, address: str) -> Finding:
-    import urllib.error  # noqa: PLC0415  (only on request)
-    import urllib.request  # noqa: PLC0415
+    import urllib.error  # only on request
+    import urllib.request
 
     try:
         with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  (two fixed https addresses)

@@ -70,7 +70,7 @@ class Database:
                 hint="Upgrade crosstok.",
             )
         if version < SCHEMA_VERSION and not self.read_only:
-            from crosstok.results.store.migrations import migrate  # noqa: PLC0415  (alembic is loaded for old stores alone)
+            from crosstok.results.store.migrations import migrate  # alembic is loaded for old stores alone
 
             with self.write() as connection:
                 self._alone(connection)

@@ -26,8 +26,8 @@ def export_parquet(store: Store, folder: Path) -> list[Path]:
         UserError: the store has an older schema, or the folder is not empty or cannot be written.
 
     """
-    import pyarrow as pa  # noqa: PLC0415  (only needed here)
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     if store.database.version < SCHEMA_VERSION:
         raise UserError(
@@ -63,8 +63,8 @@ def import_parquet(store: Store, folder: Path) -> int:
         UserError: a file is missing, damaged, or of another schema version.
 
     """
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     count = 0
     with store.database.write() as connection:

@@ -23,7 +23,7 @@ def contrast_frame(contrasts: Sequence[Contrast]) -> "pd.DataFrame":
     Columns: task, metric, unit, baseline, model, before, after, difference, low, high, p, n, detectable, method,
     effect, effect_low, effect_high, effect_is, outcome, incomplete and remark.
     """
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     rows = []
     for one in contrasts:

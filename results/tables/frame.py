@@ -55,7 +55,7 @@ def comparison_frame(store: Store, run: Run | str | None = None) -> "pd.DataFram
 
 def frame_of(store: Store, found: Comparison) -> "pd.DataFrame":
     """Return the frame of a comparison; see :func:`comparison_frame`."""
-    import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
+    import pandas as pd  # `--help` imports this module
 
     models = store.models(found.run.id)
     samples, verdicts = store.sample_facts(found.run.id), found.verdicts

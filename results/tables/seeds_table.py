@@ -22,7 +22,7 @@ def method_frame(rows: Sequence[MethodRow]) -> "pd.DataFrame":
     Columns: method, task, metric, unit, seeds, value, low, high, spread (standard deviation over seeds), n,
     difference, difference_low, difference_high, p, standing and problems.
     """
-    import pandas as pd  # noqa: PLC0415  (`--help` imports this module)
+    import pandas as pd  # `--help` imports this module
 
     return pd.DataFrame(
         {

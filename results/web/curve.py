@@ -42,9 +42,9 @@ def write_curve(curve: Curve, folder: Path) -> Path:
         UserError: the folder cannot be written.
 
     """
-    from markupsafe import Markup  # noqa: PLC0415  (only pages need it)
+    from markupsafe import Markup  # only pages need it
 
-    from crosstok.results.web import plots  # noqa: PLC0415  (loads matplotlib)
+    from crosstok.results.web import plots  # loads matplotlib
 
     tasks = list(dict.fromkeys(task for side in curve.checkpoints for task in side.cells))
     drawings = {}

@@ -287,7 +287,7 @@ class _Site:
 
 
 def _markup(drawings: dict[str, str]) -> list[tuple[str, Any]]:
-    from markupsafe import Markup  # noqa: PLC0415
+    from markupsafe import Markup
 
     # The plots are SVG from matplotlib, which escapes every name.
     return [(label, Markup(drawing)) for label, drawing in drawings.items() if drawing]  # noqa: S704

@@ -84,7 +84,7 @@ def write_page(store: Store, run: Run | str | None, path: Path) -> Path:
 
 def page(store: Store, run: Run) -> str:
     """Return the page of a run as HTML."""
-    from markupsafe import Markup  # noqa: PLC0415  (only pages need it)
+    from markupsafe import Markup  # only pages need it
 
     comparison = compare(store, run)
     frame = frame_of(store, comparison)
@@ -103,7 +103,7 @@ def page(store: Store, run: Run) -> str:
 
 
 def _plots(frame: "pd.DataFrame") -> Iterator[tuple[str, str]]:
-    from crosstok.results.web import plots  # noqa: PLC0415  (loads matplotlib)
+    from crosstok.results.web import plots  # loads matplotlib
 
     for task in frame["task"].unique():
         drawing = plots.intervals(frame[frame["task"] == task], visible(task))

@@ -39,8 +39,8 @@ _STYLE = {
 @contextmanager
 def page_figure() -> "Iterator[Figure]":
     """Yield an empty figure; the style applies until the context ends."""
-    import matplotlib as mpl  # noqa: PLC0415  (only pages draw)
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib as mpl  # only pages draw
+    from matplotlib.figure import Figure
 
     settings: dict[Any, Any] = dict(_STYLE)
     with mpl.rc_context(settings):

@@ -21,7 +21,7 @@ def render_template(path: Path, **content: Any) -> str:
 
 @functools.cache
 def _environment(folder: Path) -> "jinja2.Environment":
-    import jinja2  # noqa: PLC0415  (only pages need it)
+    import jinja2  # only pages need it
 
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True

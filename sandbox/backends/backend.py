@@ -23,8 +23,8 @@ FOLDER = Path(__file__).resolve().parent.parent
 
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",  # noqa: S108  (inside the sandbox: a tmpfs private to the program)
-    "TMPDIR": "/tmp",  # noqa: S108
+    "HOME": "/tmp",  # inside the sandbox: a tmpfs private to the program
+    "TMPDIR": "/tmp",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
     "PYTHONHASHSEED": "0",

@@ -82,11 +82,11 @@ def _command(accounts: dict[str, int], packages: list[str]) -> list[str]:
     command += _repeated("--remount-ro", root.masked)
     for link, target in root.links.items():
         command += ["--symlink", target, link]
-    command += ["--tmpfs", "/dev", "--symlink", "/tmp/.shm", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]  # noqa: S108
+    command += ["--tmpfs", "/dev", "--symlink", "/tmp/.shm", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]
     for device in jail.DEVICES:
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     # As in the namespaces backend: the kernel mounts a new /proc only while a complete one is visible.
-    command += ["--remount-ro", "/dev", "--bind", "/proc", "/proc", "--dir", "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108
+    command += ["--remount-ro", "/dev", "--bind", "/proc", "/proc", "--dir", "/tmp", "--symlink", "/tmp", "/var/tmp"]
     for path, number in accounts.items():
         command += ["--ro-bind-data", str(number), path]
     return [*command, "--remount-ro", "/", "--"]

@@ -70,7 +70,7 @@ class Docker(Backend):
 
     def start(self, slot: int, packages: Sequence[str]) -> Worker:
         """Start a container whose only process is a worker. Raises OSError if the engine refuses."""
-        import docker  # noqa: PLC0415  (slow, and needed by this backend only)
+        import docker  # slow, and needed by this backend only
 
         uid, wanted = FIRST_UID + slot % 1024, tuple(packages)
         with contextlib.ExitStack() as undo:
@@ -136,7 +136,7 @@ class ContainerWorker(Worker):
         """Set the container's memory limit if it differs from that of the previous program."""
         memory = total_memory(limits)
         if memory != self._memory:
-            import docker  # noqa: PLC0415  (loaded already)
+            import docker
 
             self._memory = memory
             try:
@@ -150,7 +150,7 @@ class ContainerWorker(Worker):
 
     def close(self) -> None:
         """Remove the container and wait until the engine has done so."""
-        import docker  # noqa: PLC0415  (loaded already)
+        import docker
 
         os.close(self.programs)
         self._attached.close()
@@ -177,7 +177,7 @@ def _unmasked(client: "DockerClient") -> list[str]:
 
 
 def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container":
-    from docker.types import Ulimit  # noqa: PLC0415  (loaded already)
+    from docker.types import Ulimit
 
     binds = [f"{FOLDER / 'worker'}:{FOLDER / 'worker'}:ro"]
     binds += [f"{path}:{visible_at(path)}:ro" for path in chosen.binds]
@@ -191,7 +191,7 @@ def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container
         pids_limit=Limits().processes + OWN_PROCESSES,
         ipc_mode="private",
         shm_size=1 << 20,
-        tmpfs={"/tmp": "size=1m,mode=1777"},  # noqa: S108  (every program mounts its own over it)
+        tmpfs={"/tmp": "size=1m,mode=1777"},  # every program mounts its own over it
         binds=binds,
         log_config=_no_log(),
         # Podman's defaults exceed what a host without CAP_SYS_RESOURCE may grant; the worker sets tighter limits.
@@ -218,13 +218,13 @@ def _create(client: "DockerClient", chosen: image.Image, uid: int) -> "Container
 
 
 def _remove(container: "Container") -> None:
-    import docker  # noqa: PLC0415  (loaded already)
+    import docker
 
     with contextlib.suppress(docker.errors.APIError):  # removal is in progress or done
         container.remove(force=True, v=True)
 
 
 def _no_log() -> Any:
-    from docker.types import LogConfig  # noqa: PLC0415  (loaded already)
+    from docker.types import LogConfig
 
     return LogConfig(type="none")

@@ -35,7 +35,7 @@ def connect(timeout: int = _TIMEOUT_S) -> "DockerClient":
     """Return a client of the first engine that answers; the caller must close it. Raises NoEngineError."""
     if importlib.util.find_spec("docker") is None:
         raise NoEngineError("the Python package docker is not installed (pip install docker)")
-    import docker  # noqa: PLC0415  (slow, and needed by this backend only)
+    import docker  # slow, and needed by this backend only
 
     faults = []
     for address in addresses():

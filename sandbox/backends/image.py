@@ -64,7 +64,7 @@ def ready(client: "DockerClient", packages: Sequence[str]) -> Image:
     If the build fails, this interpreter is packed instead, with a warning. Raises docker.errors.DockerException or
     OSError if packing fails too, UserError for a package that is not installed.
     """
-    import docker  # noqa: PLC0415  (loaded already)
+    import docker
 
     if _may_build(client, packages):
         try:
@@ -126,7 +126,7 @@ def _may_build(client: "DockerClient", packages: Sequence[str]) -> bool:
 
 
 def _has(client: "DockerClient", name: str) -> bool:
-    import docker  # noqa: PLC0415  (loaded already)
+    import docker
 
     try:
         client.images.get(name)

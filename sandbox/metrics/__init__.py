@@ -18,7 +18,7 @@ def code_eval_is_sandboxed() -> Iterator[None]:
 
     lm-eval's humaneval and mbpp tasks load the metric when they are imported, and keep it.
     """
-    import evaluate  # noqa: PLC0415  (slow, and not needed by the sandbox itself)
+    import evaluate  # slow, and not needed by the sandbox itself
 
     original = evaluate.load
 

@@ -38,7 +38,7 @@ class TestFunction:
         return self._candidate.call_back(self.handle, arguments, named)
 
 
-class TestFunctionRaised(Exception):  # noqa: N818  (a state)
+class TestFunctionRaised(Exception):
     """A function of the tests raised; the message names the exception."""
 
 

@@ -19,11 +19,11 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
 
-class ChannelClosed(Exception):  # noqa: N818  (a state)
+class ChannelClosed(Exception):
     """The peer has closed the channel."""
 
 
-class BadFrame(Exception):  # noqa: N818  (names the thing)
+class BadFrame(Exception):
     """The peer wrote an invalid frame."""
 
 

@@ -36,11 +36,11 @@ _VIEWS = {"k": type({}.keys()), "v": type({}.values()), "m": type({}.items())}
 _PLAIN_DTYPES = frozenset("biufcSUmM")
 
 
-class Uncodable(TypeError):  # noqa: N818  (read as "the value is uncodable")
+class Uncodable(TypeError):
     """The value cannot be represented as data."""
 
 
-class Malformed(ValueError):  # noqa: N818  (read as "the frame is malformed")
+class Malformed(ValueError):
     """The peer sent data that the encoder never writes."""
 
 
@@ -163,7 +163,7 @@ def _text(value: str) -> Data:
 
 
 def _write_datetime(encode: Encoder, value: Any) -> Data | None:
-    import datetime as dt  # noqa: PLC0415  (keeps the heap of the worker small: loaded only if such a value exists)
+    import datetime as dt  # keeps the heap of the worker small: loaded only if such a value exists
 
     kind = type(value)
     if kind is dt.timedelta:
@@ -178,7 +178,7 @@ def _write_datetime(encode: Encoder, value: Any) -> Data | None:
 
 
 def _write_numpy(encode: Encoder, value: Any) -> Data | None:
-    import numpy as np  # noqa: PLC0415  (only if the program declares it)
+    import numpy as np  # only if the program declares it
 
     if not isinstance(value, (np.ndarray, np.generic)):
         return None
@@ -297,7 +297,7 @@ _MAKERS: dict[str, Callable[[], Any]] = {tag: kind for kind, tag in _TAGS.items(
 
 
 def _datetime(kind: str, fields: list[Data]) -> Any:
-    import datetime as dt  # noqa: PLC0415  (as in the encoder)
+    import datetime as dt
 
     if kind == "timedelta":
         days, seconds, microseconds = fields
@@ -308,20 +308,20 @@ def _datetime(kind: str, fields: list[Data]) -> Any:
 
 
 def _fraction(decode: Decoder, fields: list[Data]) -> Any:
-    import fractions  # noqa: PLC0415  (as in the encoder)
+    import fractions
 
     numerator, denominator = (decode(item) for item in fields)
     return fractions.Fraction(numerator, denominator)
 
 
 def _decimal(fields: list[Data]) -> Any:
-    import decimal  # noqa: PLC0415  (as in the encoder)
+    import decimal
 
     return decimal.Decimal(fields[0])
 
 
 def _read_numpy(scalar: bool, dtype: str, shape: list[int], raw: str) -> Any:
-    import numpy as np  # noqa: PLC0415  (as in the encoder)
+    import numpy as np
 
     kind = np.dtype(dtype)
     if kind.kind not in _PLAIN_DTYPES or kind.hasobject:

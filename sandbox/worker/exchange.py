@@ -14,7 +14,7 @@ from .channel import BadFrame, Channel
 ANSWER, RAISED = "=", "!"
 
 
-class OutOfTurn(Exception):  # noqa: N818  (names the fault of the peer)
+class OutOfTurn(Exception):
     """The peer violated the order of requests and answers."""
 
 

@@ -49,8 +49,8 @@ def install_audit_hook(candidate_file: str) -> list[str]:
 def run(names: dict[str, Any], tests: str, entry_point: str, load: Callable[[], Any]) -> tuple[str, str, int]:
     """Load the candidate, run the tests in its namespace, and return status, error and number of passed checks."""
     # Imported before any candidate code, but only here: they are large, and most programs run in split mode.
-    import ast  # noqa: PLC0415
-    import unittest  # noqa: PLC0415
+    import ast
+    import unittest
 
     class AssertionMarker(ast.NodeTransformer):
         """Adds a mark after every assert statement."""

@@ -54,7 +54,7 @@ class Root(NamedTuple):
 
 def visible_at(package: str) -> str:
     """Return the path of a package inside the jail: not below /tmp, where each program has its own tmpfs."""
-    return "/packages" + package if package.startswith("/tmp/") else package  # noqa: S108
+    return "/packages" + package if package.startswith("/tmp/") else package
 
 
 def has_capability(number: int) -> bool:
@@ -102,9 +102,9 @@ def _build(root: Root) -> None:
     """Replace the root of this mount namespace with one that contains only ``root``."""
     kernel.mount(None, "/", None, MS_REC | MS_PRIVATE)
     # Assemble the new root on /tmp, which exists everywhere; the host's /tmp stays reachable as old/tmp.
-    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")  # noqa: S108  (a mount point)
-    os.mkdir("/tmp/old")  # noqa: S108
-    kernel.pivot_root("/tmp", "/tmp/old")  # noqa: S108
+    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")  # a mount point
+    os.mkdir("/tmp/old")
+    kernel.pivot_root("/tmp", "/tmp/old")
     os.chdir("/")
     os.mkdir("/new")
     kernel.mount("tmpfs", "/new", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
@@ -126,8 +126,8 @@ def _build(root: Root) -> None:
         os.symlink(target, "/new" + link)
     for folder in ("dev", "proc", "tmp", "etc", "var"):
         os.makedirs("/new/" + folder, mode=0o755, exist_ok=True)
-    os.symlink("/tmp", "/new/var/tmp")  # noqa: S108
-    os.symlink("/tmp/.shm", "/new/dev/shm")  # noqa: S108
+    os.symlink("/tmp", "/new/var/tmp")
+    os.symlink("/tmp/.shm", "/new/dev/shm")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{number}", f"/new/dev/{name}")
     os.symlink("/proc/self/fd", "/new/dev/fd")
@@ -168,21 +168,21 @@ def enter_inner(limits: dict[str, Any]) -> None:
     kernel.unshare(_INNER)
     kernel.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     size, inodes = limits["tmp_bytes"], max(64, limits["tmp_bytes"] >> 12)
-    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=700,size={size},nr_inodes={inodes}")  # noqa: S108
-    os.mkdir("/tmp/.shm")  # noqa: S108
-    if not os.path.islink("/dev/shm") and os.path.isdir("/dev/shm"):  # noqa: S108  (that of a container, shared by its programs)
-        kernel.mount("/tmp/.shm", "/dev/shm", None, MS_BIND)  # noqa: S108
-    os.chdir("/tmp")  # noqa: S108
+    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=700,size={size},nr_inodes={inodes}")
+    os.mkdir("/tmp/.shm")
+    if not os.path.islink("/dev/shm") and os.path.isdir("/dev/shm"):  # that of a container, shared by its programs
+        kernel.mount("/tmp/.shm", "/dev/shm", None, MS_BIND)
+    os.chdir("/tmp")
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[None]:
     """Provide a writable /tmp inside the block, for packages that need one on import."""
-    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=700,size=16m")  # noqa: S108
+    kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=700,size=16m")
     try:
         yield
     finally:
-        kernel.unmount("/tmp", kernel.MNT_DETACH)  # noqa: S108
+        kernel.unmount("/tmp", kernel.MNT_DETACH)
 
 
 def mask(folders: list[str]) -> None:
@@ -244,7 +244,7 @@ def interpreter_root(packages: list[str]) -> Root:
 
 def masked_folders(prefix: str, folders: list[str]) -> list[str]:
     """Return the site-packages inside ``folders``; an installed benchmark would expose its solutions."""
-    import glob  # noqa: PLC0415  (its memory would be copied into every child)
+    import glob  # its memory would be copied into every child
 
     patterns = [
         prefix + "/lib*/python3*/*-packages",

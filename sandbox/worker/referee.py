@@ -32,7 +32,7 @@ _MAX_RSS_KILOBYTES = 200 << 10
 _NOTE_CHARACTERS = 300  # of at most 12 bytes in JSON: below PIPE_BUF
 
 
-class InvalidTests(Exception):  # noqa: N818  (names the thing)
+class InvalidTests(Exception):
     """The trusted part of a program fails, independent of the candidate."""
 
 

@@ -28,7 +28,7 @@ class BigCodeBenchHard(SolutionTask):
         """Return the hard subset."""
         return ["hub/bigcode/bigcodebench-hard/default/v0.1.x"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document:
         """Return the problem."""
         fields = {
             "complete": row["complete_prompt"],

@@ -23,7 +23,7 @@ class ClassEval(SolutionTask):
         """Return the only split."""
         return ["hub/FudanSELab/ClassEval/default/test"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document:
         """Return the class."""
         fields = {
             "name": row["class_name"],

@@ -34,7 +34,7 @@ class CRUXEval(SolutionTask):
         """Return the functions."""
         return ["hub/cruxeval-org/cruxeval/default/test"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document:
         """Return the function with its call."""
         return Document(f"CRUXEval/{row['id']}", {name: row[name] for name in ("code", "input", "output")})
 
@@ -52,7 +52,7 @@ class CRUXEval(SolutionTask):
         turns = ({"role": "user", "content": question}, {"role": "assistant", "content": call})
         return Generate(messages=turns, stops=STOPS, max_bytes=self.max_bytes)
 
-    def code(self, document: Document, text: str, style: PromptStyle) -> str:  # noqa: ARG002  (one form)
+    def code(self, document: Document, text: str, style: PromptStyle) -> str:
         """Return a function that returns the answer's expression."""
         return _answer(before_stop(text.lstrip(" "), STOPS))
 

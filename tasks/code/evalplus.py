@@ -75,7 +75,7 @@ class MBPPPlus(MBPP):
         """Return the option for MBPP's test split alone if a model was trained on MBPP."""
         return only_test_split(self, self.options.split, trained)
 
-    def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document | None:
         """Return the problem."""
         if self.options.split == "test" and row["task_id"] not in TEST_SPLIT:
             return None

@@ -21,7 +21,7 @@ class Exercism(SolutionTask):
         """Return the exercises."""
         return ["raw/exercism_python/test"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document:
         """Return the exercise; its tests start with their helper module, if they have one."""
         (stub_name, stub), *_ = row["solution_files"].items()
         module = PurePosixPath(stub_name).stem

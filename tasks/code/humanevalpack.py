@@ -36,7 +36,7 @@ class HumanEvalPack(SolutionTask):
         """Return the Python part."""
         return ["hub/bigcode/humanevalpack/python/test"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document:
         """Return the problem."""
         names = ("prompt", "declaration", "buggy_solution", "canonical_solution", "test", "entry_point")
         return Document(row["task_id"], {name: row[name] for name in names})

@@ -64,7 +64,7 @@ class MBPP(SolutionTask):
         """Return the option for the test split alone if a model was trained on MBPP."""
         return only_test_split(self, self.options.split, trained)
 
-    def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document | None:
         """Return the problem."""
         return problem(row, challenge=self.options.challenge)
 

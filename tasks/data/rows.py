@@ -114,8 +114,8 @@ def rows_sha256(rows: Sequence[Row]) -> str:
 
 
 def _parquet(file: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa  # noqa: PLC0415  (slow import, for Parquet only)
-    from pyarrow import parquet  # noqa: PLC0415
+    import pyarrow as pa  # slow import, for Parquet only
+    from pyarrow import parquet
 
     try:
         rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
@@ -125,7 +125,7 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
 
 
 def _from_hub(known: DataSet) -> list[dict[str, Any]]:
-    import datasets  # noqa: PLC0415  (slow import, for the hub only)
+    import datasets  # slow import, for the hub only
 
     name, config, split = known.hub or ("", "", "")
     try:

@@ -68,7 +68,7 @@ class MathTask(FromData, AnswerTask):
         turns.append({"role": "user", "content": _ASK.format(problem=problem)})
         return Generate(messages=tuple(turns), max_bytes=self.options.max_bytes)
 
-    def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:  # noqa: ARG002
+    def score(self, document: Document, answer: Generated, style: PromptStyle) -> list[Score]:
         """Return 1 if the final answer equals the published one."""
         return [Score("accuracy", float(self.equal(document.fields["answer"], answer.text)))]
 
@@ -124,7 +124,7 @@ class SVAMP(NumberTask):
         """Return all 1000 problems."""
         return ["raw/svamp/all"]
 
-    def document(self, row: Row, number: int) -> Document:  # noqa: ARG002  (rows have ids)
+    def document(self, row: Row, number: int) -> Document:
         """Return the problem."""
         body = row["Body"].strip()
         end = "" if body.endswith((".", "?", "!", ",")) else "."

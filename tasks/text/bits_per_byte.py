@@ -65,11 +65,11 @@ class BitsPerByte(TextTask):
         digest = bytes_sha256("\0".join(document.fields["text"] for document in self._documents).encode())
         return DataSource(str(facts["kind"]), self.options.source, str(facts.get("revision", "")), digest)
 
-    def request(self, document: Document, style: PromptStyle) -> Rolling:  # noqa: ARG002  (no prompt)
+    def request(self, document: Document, style: PromptStyle) -> Rolling:
         """Request the likelihood of the whole passage."""
         return Rolling(document.fields["text"], self.options.window_bytes, self.options.stride_bytes)
 
-    def score(self, document: Document, answer: Scored, style: PromptStyle) -> list[Score]:  # noqa: ARG002
+    def score(self, document: Document, answer: Scored, style: PromptStyle) -> list[Score]:
         """Return bits per byte."""
         return [Score("bits_per_byte", answer.nats / math.log(2), float(answer.bytes))]
 

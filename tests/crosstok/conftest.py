@@ -9,8 +9,8 @@ import pytest
 @pytest.fixture
 def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with a cache of its own, a tiny model in ``tiny`` and texts in ``texts.jsonl``."""
-    from tiny_models import tiny_model  # noqa: PLC0415  (torch is loaded only by the tests that need a model)
-    from toy_tokenizers import toy_tokenizer  # noqa: PLC0415
+    from tiny_models import tiny_model  # torch is loaded only by the tests that need a model
+    from toy_tokenizers import toy_tokenizer
 
     monkeypatch.setenv("CROSSTOK_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CROSSTOK_STORE", raising=False)

@@ -27,7 +27,7 @@ def smollm2() -> Iterator[Checkpoint]:
 @pytest.fixture(scope="session")
 def save_tiny() -> Callable[..., Path]:
     """Return ``save_tiny(folder, tokenizer="bpe", shape="llama", **options)``, which writes a tiny model's folder."""
-    from tiny_models import tiny_model  # noqa: PLC0415  (torch is loaded only by the tests that need a model)
+    from tiny_models import tiny_model  # torch is loaded only by the tests that need a model
 
     def save(folder: Path, tokenizer: str = "bpe", shape: Any = "llama", **options: Any) -> Path:
         wanted = toy_tokenizer(tokenizer)

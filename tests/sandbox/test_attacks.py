@@ -16,7 +16,7 @@ PAIRS = [(planting.name, looking.name) for planting, looking in PERSISTENCE]
 
 @pytest.fixture(scope="module", params=list(REPORTS))
 def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
-    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the decoys include a TCP server)
+    from pytest_socket import disable_socket, enable_socket  # the decoys include a TCP server
 
     enable_socket()
     try:
@@ -103,9 +103,9 @@ def test_a_decoy_file_that_was_written_and_traces_of_a_program_are_seen(tmp_path
 
 def test_on_an_unisolated_backend_the_campaign_reports_successful_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an unisolated backend, probes reach the host. Only harmless probes run."""
-    from pytest_socket import disable_socket, enable_socket  # noqa: PLC0415  (the decoys)
+    from pytest_socket import disable_socket, enable_socket  # the decoys
 
-    from crosstok.sandbox.attacks.escapes import escapes  # noqa: PLC0415
+    from crosstok.sandbox.attacks.escapes import escapes
 
     def harmless(host: Host) -> tuple[Attack, ...]:
         wanted = {"host-files", "loopback", "abstract-socket"}

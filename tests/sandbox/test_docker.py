@@ -277,7 +277,7 @@ def test_an_image_is_made_once_for_all_packages_that_need_the_same_of_the_system
 
 
 def test_a_built_image_installs_packages_in_the_versions_of_this_host() -> None:
-    from importlib.metadata import version  # noqa: PLC0415  (this test only)
+    from importlib.metadata import version  # this test only
 
     lines = image.requirements(["PIL", "dateutil"]).splitlines()
     assert {name.partition("==")[0].lower() for name in lines} == {"pillow", "python-dateutil", "six"}

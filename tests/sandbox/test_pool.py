@@ -303,7 +303,7 @@ def test_importing_the_sandbox_is_light() -> None:
 
 
 def test_two_runs_give_the_same_values(pool: Pool) -> None:
-    from crosstok.sandbox.attacks import DETERMINISM  # noqa: PLC0415  (one program of the suite)
+    from crosstok.sandbox.attacks import DETERMINISM  # one program of the suite
 
     first, second = (next(pool.run([DETERMINISM.program()])).stdout_tail for _ in range(2))
     with sandbox.open_pool(pool.backend, workers=1) as other:

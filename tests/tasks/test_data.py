@@ -26,7 +26,7 @@ def _write(folder: Path, suffix: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
     if suffix == ".parquet":
-        import pandas as pd  # noqa: PLC0415  (one case needs it)
+        import pandas as pd  # one case needs it
 
         pd.DataFrame(ROWS).to_parquet(file)
     else:

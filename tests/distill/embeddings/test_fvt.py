@@ -125,7 +125,7 @@ def test_transfer_to_the_same_tokenizer_changes_no_bit(shape: Any, tied: bool, p
 @pytest.mark.parametrize("shape", ["llama", "gpt2", "gemma3"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_ties_and_sizes_hold_after_a_transplant_and_after_saving(shape: Any, tied: bool, tmp_path: Any) -> None:
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (slow, and only here)
+    from transformers import AutoModelForCausalLM
 
     source, target = tokens_of("bpe"), tokens_of("spm")
     model = tiny_model(toy_tokenizer("bpe"), shape, tied=tied)

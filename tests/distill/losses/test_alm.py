@@ -286,7 +286,7 @@ def test_the_boundary_mass_is_one_where_every_entry_begins_with_a_boundary() -> 
 
 
 def test_the_chunks_of_the_textbook_example_are_hello_and_the_question_mark() -> None:
-    from crosstok.distill.tokenizers.alignment import align  # noqa: PLC0415  (only this test looks at bare ends)
+    from crosstok.distill.tokenizers.alignment import align  # only this test looks at bare ends
 
     found = align(np.array([3, 5, 6]), np.array([5, 6]))
     assert (found.teacher_chunks.tolist(), found.student_chunks.tolist()) == ([0, 0, 1], [0, 1])

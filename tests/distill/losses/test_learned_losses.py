@@ -11,7 +11,7 @@ from crosstok.distill.losses import Loss
 from crosstok.distill.training.loop import TrainingSpec, train
 
 
-class Interrupted(Exception):  # noqa: N818  (what a kill looks like from inside)
+class Interrupted(Exception):
     pass
 
 
@@ -49,8 +49,8 @@ def test_projections_are_trained_and_continue_to_the_same_bits(tmp_path: Path, c
 
 
 def test_a_larger_teacher_is_approached_through_the_projection(tmp_path: Path) -> None:
-    from crosstok.distill.training.log import read_log  # noqa: PLC0415
-    from crosstok.distill.training.loop import LOG  # noqa: PLC0415  (only here)
+    from crosstok.distill.training.log import read_log
+    from crosstok.distill.training.loop import LOG
 
     go(tmp_path / "run", losses({"name": "hidden", "lr": 1e-2}), TrainingSpec(steps=25, batch=4, lr=3e-3, warmup=2))
     lines = read_log(tmp_path / "run" / LOG)

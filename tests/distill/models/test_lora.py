@@ -112,7 +112,7 @@ def test_shared_and_copied_weights_give_the_same_student(tmp_path: Path) -> None
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
 
-class Interrupted(Exception):  # noqa: N818  (what a kill looks like from inside)
+class Interrupted(Exception):
     pass
 
 

@@ -130,7 +130,7 @@ def test_measuring_draws_the_dropout_of_the_training_pass_and_no_more(tmp_path: 
     assert found[0] == found[1]
 
 
-class Interrupted(Exception):  # noqa: N818  (what a kill looks like from inside)
+class Interrupted(Exception):
     pass
 
 

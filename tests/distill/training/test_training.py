@@ -69,7 +69,7 @@ def test_training_lowers_both_losses(tmp_path: Path) -> None:
     assert all(line["bytes"] > 0 and line["lr"] > 0 for line in lines)
 
 
-class Interrupted(Exception):  # noqa: N818  (what a kill looks like from inside)
+class Interrupted(Exception):
     pass
 
 
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_its_batch(tmp_path
 
 
 def test_a_state_that_cannot_be_saved_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate import Accelerator  # noqa: PLC0415  (only its saving is replaced)
+    from accelerate import Accelerator  # only its saving is replaced
 
     real = Accelerator.save_state
 
@@ -207,7 +207,7 @@ def test_bf16_products_keep_fp32_weights_and_losses(tmp_path: Path) -> None:
 def test_gradient_checkpointing_computes_activations_twice_and_gives_the_same_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Any
 ) -> None:
-    from transformers.models.llama.modeling_llama import LlamaAttention  # noqa: PLC0415  (only here)
+    from transformers.models.llama.modeling_llama import LlamaAttention
 
     real, found = LlamaAttention.forward, []
     runs = 0

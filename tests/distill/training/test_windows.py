@@ -83,9 +83,9 @@ def test_the_windows_of_a_step_do_not_depend_on_the_steps_before_it() -> None:
 
 def without_z() -> Encoder:
     """Return an encoder whose vocabulary lacks the byte of the letter z."""
-    import json  # noqa: PLC0415  (the only test that edits a tokenizer)
+    import json  # the only test that edits a tokenizer
 
-    from tokenizers import Tokenizer  # noqa: PLC0415
+    from tokenizers import Tokenizer
 
     settings = json.loads(toy_tokenizer("byte").backend_tokenizer.to_str())
     settings["model"]["vocab"].pop("z")

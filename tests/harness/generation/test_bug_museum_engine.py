@@ -189,7 +189,7 @@ def test_museum_16_the_budget_counts_the_bytes_of_the_answer_alone() -> None:
 class OnMeta(torch.nn.Module):
     """Look at where the inputs are, and go no further."""
 
-    class Seen(Exception):  # noqa: N818  (a signal)
+    class Seen(Exception):
         pass
 
     def __init__(self) -> None:

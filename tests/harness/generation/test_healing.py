@@ -71,7 +71,7 @@ class WantsOneToken(torch.nn.Module):
         self.wanted, self.end = wanted, end
 
     def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **_: Any) -> CausalLMOutputWithPast:
-        from transformers import DynamicCache  # noqa: PLC0415
+        from transformers import DynamicCache
 
         cache = past_key_values if past_key_values is not None else DynamicCache()
         cache.update(input_ids[:, None, :, None].float(), torch.zeros(*input_ids.shape, 1)[:, None], 0)

@@ -61,7 +61,7 @@ def watch(folder: Path, content: dict[str, Any], store: Store, out: Path, **opti
 
 def spoil(folder: Path) -> None:
     """Widen the weights of a model, which makes it worse at any text."""
-    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
     save_file({name: 3 * weight for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})

