@@ -1,1 +1,1 @@
-"""What is measured: documents, prompts, stops and scoring rules."""
+"""Benchmarks: their documents, requests, stop strings and scoring rules."""

@@ -25,7 +25,6 @@ from crosstok.errors import UserError, unknown_name
 from crosstok.fingerprint import fingerprint
 from crosstok.sandbox.program import Program
 from crosstok.tasks.data.rows import read_rows, rows_sha256
-from crosstok.tasks.sampling import SampledOptions
 from crosstok.tasks.task import (
     AnswerTask,
     CodeTask,
@@ -37,6 +36,7 @@ from crosstok.tasks.task import (
     PromptStyle,
     Score,
     Task,
+    TaskOptions,
     evenly_spaced,
 )
 
@@ -70,7 +70,7 @@ class Declaration(BaseModel):
         return self
 
 
-def declared_task(kind: str, options: Mapping[str, Any], name: str, data: Path | None) -> Task:
+def declared_task(kind: str, options: TaskOptions, name: str, data: Path | None) -> Task:
     """Return the task declared by the file that ``yaml:PATH`` names. Raises ``UserError`` for an invalid file."""
     path = Path(kind.partition(":")[2]).expanduser()
     try:
@@ -81,11 +81,10 @@ def declared_task(kind: str, options: Mapping[str, Any], name: str, data: Path |
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from None
     try:
         declaration = Declaration.model_validate(content)
-        checked = SampledOptions.model_validate(dict(options))
     except ValidationError as error:
         raise _wrong(path, error) from None
     task_type = DeclaredPrograms if declaration.metric == "tests" else DeclaredAnswers
-    task = task_type(name, checked, data)
+    task = task_type(name, options, data)
     task.path, task.declaration = path, declaration
     return task
 

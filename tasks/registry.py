@@ -86,7 +86,7 @@ def build_task(kind: str, options: Mapping[str, Any], *, name: str | None = None
     if kind.startswith(YAML):
         from crosstok.tasks.declared import declared_task  # for such tasks only
 
-        return declared_task(kind, options, name or kind, data)
+        return declared_task(kind, check_options(kind, options), name or kind, data)
     task_type = _task_type(LM_EVAL if borrowed(kind) else kind)
     task = task_type(name or kind, check_options(kind, options), data)
     task.kind = kind

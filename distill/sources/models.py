@@ -37,7 +37,19 @@ VOLATILE = {
     "local_files_only",
 }  # these change without a change of the model
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-_FILES = ("tokenizer.json", "special_tokens_map.json", "chat_template.jinja")
+_LOADED = (
+    *("*.safetensors", "pytorch_model*.bin", "*.index.json", "adapter_config.json", "adapter_model.bin"),
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *(
+        "*.model",
+        "*.tiktoken",
+        "chat_template.jinja",
+        "chat_template.json",
+        "additional_chat_templates/*.jinja",
+        "*.py",
+    ),
+)
+"""Every file that transformers may read for weights, tokenizer or chat template, besides the settings."""
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
@@ -84,11 +96,11 @@ def identify(source: str | Path) -> str:
     if config.get("model_type") in (ENSEMBLE, OWN_TOKENS):
         members = [[identify(member_source(folder, each["source"])), each["weight"]] for each in config["members"]]
         return fingerprint({"members": members, **{key: config.get(key) for key in ("combine", "tokens", "top_k")}})
-    files = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in _FILES)]
+    files = {path for pattern in _LOADED for path in folder.glob(pattern) if path.is_file()}
     return fingerprint(
         {
             "settings": [_without_volatile(folder / name) for name in _SETTINGS],
-            "files": {file.name: cached_sha256(file) for file in files if file.is_file()},
+            "files": {path.relative_to(folder).as_posix(): cached_sha256(path) for path in sorted(files)},
         }
     )
 

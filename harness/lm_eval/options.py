@@ -1,4 +1,4 @@
-"""Options of the tasks of lm-eval's library, apart from the bridge so that checking a suite loads no torch."""
+"""Options of the tasks of lm-eval's library, in a file of their own so that checking a suite does not import torch."""
 
 from pydantic import Field
 

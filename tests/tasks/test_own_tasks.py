@@ -36,6 +36,12 @@ reference: "def {{name}}(x):\\n    return 2 * x\\n"
 """
 
 
+def test_a_misspelt_option_of_a_task_file_is_blamed_on_the_option_and_not_on_the_file(tmp_path: Path) -> None:
+    kind = _file(tmp_path, ANSWERS.replace("METRIC", "exact"))
+    with pytest.raises(UserError, match=r"option of task .*: 'limitt'. Did you mean 'limit'"):
+        build_task(kind, {"limitt": 3})
+
+
 @pytest.mark.parametrize(
     ("metric", "answer", "value"),
     [

