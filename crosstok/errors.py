@@ -5,6 +5,7 @@ defect of crosstok itself, or with ``--debug``.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -44,3 +45,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
     return UserError(f"Unknown {kind} {name!r}.", hint=hint)
+
+
+def invalid_value(message: str) -> str:
+    """Return a message of pydantic in the terms of the file that has the invalid value."""
+    message = message.removeprefix("Value error, ")
+    message = re.sub(r"^Tuple\b", "List", message)
+    return re.sub(r"valid dictionary or instance of \w+|valid dictionary", "mapping", message).replace(
+        "valid tuple", "list"
+    )

@@ -46,6 +46,8 @@ class ModelSource:
         Raises UserError for an unknown kind and for a source that is not written as its kind asks for. Whether the
         model exists is not checked.
         """
+        if not str(text).strip():
+            raise UserError("The model source is empty.", hint=f"Write {KNOWN}.")
         found = cls.recognise(text)
         if found is not None:
             return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from crosstok.distill.method import Method
-from crosstok.errors import UserError, unknown_name
+from crosstok.errors import UserError, invalid_value, unknown_name
 from crosstok.fingerprint import file_sha256
 from crosstok.plugins import find_plugin, plugin_names, refuse_clash
 
@@ -151,6 +151,9 @@ def _load(path: str) -> Any:
 
 def plain(error: ValidationError) -> str:
     """Return a validation error as one line: ``field: what is wrong; field: …``."""
-    return "; ".join(
-        f"{'.'.join(map(str, part['loc']))}: {part['msg'][:1].lower()}{part['msg'][1:]}" for part in error.errors()
-    )
+    problems = []
+    for part in error.errors():
+        message = invalid_value(part["msg"])
+        where = ".".join(map(str, part["loc"]))
+        problems.append(f"{where}: {message[:1].lower()}{message[1:]}" if where else message)
+    return "; ".join(problems)

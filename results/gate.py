@@ -97,8 +97,10 @@ def read_rules(path: Path) -> list[Rule]:
     """
     import yaml  # most gates have no such file
 
+    from crosstok.yaml_text import parse_yaml
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The rules {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

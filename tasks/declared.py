@@ -39,6 +39,7 @@ from crosstok.tasks.task import (
     TaskOptions,
     evenly_spaced,
 )
+from crosstok.yaml_text import parse_yaml
 
 _TEMPLATES = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # no HTML
 
@@ -74,7 +75,7 @@ def declared_task(kind: str, options: TaskOptions, name: str, data: Path | None)
     """Return the task declared by the file that ``yaml:PATH`` names. Raises ``UserError`` for an invalid file."""
     path = Path(kind.partition(":")[2]).expanduser()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the task file {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_SEED = 2**63 - 1
+"""The largest seed that torch takes and that every database stores."""
+
 BalanceName = Literal["fixed", "gradmag", "gradnorm"]
 
 
@@ -16,12 +19,15 @@ class TrainingSpec(BaseModel):
     batch: int = Field(default=16, ge=1, description="Windows per optimizer step, summed over processes.")
     micro_batch: int | None = Field(default=None, ge=1, description="Windows per forward pass; default: batch.")
     window_bytes: int = Field(default=2048, ge=16, description="Maximum bytes of text per window.")
-    lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    lr: float = Field(default=1e-4, gt=0, allow_inf_nan=False, description="Peak learning rate.")
     embedding_lr: float | None = Field(
-        default=None, gt=0, description="Peak learning rate of the embedding matrices; default: lr."
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Peak learning rate of the embedding matrices; default: lr.",
     )
     warmup: int = Field(default=10, ge=0, description="Steps of linear warm-up; linear decay to 0 follows.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Weight decay of AdamW.")
     clip: float = Field(default=1.0, gt=0, description="Maximum gradient norm (clipping).")
     balance: BalanceName = Field(
         default="fixed",
@@ -44,7 +50,9 @@ class TrainingSpec(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Type of matrix products; weights, log-softmax and losses are always float32."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the window order, of dropout and of learned parameters.")
+    seed: int = Field(
+        default=0, ge=0, le=MAX_SEED, description="Seed of the window order, of dropout and of learned parameters."
+    )
     row_snapshots: int = Field(
         default=10,
         ge=0,

@@ -14,10 +14,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crosstok.distill.recipes.options import RECIPES, read_recipe
-from crosstok.errors import UserError, unknown_name
+from crosstok.distill.training.options import MAX_SEED
+from crosstok.errors import UserError, invalid_value, unknown_name
 from crosstok.model_source import ModelSource
 from crosstok.tasks.collections import expand
 from crosstok.tasks.registry import check_options
+from crosstok.yaml_text import parse_yaml
 
 
 class Part(BaseModel):
@@ -109,6 +111,9 @@ class SandboxSpec(Part):
     )
 
 
+Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+
+
 class Suite(Part):
     """A suite file."""
 
@@ -116,7 +121,7 @@ class Suite(Part):
     about: str = Field(default="", description="One sentence for the web page of the run.")
     models: dict[str, ModelSpec] = Field(min_length=1, description="Models by name, in the order of the table.")
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="Tasks: names, or mappings with name and options.")
-    seeds: tuple[int, ...] = Field(
+    seeds: tuple[Seed, ...] = Field(
         default=(0,), min_length=1, description="Random seeds; every trained student is made once per seed."
     )
     prompt: Literal["raw", "chat"] = Field(
@@ -154,6 +159,8 @@ class Suite(Part):
             if task.name in seen:
                 raise ValueError(f"two tasks are called {task.name!r}; give one another name")
             seen.add(task.name)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds has a number twice; name every seed once")
         return self
 
 
@@ -166,7 +173,7 @@ def read_suite(path: Path) -> Suite:
 
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"Cannot read the suite file {path}: {error.strerror}.", hint="suites/ has examples."
@@ -271,7 +278,10 @@ def _first_problem(error: ValidationError) -> str:
         return f"{inside + ': ' if inside else ''}{unknown_name('key', key, _fields_at(problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"the key {where!r} is missing."
-    return f"{where or 'suite'}: {problem['msg'].removeprefix('Value error, ')} (found: {_short(problem['input'])})."
+    message = invalid_value(problem["msg"])
+    if not where:  # a rule of the suite as a whole, whose message names what breaks it
+        return f"{message}."
+    return f"{where}: {message} (found: {_short(problem['input'])})."
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
