@@ -8,7 +8,7 @@ import yaml
 class _Loader(yaml.SafeLoader):
     """The safe loader of PyYAML, which by itself keeps the last of two equal keys and drops the others silently."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # Any: the stubs have a wrong type
         # Here and not on construction: by then merge keys (<<) have put overridden keys beside their replacements.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
