@@ -84,10 +84,12 @@ def dtype_name(model: PreTrainedModel) -> str:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 over name, dtype, shape and bytes of every weight; matrices that are tied are read once."""
+    """Return the SHA-256 over name, dtype, shape and bytes of every weight and buffer; tied matrices are read once."""
     digest = hashlib.sha256()
     seen: dict[tuple[Any, ...], str] = {}
-    for name, weight in sorted(model.state_dict().items()):
+    # Buffers that are not saved count too: model.to(bfloat16) also rounds the rotary frequencies, which a model that is
+    # loaded in bfloat16 keeps in float32.
+    for name, weight in sorted({**dict(model.named_buffers()), **model.state_dict()}.items()):
         if not isinstance(weight, Tensor):
             continue
         if weight.device.type == "meta":

@@ -248,6 +248,14 @@ def test_another_step_is_another_model_and_the_same_weights_are_not_measured_twi
     assert (again.run, again.scores) == (second.run, second.scores)
 
 
+def test_rounded_rotary_frequencies_make_another_model(working_directory: Path) -> None:
+    loaded = crosstok.load("tiny", dtype="bfloat16")
+    first = crosstok.evaluate(loaded, tasks=[TASK])
+    loaded.model.to(torch.bfloat16)  # the weights stay as they are; buffers that are not saved are rounded
+    second = crosstok.evaluate(loaded, tasks=[TASK])
+    assert second.run != first.run
+
+
 def test_a_stored_model_in_memory_cannot_be_loaded_by_name(working_directory: Path) -> None:
     with pytest.raises(crosstok.UserError, match="was a model in memory"):
         crosstok.load("memory:0123456789abcdef")
