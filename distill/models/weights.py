@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from crosstok.errors import UserError, unknown_name
+from crosstok.errors import CrosstokError, UserError, unknown_name
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,9 @@ def load_model(folder: Path, dtype: torch.dtype | str, device: str | torch.devic
             loaded = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except CrosstokError:
+        raise
+    except Exception as error:  # the code of any architecture or quantisation library runs here
         raise UserError(f"{folder} cannot be loaded: {_first_line(error)}", hint="Check the folder.") from error
     model: PreTrainedModel
     model, report = loaded
@@ -123,4 +124,10 @@ def _some(names: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """Return the first line of the message; the text of a KeyError is only a key, so its type comes first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A line that ends with a colon announces the reason: dataclass validation gives it on the next line.
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return (f"{type(error).__name__}: {text}" if isinstance(error, LookupError | AssertionError) else text)[:300]

@@ -35,7 +35,7 @@ from crosstok.results.store.store import Store
 from crosstok.tasks.task import CodeTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from crosstok.distill.models.checkpoints import Checkpoint
 
@@ -149,7 +149,9 @@ class _Driver:
             open_cells = [cell for cell in self.plan.cells_of(name) if not self._complete(cell)]
             if not open_cells:
                 continue
-            engine = self._engine(name)
+            engine = self._engine_or_failure(name, open_cells)
+            if engine is None:
+                continue
             gone = ""  # why the model cannot be asked any more
             for cell in open_cells:
                 if gone:
@@ -159,6 +161,21 @@ class _Driver:
         if len(self.spent) > 1:
             self.reporter.say(f"all programs of this session: {sum(self.spent, TimeSpent())}")
         return self._status()
+
+    def _engine_or_failure(self, name: str, cells: "Sequence[PlannedCell]") -> Engine | None:
+        """Return the engine of the model ``name``; if it cannot be made or loaded, end ``cells`` as failed."""
+        try:
+            return self._engine(name)
+        except CrosstokError as error:
+            problem, hint = str(error), ""
+        except Exception as error:  # a defect in the code of one model must not stop the others
+            if os.environ.get("CROSSTOK_DEBUG") == "1":
+                raise
+            problem, hint = _one_line(error), " (`crosstok --debug` shows the traceback)"
+        self.reporter.say(f"{name}: {problem}{hint}")
+        for cell in cells:
+            self._end(cell, records.Progress.FAILED, problem)
+        return None
 
     def _engine(self, name: str) -> Engine:
         """Load the model ``name`` and store its record."""
@@ -199,7 +216,7 @@ class _Driver:
             if os.environ.get("CROSSTOK_DEBUG") == "1":
                 raise
             status = records.Progress.FAILED
-            problem = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            problem = _one_line(error)
             self.reporter.say(f"{title}: {problem} (`crosstok --debug` shows the traceback)")
         finally:
             self._end(cell, status, problem, time.monotonic() - began, spent)
@@ -236,6 +253,10 @@ class _Driver:
         if statuses == {records.Progress.COMPLETE}:
             return records.Progress.COMPLETE
         return records.Progress.FAILED if statuses == {records.Progress.FAILED} else records.Progress.PARTIAL
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def require_complete(outcome: Outcome) -> None:

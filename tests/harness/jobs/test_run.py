@@ -18,6 +18,7 @@ from tiny_models import tiny_model
 from toy_tokenizers import toy_tokenizer
 
 from crosstok import sandbox
+from crosstok.distill.models import checkpoints
 from crosstok.errors import RunIncomplete, UserError
 from crosstok.harness.generation.generator import Generator
 from crosstok.harness.jobs.run import Outcome, require_complete, run_suite
@@ -126,6 +127,35 @@ def test_a_suite_that_grows_measures_only_what_is_new(suite_content: Content, tm
     large = run(content, store)
     shared = {found.cell.fingerprint for found in store.cells(small.run_id)}
     assert shared < {found.cell.fingerprint for found in store.cells(large.run_id)}
+
+
+def test_a_model_that_does_not_load_fails_alone_with_its_reason_and_works_once_repaired(
+    suite_content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = suite_content()
+    models = {"lost": {"source": str(tmp_path / "lost")}, "base": content["models"]["base"]}
+    tokenizer = toy_tokenizer("bpe")
+    tiny_model(tokenizer, seed=5).save_pretrained(tmp_path / "lost")
+    tokenizer.save_pretrained(tmp_path / "lost")
+    load, said = checkpoints.load, []
+
+    def loads(source: str, **options: Any) -> Any:
+        if Path(source).name == "lost":
+            raise UserError("lost cannot be loaded: KeyError: 'yarn3'", hint="Check the folder.")
+        return load(source, **options)
+
+    store = Store(tmp_path / "s.db")
+    suite = check_suite(suite_content(models=models, tasks=content["tasks"][1:]), "test")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "load", loads)
+        outcome = run_suite(suite, store, progress=lambda event: said.append(str(event)))
+    cells = {cell.model: cell.cell for cell in store.cells(outcome.run_id)}
+    assert outcome.status is Progress.PARTIAL
+    assert cells["lost"].status is Progress.FAILED
+    assert cells["lost"].error == "lost cannot be loaded: KeyError: 'yarn3' Check the folder."
+    assert cells["base"].status is Progress.COMPLETE
+    assert any("KeyError: 'yarn3'" in event for event in said)
+    assert run_suite(suite, store).status is Progress.COMPLETE
 
 
 def test_an_ensemble_of_students_is_measured_like_any_model(suite_content: Content, tmp_path: Path) -> None:
