@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_PROBED = 8
+"""Tokens of the sequences that show whether a model is causal."""
+_ROUNDING = 5e-4
+"""Largest change of earlier logits by rounding in fp32, as a share of the change of the last logits."""
+_ROUNDING_LOW_PRECISION = 5e-2
+"""The same in bfloat16 and float16."""
+
 
 def torch_dtype(name: str) -> torch.dtype:
     """Return the type called ``name``. Raises UserError for an unknown one."""
@@ -58,6 +65,8 @@ def load_model(folder: Path, dtype: torch.dtype | str, device: str | torch.devic
     _check_tie(model, folder)
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers annotates the decorated method wrongly
     model.train(mode=False)
+    if output_weight(model) is not None:  # the members of an ensemble were checked when they were loaded
+        _check_causal(model, folder)
     return model
 
 
@@ -105,6 +114,29 @@ def _check_tie(model: PreTrainedModel, folder: Path) -> None:
         f"but the files hold {'two different matrices' if wanted else 'a single matrix'}.",
         hint=f"Set tie_word_embeddings to {str(not wanted).lower()} in its config.json.",
     )
+
+
+@torch.inference_mode()
+def _check_causal(model: PreTrainedModel, folder: Path) -> None:
+    """Raise UserError if the logits of earlier positions depend on the last token.
+
+    Two sequences that differ in their last token run as one batch. In a causal model their earlier logits are equal up
+    to rounding. The bounds are relative to the change at the last position, and every earlier position has to exceed
+    them: in low precision, rounding can send single tokens to other experts.
+    """
+    size = rows(model)
+    ids = torch.arange(_PROBED, device=model.device) * size // _PROBED
+    pair = torch.stack([ids, ids])
+    pair[1, -1] = ids[0]
+    logits = model(input_ids=pair, use_cache=False).logits.float()
+    change = (logits[0] - logits[1]).abs().amax(dim=-1)
+    bound = _ROUNDING if model.dtype is torch.float32 else _ROUNDING_LOW_PRECISION
+    if bool((change[:-1] > bound * change[-1]).all()):
+        raise UserError(
+            f"{folder} is not a causal model: the logits of earlier positions change with the last token.",
+            hint="Use a causal language model (is_decoder: true for BERT, use_bidirectional_attention: false for "
+            "Gemma 3).",
+        )
 
 
 @contextmanager

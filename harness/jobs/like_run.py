@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from crosstok.errors import UserError
-from crosstok.harness.jobs.run import Outcome, run_suite
+from crosstok.harness.jobs.run import Outcome, require_measured, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
 from crosstok.model_source import ModelSource
 from crosstok.progress import ProgressCallback
@@ -39,4 +39,6 @@ def measure_like(
     """Evaluate the model ``source`` on the tasks of ``run``; results that the store has are used."""
     models = {ModelSource.parse(source).name: ModelSpec(source=source)}
     suite = suite_of(run).model_copy(update={"name": f"{run.suite}-gate", "models": models})
-    return run_suite(suite, store, progress=progress, data=data)
+    outcome = run_suite(suite, store, progress=progress, data=data)
+    require_measured(outcome, store, next(iter(models)))
+    return outcome

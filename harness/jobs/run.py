@@ -265,6 +265,13 @@ def require_complete(outcome: Outcome) -> None:
         raise RunIncomplete(f"Run {outcome.run_id} is {outcome.status.value}.", hint="The same command continues it.")
 
 
+def require_measured(outcome: Outcome, store: Store, model: str) -> None:
+    """Raise UserError with the reason if every cell of ``model`` failed, as when it does not load."""
+    cells = [found.cell for found in store.cells(outcome.run_id) if found.model == model]
+    if cells and all(cell.status is records.Progress.FAILED for cell in cells):
+        raise UserError(cells[0].error)
+
+
 def pick_device(name: str) -> str:
     """Return the torch device for ``name``; ``auto`` selects the GPU if there is one."""
     if name == "auto":

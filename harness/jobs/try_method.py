@@ -14,7 +14,7 @@ from typing import Any
 from crosstok.distill.losses import Loss
 from crosstok.distill.registry import INITIALISERS, LOSSES
 from crosstok.errors import UserError, unknown_name
-from crosstok.harness.jobs.run import Outcome, run_suite
+from crosstok.harness.jobs.run import Outcome, require_measured, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
 from crosstok.plugins import class_at
 from crosstok.progress import ProgressCallback
@@ -67,6 +67,7 @@ def try_method(
     made = with_method(suite.models[like or students[-1]], method, options)
     extended = suite.model_copy(update={"models": {**suite.models, name: made}})
     outcome = run_suite(extended, store, progress=progress, data=data)
+    require_measured(outcome, store, name)
     measured = sides(store, store.run(outcome.run_id))
     baselines = [against] if against else students
     return Trial(outcome, name, gate(*_by_seed(measured, name, baselines), rules))

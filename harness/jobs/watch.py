@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crosstok.errors import CrosstokError, UserError
 from crosstok.harness.jobs.checkpoint_folder import CheckpointFolder, Signature, signature, step_and_name
-from crosstok.harness.jobs.run import run_suite
+from crosstok.harness.jobs.run import require_measured, run_suite
 from crosstok.harness.plan.suite import ModelSpec, Suite
 from crosstok.progress import ProgressCallback
 from crosstok.results.compare.contrast import Side, best_of, sides
@@ -96,6 +96,7 @@ class Watch:
 
     def _baseline(self) -> Side:
         outcome = run_suite(self.suite, self.store, progress=self.progress, data=self.data)
+        require_measured(outcome, self.store, next(iter(self.suite.models)))
         found = sides(self.store, self.store.run(outcome.run_id))
         return found.get(next(iter(self.suite.models))) or next(iter(found.values()))
 
@@ -107,6 +108,7 @@ class Watch:
         outcome = run_suite(suite, self.store, progress=self.progress, data=self.data)
         side = sides(self.store, self.store.run(outcome.run_id))[name]
         if not source.is_dir() or signature(source) == present:
+            require_measured(outcome, self.store, name)
             return side
         for cell in side.cells.values():
             self.store.forget(cell.fingerprint)
