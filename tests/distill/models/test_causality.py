@@ -82,7 +82,9 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["bert", "bloom", "gemma3", "gpt2", "llama", "mamba", "mixtral", "mpt"])
 def test_a_causal_model_is_never_refused(tmp_path: Path, name: str, dtype: str) -> None:
-    assert checkpoints.load(save(causal()[name], tmp_path / name), dtype=dtype).model.dtype == weights.torch_dtype(dtype)
+    assert checkpoints.load(save(causal()[name], tmp_path / name), dtype=dtype).model.dtype == weights.torch_dtype(
+        dtype
+    )
 
 
 def test_a_model_that_sees_later_tokens_is_refused_in_low_precision(tmp_path: Path) -> None:
