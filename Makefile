@@ -32,14 +32,15 @@ test: install fetch
 test-fast: install
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not (real or attack or docker or server or postgres or browser or slow)" $(TESTS)
 
-# The suite against the installed wheel, started where no folder of the checkout can be imported. The environment takes
-# its dependencies from $(VENV); a .pth file there, such as that of an editable crosstok, is not read.
+# The suite against the installed wheel. The environment takes its dependencies, pip included, from $(VENV); a .pth file
+# there, such as that of an editable crosstok, is not read. The checkout is last on its path, where processes that tests
+# start find the test modules: `crosstok` is then the installed one, and `import crosstok.x` fails if the wheel lacks x.
 test-wheel: install fetch wheel
 	rm -rf $(WHEEL_ENV)
-	$(BIN)/python -m venv $(WHEEL_ENV)
-	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' >$(WHEEL_ENV)/dependencies.pth
+	$(BIN)/python -m venv --without-pip $(WHEEL_ENV)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), "$(CURDIR)", sep="\n")' >$(WHEEL_ENV)/dependencies.pth
 	mv $(WHEEL_ENV)/dependencies.pth $(WHEEL_ENV)/lib/python*/site-packages/
-	$(WHEEL_ENV)/bin/pip install --quiet --no-deps --no-index dist/*.whl
+	$(BIN)/python -m pip --python $(WHEEL_ENV)/bin/python install --quiet --no-deps --no-index --ignore-installed dist/*.whl
 	cd $(WHEEL_ENV) && bin/python -P -m pytest --rootdir=$(CURDIR) --config-file=$(CURDIR)/pyproject.toml \
 	  $(IN_PARALLEL) $(addprefix $(CURDIR)/,$(firstword $(TESTS))) $(wordlist 2,$(words $(TESTS)),$(TESTS))
 

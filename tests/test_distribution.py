@@ -60,7 +60,7 @@ def environment_in(folder: Path) -> Path:
     """
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     (packages,) = folder.glob("lib/python*/site-packages")
-    outer = [path for path in sys.path if path.endswith("site-packages")]
+    outer = [path for path in sys.path if path.endswith("site-packages") and not Path(path, "crosstok").exists()]
     (packages / "dependencies.pth").write_text("\n".join(outer))
     python = folder / "bin" / "python"
     assert run(python, "-c", "import crosstok", cwd=folder.parent, check=False).returncode == 1
