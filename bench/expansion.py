@@ -1,9 +1,9 @@
-"""The claims on vocabulary expansion by self-distillation, looked at in small.
+"""Claims about vocabulary expansion by self-distillation, tested at small scale.
 
     python bench/expansion.py [--size 300] [--steps 20] [--inits fvt zero] [--losses kl sft] [--stage-2]
 
-Claims of Rehman Linder (arXiv 2508.15807, abstract): rows of new tokens are learnt with all else frozen; KL to the
-model itself with its old tokens does better than cross-entropy, whatever the rows begin with; the model can be
+Claims of Rehman Linder (arXiv 2508.15807, abstract): the rows of new tokens are learnt while everything else is frozen;
+KL to the model itself with its old tokens is better than cross-entropy for every initialisation; the model can be
 fine-tuned afterwards. The paper's details are not public, so tokens, losses, schedule and all measures here are a
 reconstruction, and at this scale (one small model, kilobytes of text, no code-generation score) they can neither
 confirm nor refute it.

@@ -1,4 +1,4 @@
-"""How long a large leaderboard takes to write, and how quick its first page is in a browser.
+"""Time to write a large leaderboard, and response times of its first page in a browser.
 
     python bench/leaderboard.py [MODELS] [TASKS] [SAMPLES]     # default: 200 40 100000
 

@@ -1,4 +1,4 @@
-"""Seconds that orthogonal matching pursuit takes for a vocabulary: 16,384 new tokens at width 576.
+"""Time of orthogonal matching pursuit for a vocabulary: 16,384 new tokens at width 576.
 
 All are rows of SmolLM2, so they are as correlated as real ones are: 16,384 shared tokens are the dictionary, 16,384
 others are approximated. A formulation that multiplies residuals with all atoms in every step is measured on a share of

@@ -1,4 +1,4 @@
-"""How long the default table of a large store takes: a store of a million samples, written row by row as a run would.
+"""Time of the default table of a large store: a million samples, written row by row as a run does.
 
     python bench/store.py [SAMPLES] [URL]     # default: 1000000 in a temporary SQLite file
 

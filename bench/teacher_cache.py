@@ -1,4 +1,4 @@
-"""The teacher cache: bytes on disk per token, and what it saves the second method that trains on the same text.
+"""Teacher cache: bytes on disk per token, and time saved for a second method that trains on the same text.
 
 SmolLM2-135M moves to plain bytes by ALM, twice over the same windows with different options: the first run fills the
 cache, the second one reads it, a third one does as the second without a cache. Only embeddings are trained, so the step

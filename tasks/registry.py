@@ -22,7 +22,7 @@ LM_EVAL = (
     "crosstok.harness.lm_eval.task:LmEvalTask"  # it runs lm-eval's code, so it is in the harness; imported on demand
 )
 LM_EVAL_NAME = "lm_eval:NAME"
-"""How a listing shows the tasks of lm-eval that have no name of their own here."""
+"""Entry of a listing for the tasks of lm-eval that have no short name here."""
 LM_EVAL_OPTIONS = "crosstok.harness.lm_eval.options:LmEvalOptions"
 
 # Import paths, so that a listing imports no benchmark.

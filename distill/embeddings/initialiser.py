@@ -20,7 +20,7 @@ from crosstok.distill.tokenizers.matching import Origin
 from crosstok.distill.tokenizers.tokenbytes import TokenBytes
 
 Kind = Literal["input", "output"]
-"""Which embedding matrix."""
+"""The embedding matrix: input or output."""
 
 
 @dataclass(frozen=True)

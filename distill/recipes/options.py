@@ -21,7 +21,7 @@ Choice = str | dict[str, Any]
 _DEFAULT_STEPS = 200
 
 RECONSTRUCTION = "after arXiv 2508.15807, details reconstructed"
-"""How tables and provenance describe the method of ``expand``."""
+"""Description of the method of ``expand`` in tables and provenance."""
 
 
 class StudentSpec(TrainingSpec):

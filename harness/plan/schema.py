@@ -23,7 +23,7 @@ SHORT_FORMS = {
     "tokens": {"type": "string", "pattern": "^(list|train_bpe|frequency):."},
     "k": {"type": "integer", "minimum": 1},
 }
-"""What may stand for the record or the list of an option, by its name."""
+"""Short forms accepted for the record or the list of an option, by option name."""
 
 Schema = dict[str, Any]
 

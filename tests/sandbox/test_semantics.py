@@ -1,4 +1,4 @@
-"""What tests may do with a candidate on the other side of the border, and what becomes of each way to end."""
+"""Semantics of tests in another process than the candidate: what they may do with it, and the verdict of each outcome."""
 
 from dataclasses import replace
 

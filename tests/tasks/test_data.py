@@ -1,4 +1,4 @@
-"""Where documents come from."""
+"""Sources of documents: packages, data folder, hub."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Ensembles: what comes out is the mixture that was asked for, whatever the batch, the padding or the cache."""
+"""Ensembles: the output is the requested mixture, independent of batch, padding and cache."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a loss learns beside the student: trained, resumed to the bit, left out of the student."""
+"""Parameters that a loss learns: trained, resumed bit for bit, not part of the saved student."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every loss across tokenizers must keep, whichever it is."""
+"""Invariants of every loss across tokenizers."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model that the library cannot load is one line that gives the reason, whatever the library raised."""
+"""A model that the library cannot load gives one line with the reason, for every exception of the library."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a token costs, against numbers worked out on paper."""
+"""Operations per token, against numbers computed by hand."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which sequences go through the model side by side."""
+"""Batches of sequences of similar length."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -69,7 +69,7 @@ def test_pass_at_k_is_unbiased() -> None:
 
 
 def test_mcnemar_by_hand() -> None:
-    # 10 documents told apart, 1 the other way: p = 2 * (C(10,0) + C(10,1)) / 2^10
+    # 10 discordant documents one way, 1 the other way: p = 2 * (C(10,0) + C(10,1)) / 2^10
     first = [1] * 9 + [0] + [1] * 20
     second = [0] * 9 + [1] + [1] * 20
     found = paired_fractions(first, second)

@@ -1,4 +1,4 @@
-"""What a byte costs, by hand."""
+"""Operations per byte, computed by hand."""
 
 import pytest
 

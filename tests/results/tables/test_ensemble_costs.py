@@ -1,4 +1,4 @@
-"""What ensembles cost beside their members, by hand: forward passes, bytes per second, operations."""
+"""Costs of ensembles and their members, computed by hand: forward passes, bytes per second, operations."""
 
 import math
 from typing import Any
