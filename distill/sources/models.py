@@ -9,6 +9,7 @@ another one. Hashing half a gigabyte takes a second, so hashes are cached by pat
 
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,12 @@ VOLATILE = {
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 _LOADED = (
     *("*.safetensors", "pytorch_model*.bin", "*.index.json", "adapter_config.json", "adapter_model.bin"),
-    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
-    *(
-        "*.model",
-        "*.tiktoken",
-        "chat_template.jinja",
-        "chat_template.json",
-        "additional_chat_templates/*.jinja",
-        "*.py",
-    ),
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab.txt", "merges.txt"),
+    *("*.model", "*.tiktoken", "*.tokenizer", "tekken.json", "bpe.codes", "dict.txt", "byte_maps.json", "emoji.json"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
 )
-"""Every file that transformers may read for weights, tokenizer or chat template, besides the settings."""
+"""Files that transformers may read for weights, tokenizer or chat template, besides the settings and the files that
+an index or the configuration names."""
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
@@ -96,13 +92,28 @@ def identify(source: str | Path) -> str:
     if config.get("model_type") in (ENSEMBLE, OWN_TOKENS):
         members = [[identify(member_source(folder, each["source"])), each["weight"]] for each in config["members"]]
         return fingerprint({"members": members, **{key: config.get(key) for key in ("combine", "tokens", "top_k")}})
-    files = {path for pattern in _LOADED for path in folder.glob(pattern) if path.is_file()}
+    files = {path for pattern in _LOADED for path in folder.glob(pattern)}
+    files |= {folder / name for name in _named_weights(folder, config)}
     return fingerprint(
         {
             "settings": [_without_volatile(folder / name) for name in _SETTINGS],
-            "files": {path.relative_to(folder).as_posix(): cached_sha256(path) for path in sorted(files)},
+            "files": {
+                path.relative_to(folder).as_posix(): cached_sha256(path) for path in sorted(files) if path.is_file()
+            },
         }
     )
+
+
+def _named_weights(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the weight files that the configuration (``transformers_weights``) or an index names."""
+    if isinstance(named := config.get("transformers_weights"), str):
+        yield named
+    for index in folder.glob("*.index.json"):
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError):  # loading reports what is wrong with it
+            continue
+        yield from map(str, dict.fromkeys(shards))
 
 
 def pinned(source: str | Path, folder: Path) -> str:

@@ -276,7 +276,7 @@ def test_a_fingerprint_follows_every_change_that_matters(
         *("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"),
         *("model.safetensors.index.json", "adapter_config.json", "adapter_model.bin", "adapter_model.safetensors"),
         *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"),
-        *("qwen.tiktoken", "chat_template.json", "additional_chat_templates/tools.jinja", "modeling_own.py"),
+        *("qwen.tiktoken", "chat_template.json", "additional_chat_templates/tools.jinja", "tekken.json"),
     ],
 )
 def test_every_file_that_the_loader_may_read_is_part_of_the_identity(
@@ -301,6 +301,32 @@ def test_files_that_the_loader_does_not_read_are_no_part_of_the_identity(
     before = checkpoints.identify(folder)
     (folder / name).write_text("{}")
     assert checkpoints.identify(folder) == before
+
+
+@pytest.mark.parametrize("place", ["index", "config"])
+def test_a_weight_file_of_any_name_is_part_of_the_identity_where_the_folder_names_it(
+    tmp_path: Path, save_tiny: Save, place: str
+) -> None:
+    folder = save_tiny(tmp_path / "a")
+    if place == "config":
+        edit_config(folder, transformers_weights="part-1.pt")
+    else:
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"w": "part-1.pt"}}))
+    found = set()
+    for content in ("one", "another"):
+        (folder / "part-1.pt").write_text(content)
+        found.add(checkpoints.identify(folder))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", "{}", '{"weight_map": 3}'])
+def test_an_index_that_is_damaged_does_not_keep_a_folder_from_being_identified(
+    tmp_path: Path, save_tiny: Save, content: str
+) -> None:
+    folder = save_tiny(tmp_path / "a")
+    before = checkpoints.identify(folder)
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert checkpoints.identify(folder) != before
 
 
 def test_models_that_differ_in_pytorch_model_bin_alone_are_two(tmp_path: Path, save_tiny: Save) -> None:
