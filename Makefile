@@ -28,7 +28,7 @@ demo: install
 test: install fetch
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(TESTS)
 
-# Under two minutes on two cores: no real model, no attack on the sandbox, no server, browser or whole run.
+# A few minutes on two cores: no real model, no attack on the sandbox, no server, browser or whole run.
 test-fast: install
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not (real or attack or docker or server or postgres or browser or slow)" $(TESTS)
 
